@@ -1,0 +1,1 @@
+//! The vocabulary that Tollway's layers share, and the layer that reads an answer into a verdict.

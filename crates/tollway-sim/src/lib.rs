@@ -1,0 +1,1 @@
+//! Five payment gateways, simulated with their rate limits, idempotency and faults.

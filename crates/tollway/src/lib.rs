@@ -1,0 +1,1 @@
+//! Independent tower layers for calling a rate-limited HTTP API, composed into one client.
