@@ -1,0 +1,141 @@
+//! What an answer, or an error, means.
+
+use std::error::Error;
+use std::time::Duration;
+
+use http::{Extensions, StatusCode};
+
+use crate::Fault;
+
+/// What an answer (or an error) means: the one decision everything hangs on.
+///
+/// `ClassifyLayer` puts it into the response's extensions. On an error it
+/// stands as a [`Fault`] in the `source()` chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Verdict {
+    /// The provider's final answer: success.
+    Done,
+    /// The provider's final answer: failure. A repeat would only repeat it.
+    Rejected,
+    /// The attempt certainly had no effect.
+    NotExecuted {
+        /// How long the provider asks the client to wait, if it says.
+        retry_after: Option<Duration>,
+        /// Whom the refusal concerns.
+        scope: Scope,
+    },
+    /// The attempt may or may not have had an effect.
+    Unknown,
+}
+
+/// Whom a refusal concerns: this call alone, or everybody who shares a quota.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Scope {
+    /// This call alone. A lock on the object, a connection that failed:
+    /// nothing else needs to slow down.
+    Call,
+    /// A limit was hit, and the provider doesn't say which.
+    #[default]
+    Unspecified,
+    /// The rate limit on all of the account's calls.
+    GlobalRate,
+    /// The rate limit on calls of this endpoint.
+    EndpointRate,
+    /// The limit on all of the account's calls in flight.
+    GlobalConcurrency,
+    /// The limit on this endpoint's calls in flight.
+    EndpointConcurrency,
+    /// A limit on the one object or resource that the call is about.
+    Resource,
+}
+
+impl Verdict {
+    /// Not executed, for a reason that concerns this call alone, with no delay
+    /// asked for: a connect error, a request that was never written.
+    pub const NO_EFFECT: Self = Self::NotExecuted {
+        retry_after: None,
+        scope: Scope::Call,
+    };
+
+    /// What a status says when nothing else is known of the provider.
+    ///
+    /// 2xx is done; 429 was not executed; 408, 425 and every 5xx but 501 and
+    /// 505 leave the outcome unknown; everything else is final, redirects
+    /// included, since following one is not ours to decide. 408 and 425 are
+    /// from RFC 9110 (section 15.5.9) and RFC 8470 (section 5.2); a 425 says
+    /// that the server was unwilling to process the request, so it was not
+    /// executed. 1xx never gets here.
+    #[must_use]
+    pub fn of_status(status: StatusCode) -> Self {
+        match status.as_u16() {
+            200..=299 => Self::Done,
+            429 => Self::NotExecuted {
+                retry_after: None,
+                scope: Scope::Unspecified,
+            },
+            425 => Self::NO_EFFECT,
+            501 | 505 => Self::Rejected,
+            408 | 500..=599 => Self::Unknown,
+            _ => Self::Rejected,
+        }
+    }
+
+    /// The verdict on a response: the one in its extensions, or else what its
+    /// status says.
+    #[must_use]
+    pub fn of_response<B>(response: &http::Response<B>) -> Self {
+        Self::of(response.extensions()).unwrap_or_else(|| Self::of_status(response.status()))
+    }
+
+    /// The verdict that `extensions` carry, if any.
+    #[must_use]
+    pub fn of(extensions: &Extensions) -> Option<Self> {
+        extensions.get().copied()
+    }
+
+    /// The verdict on an error: that of the outermost [`Fault`] in its
+    /// `source()` chain, or else [`Unknown`](Self::Unknown), the only safe
+    /// guess.
+    #[must_use]
+    pub fn of_error(error: &(dyn Error + 'static)) -> Self {
+        Fault::find(error).map_or(Self::Unknown, Fault::verdict)
+    }
+
+    /// Whether this is the provider's final answer.
+    #[must_use]
+    pub const fn is_final(self) -> bool {
+        matches!(self, Self::Done | Self::Rejected)
+    }
+
+    /// The stable name, for telemetry: `done`, `rejected`, `not_executed`,
+    /// `unknown`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Rejected => "rejected",
+            Self::NotExecuted { .. } => "not_executed",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// A word about retrying that goes beyond the [`Verdict`], in the response's
+/// extensions. Absent means: as the verdict says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum RetryAdvice {
+    /// The provider says that a retry is no use (`Stripe-Should-Retry: false`).
+    Never,
+    /// One retry, and no more (425 Too Early).
+    Once,
+}
+
+impl RetryAdvice {
+    /// The advice that `extensions` carry, if any.
+    #[must_use]
+    pub fn of(extensions: &Extensions) -> Option<Self> {
+        extensions.get().copied()
+    }
+}
