@@ -1,11 +1,11 @@
 //! What an answer, or an error, means.
 
 use std::error::Error;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http::{Extensions, StatusCode};
 
-use crate::Fault;
+use crate::{Fault, Judgement};
 
 /// What an answer (or an error) means: the one decision everything hangs on.
 ///
@@ -82,10 +82,12 @@ impl Verdict {
     }
 
     /// The verdict on a response: the one in its extensions, or else what its
-    /// status says.
+    /// head says. Reads the wall clock where the head asks for a delay until a
+    /// date; [`Judgement::of_response`] is the same with the clock passed in.
     #[must_use]
     pub fn of_response<B>(response: &http::Response<B>) -> Self {
-        Self::of(response.extensions()).unwrap_or_else(|| Self::of_status(response.status()))
+        Self::of(response.extensions())
+            .unwrap_or_else(|| Judgement::of_response(response, SystemTime::now()).verdict)
     }
 
     /// The verdict that `extensions` carry, if any.
@@ -130,6 +132,9 @@ pub enum RetryAdvice {
     Never,
     /// One retry, and no more (425 Too Early).
     Once,
+    /// No retry sooner than this, although the outcome is unknown (503 with
+    /// `Retry-After`). A delay after a refusal stands in the verdict itself.
+    After(Duration),
 }
 
 impl RetryAdvice {

@@ -1,0 +1,138 @@
+//! Reading an answer once, into a [`Verdict`].
+
+use std::error::Error;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use http::{HeaderMap, StatusCode};
+
+use crate::{RetryAdvice, Verdict, retry_after};
+
+mod body;
+mod future;
+mod json;
+mod layer;
+mod rules;
+mod service;
+
+pub use body::ClassifyBody;
+pub use future::ClassifyFuture;
+pub use layer::ClassifyLayer;
+pub use rules::{BodyRule, Meaning, Rules, Test};
+pub use service::ClassifyService;
+
+/// Decides what an answer means.
+///
+/// [`Rules`] are this as data, and enough for every provider that Tollway
+/// knows. Implement it for one that they can't describe.
+pub trait Classify {
+    /// Whether [`classify`](Self::classify) needs the start of the body for an
+    /// answer with this head. Where it doesn't, the body is handed on untouched.
+    fn needs_body(&self, status: StatusCode, headers: &HeaderMap) -> bool {
+        let _ = (status, headers);
+        false
+    }
+
+    /// What the answer means.
+    fn classify(&self, answer: &Answer<'_>) -> Judgement;
+
+    /// What an error of the service below means, where this knows better than
+    /// the [`Fault`](crate::Fault) in its chain. `None` leaves the error as it
+    /// is; without a fault it will count as [`Verdict::Unknown`].
+    fn classify_error(&self, error: &(dyn Error + 'static)) -> Option<Verdict> {
+        let _ = error;
+        None
+    }
+}
+
+impl<C: Classify + ?Sized> Classify for Arc<C> {
+    fn needs_body(&self, status: StatusCode, headers: &HeaderMap) -> bool {
+        (**self).needs_body(status, headers)
+    }
+
+    fn classify(&self, answer: &Answer<'_>) -> Judgement {
+        (**self).classify(answer)
+    }
+
+    fn classify_error(&self, error: &(dyn Error + 'static)) -> Option<Verdict> {
+        (**self).classify_error(error)
+    }
+}
+
+/// What is known of an answer when it is classified.
+#[derive(Clone, Copy, Debug)]
+pub struct Answer<'a> {
+    /// The status.
+    pub status: StatusCode,
+    /// The header fields.
+    pub headers: &'a HeaderMap,
+    /// The start of the body, as it came. Empty unless
+    /// [`needs_body`](Classify::needs_body) asked for it.
+    pub body: &'a [u8],
+    /// The wall clock.
+    pub now: SystemTime,
+}
+
+/// A verdict, and what there is to say about a retry beyond it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Judgement {
+    /// What the answer means.
+    pub verdict: Verdict,
+    /// A word about retrying that goes beyond the verdict.
+    pub advice: Option<RetryAdvice>,
+}
+
+impl From<Verdict> for Judgement {
+    fn from(verdict: Verdict) -> Self {
+        Self {
+            verdict,
+            advice: None,
+        }
+    }
+}
+
+impl Judgement {
+    /// What a head says when nothing else is known of the provider: the
+    /// [verdict of its status](Verdict::of_status), with the delay that its
+    /// `Retry-After` asks for; and after a 425 one retry at the most (RFC 8470,
+    /// section 5.2: the client may retry once the handshake is complete).
+    #[must_use]
+    pub fn of_head(status: StatusCode, headers: &HeaderMap, now: SystemTime) -> Self {
+        let delay = || retry_after(headers, now);
+        match Verdict::of_status(status) {
+            Verdict::NotExecuted { scope, .. } => Self {
+                verdict: Verdict::NotExecuted {
+                    retry_after: delay(),
+                    scope,
+                },
+                advice: (status == StatusCode::TOO_EARLY).then_some(RetryAdvice::Once),
+            },
+            Verdict::Unknown => Self {
+                verdict: Verdict::Unknown,
+                advice: delay().map(RetryAdvice::After),
+            },
+            verdict => verdict.into(),
+        }
+    }
+
+    /// What a response means: what a `ClassifyLayer` below has put into its
+    /// extensions, or else what its [head](Self::of_head) says.
+    #[must_use]
+    pub fn of_response<B>(response: &http::Response<B>, now: SystemTime) -> Self {
+        match Verdict::of(response.extensions()) {
+            Some(verdict) => Self {
+                verdict,
+                advice: RetryAdvice::of(response.extensions()),
+            },
+            None => Self::of_head(response.status(), response.headers(), now),
+        }
+    }
+
+    /// The same, but never asking for a retry sooner than in `delay`.
+    fn not_before(mut self, delay: Option<Duration>) -> Self {
+        if let Verdict::NotExecuted { retry_after, .. } = &mut self.verdict {
+            *retry_after = (*retry_after).max(delay);
+        }
+        self
+    }
+}

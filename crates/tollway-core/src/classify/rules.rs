@@ -1,0 +1,478 @@
+//! Verdict rules as data.
+
+use std::borrow::Cow;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, StatusCode};
+
+use super::{Answer, Classify, Judgement, json};
+use crate::retry_after::seconds;
+use crate::{RetryAdvice, Scope, Verdict};
+
+/// A provider's verdict rules as data.
+///
+/// The default knows nothing of the provider:
+/// [`Judgement::of_head`]. Each method adds one fact about it.
+///
+/// The order of precedence: a [`BodyRule`] that holds, then a
+/// [status](Self::status) with a verdict of its own, then the head. Upon that,
+/// the header that overrides retries and the list of statuses worth a retry add
+/// their advice.
+#[derive(Clone, Debug, Default)]
+pub struct Rules {
+    statuses: Vec<(u16, Verdict)>,
+    retried: Option<Vec<u16>>,
+    should_retry: Option<HeaderName>,
+    reason: Option<HeaderName>,
+    body: Vec<BodyRule>,
+}
+
+impl Rules {
+    /// The rules when nothing is known of the provider.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            statuses: Vec::new(),
+            retried: None,
+            should_retry: None,
+            reason: None,
+            body: Vec::new(),
+        }
+    }
+
+    /// This status means this verdict, whatever it usually means. (Stripe's 409:
+    /// the same key is in use right now, so the outcome is unknown.)
+    #[must_use]
+    pub fn status(mut self, status: StatusCode, verdict: Verdict) -> Self {
+        self.statuses.push((status.as_u16(), verdict));
+        self
+    }
+
+    /// Only these statuses are worth a retry. Others keep their verdict, with
+    /// [`RetryAdvice::Never`]. (Modern Treasury lists its own.)
+    #[must_use]
+    pub fn retry_only(mut self, statuses: impl IntoIterator<Item = u16>) -> Self {
+        self.retried = Some(statuses.into_iter().collect());
+        self
+    }
+
+    /// This header overrides the client's own judgement of a failure: `true`
+    /// makes a rejection one of unknown outcome, which a retry may try again;
+    /// `false` forbids a retry. (`Stripe-Should-Retry`.)
+    #[must_use]
+    pub fn should_retry_header(mut self, name: HeaderName) -> Self {
+        self.should_retry = Some(name);
+        self
+    }
+
+    /// This header of a 429 says which limit was hit: `global-rate`,
+    /// `endpoint-rate`, `global-concurrency`, `endpoint-concurrency` or
+    /// `resource-specific`. (`Stripe-Rate-Limited-Reason`.)
+    #[must_use]
+    pub fn reason_header(mut self, name: HeaderName) -> Self {
+        self.reason = Some(name);
+        self
+    }
+
+    /// A rule about the body. Of several that hold, the first counts.
+    #[must_use]
+    pub fn body(mut self, rule: BodyRule) -> Self {
+        self.body.push(rule);
+        self
+    }
+
+    fn of_body(&self, answer: &Answer<'_>) -> Option<Verdict> {
+        self.body
+            .iter()
+            .filter(|rule| rule.applies(answer.status, answer.headers))
+            .find_map(|rule| rule.read(answer.body))
+    }
+
+    /// The verdict that the status alone has here, if it has one.
+    fn of_status(&self, status: StatusCode) -> Option<Verdict> {
+        let rules = self.statuses.iter();
+        rules
+            .rev()
+            .find_map(|(code, verdict)| (*code == status.as_u16()).then_some(*verdict))
+    }
+
+    fn scope(&self, headers: &HeaderMap) -> Option<Scope> {
+        Some(match headers.get(self.reason.as_ref()?)?.as_bytes() {
+            b"global-rate" => Scope::GlobalRate,
+            b"endpoint-rate" => Scope::EndpointRate,
+            b"global-concurrency" => Scope::GlobalConcurrency,
+            b"endpoint-concurrency" => Scope::EndpointConcurrency,
+            b"resource-specific" => Scope::Resource,
+            _ => Scope::Unspecified,
+        })
+    }
+
+    fn override_retry(&self, judgement: &mut Judgement, answer: &Answer<'_>) {
+        let header = self
+            .should_retry
+            .as_ref()
+            .and_then(|name| answer.headers.get(name));
+        match header.map(|value| value.as_bytes()) {
+            Some(b"true") if judgement.verdict == Verdict::Rejected => {
+                judgement.verdict = Verdict::Unknown;
+            }
+            Some(b"false") if !judgement.verdict.is_final() => {
+                judgement.advice = Some(RetryAdvice::Never);
+            }
+            Some(b"true") => {}
+            _ => self.retry_listed_only(judgement, answer.status),
+        }
+    }
+
+    fn retry_listed_only(&self, judgement: &mut Judgement, status: StatusCode) {
+        let listed = self
+            .retried
+            .as_ref()
+            .is_none_or(|list| list.contains(&status.as_u16()));
+        if !listed && !judgement.verdict.is_final() {
+            judgement.advice = Some(RetryAdvice::Never);
+        }
+    }
+}
+
+impl Classify for Rules {
+    fn needs_body(&self, status: StatusCode, headers: &HeaderMap) -> bool {
+        self.body.iter().any(|rule| rule.applies(status, headers))
+    }
+
+    fn classify(&self, answer: &Answer<'_>) -> Judgement {
+        let of_head = Judgement::of_head(answer.status, answer.headers, answer.now);
+        let mut judgement = match self
+            .of_body(answer)
+            .or_else(|| self.of_status(answer.status))
+        {
+            Some(verdict) => {
+                let delay = match (of_head.verdict, of_head.advice) {
+                    (Verdict::NotExecuted { retry_after, .. }, _) => retry_after,
+                    (_, Some(RetryAdvice::After(delay))) => Some(delay),
+                    _ => None,
+                };
+                Judgement::from(verdict).not_before(delay)
+            }
+            None => of_head,
+        };
+        if let (Verdict::NotExecuted { scope, .. }, Some(said)) =
+            (&mut judgement.verdict, self.scope(answer.headers))
+        {
+            *scope = said;
+        }
+        self.override_retry(&mut judgement, answer);
+        judgement
+    }
+}
+
+/// A rule about one scalar in a JSON body.
+///
+/// ```
+/// use tollway_core::{BodyRule, Meaning, Test, Verdict};
+///
+/// // Savvy answers 200, and says in the body that it refused.
+/// let refused = BodyRule::new(200..=299, "responseCode", Test::IsNot("0".into()))
+///     .means(Verdict::Rejected);
+/// ```
+#[derive(Clone, Debug)]
+pub struct BodyRule {
+    statuses: RangeInclusive<u16>,
+    path: Cow<'static, str>,
+    test: Test,
+    meaning: Meaning,
+    unless: Option<HeaderName>,
+}
+
+/// What is asked of a scalar in a body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Test {
+    /// It is there, and reads like this: a string between its quotes, a number
+    /// as JSON writes it.
+    Is(Cow<'static, str>),
+    /// It is there, and reads unlike this.
+    IsNot(Cow<'static, str>),
+    /// It isn't in the part of the body that was read, which may not be JSON at
+    /// all.
+    Missing,
+    /// It is there.
+    Present,
+}
+
+/// What it means that a [`BodyRule`] holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Meaning {
+    /// This verdict.
+    Verdict(Verdict),
+    /// Not executed, and the scalar is a text in which the delay stands behind
+    /// these words, as a number of seconds: `Try again in 19 seconds`. Without
+    /// one, not executed, with no delay asked for.
+    DelayAfter(Cow<'static, str>),
+}
+
+impl BodyRule {
+    /// A rule for answers of these statuses about the scalar at this path
+    /// (fields and array positions separated by dots: `errors.0.code`). Unless
+    /// told otherwise it means that the outcome is unknown.
+    pub fn new(
+        statuses: RangeInclusive<u16>,
+        path: impl Into<Cow<'static, str>>,
+        test: Test,
+    ) -> Self {
+        Self {
+            statuses,
+            path: path.into(),
+            test,
+            meaning: Meaning::Verdict(Verdict::Unknown),
+            unless: None,
+        }
+    }
+
+    /// That it holds means this verdict.
+    #[must_use]
+    pub fn means(mut self, verdict: Verdict) -> Self {
+        self.meaning = Meaning::Verdict(verdict);
+        self
+    }
+
+    /// That it holds means: not executed, with the delay that stands in the
+    /// scalar's text behind `words`.
+    #[must_use]
+    pub fn delay_after(mut self, words: impl Into<Cow<'static, str>>) -> Self {
+        self.meaning = Meaning::DelayAfter(words.into());
+        self
+    }
+
+    /// The rule doesn't apply to answers with this header, whose bodies then
+    /// needn't be read.
+    #[must_use]
+    pub fn unless_header(mut self, name: HeaderName) -> Self {
+        self.unless = Some(name);
+        self
+    }
+
+    fn applies(&self, status: StatusCode, headers: &HeaderMap) -> bool {
+        let excepted = self
+            .unless
+            .as_ref()
+            .is_some_and(|h| headers.contains_key(h));
+        self.statuses.contains(&status.as_u16()) && !excepted
+    }
+
+    fn read(&self, body: &[u8]) -> Option<Verdict> {
+        let scalar = json::scalar(body, &self.path);
+        let holds = match (&self.test, scalar.as_deref()) {
+            (Test::Is(wanted), Some(scalar)) => wanted == scalar,
+            (Test::IsNot(refused), Some(scalar)) => refused != scalar,
+            (Test::Present, Some(_)) | (Test::Missing, None) => true,
+            _ => false,
+        };
+        holds.then(|| match &self.meaning {
+            Meaning::Verdict(verdict) => *verdict,
+            Meaning::DelayAfter(words) => Verdict::NotExecuted {
+                retry_after: scalar.and_then(|text| delay_after(&text, words)),
+                scope: Scope::Unspecified,
+            },
+        })
+    }
+}
+
+/// The number of seconds behind `words` in `text`.
+fn delay_after(text: &str, words: &str) -> Option<Duration> {
+    let (_, rest) = text.split_once(words)?;
+    let rest = rest.trim_start();
+    let end = rest
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(rest.len());
+    seconds(rest[..end].trim_end_matches('.'))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use http::HeaderValue;
+    use http::header::RETRY_AFTER;
+
+    use super::*;
+
+    fn judge(rules: &Rules, status: u16, headers: &HeaderMap, body: &str) -> Judgement {
+        rules.classify(&Answer {
+            status: StatusCode::from_u16(status).unwrap(),
+            headers,
+            body: body.as_bytes(),
+            now: SystemTime::UNIX_EPOCH,
+        })
+    }
+
+    fn verdict(rules: &Rules, status: u16, body: &str) -> Verdict {
+        judge(rules, status, &HeaderMap::new(), body).verdict
+    }
+
+    fn header(name: &'static str, value: &'static str) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(name, HeaderValue::from_static(value));
+        headers
+    }
+
+    #[test]
+    fn without_rules_the_status_speaks_for_itself() {
+        let rules = Rules::new();
+        for (status, expected) in [
+            (200, Verdict::Done),
+            (204, Verdict::Done),
+            (302, Verdict::Rejected),
+            (400, Verdict::Rejected),
+            (402, Verdict::Rejected),
+            (409, Verdict::Rejected),
+            (408, Verdict::Unknown),
+            (425, Verdict::NO_EFFECT),
+            (500, Verdict::Unknown),
+            (501, Verdict::Rejected),
+            (503, Verdict::Unknown),
+            (504, Verdict::Unknown),
+        ] {
+            assert_eq!(verdict(&rules, status, ""), expected, "{status}");
+        }
+    }
+
+    #[test]
+    fn a_delay_asked_for_with_503_is_advice() {
+        let headers = header(RETRY_AFTER.as_str(), "7");
+        let judgement = judge(&Rules::new(), 503, &headers, "");
+        assert_eq!(judgement.verdict, Verdict::Unknown);
+        let advice = Some(RetryAdvice::After(Duration::from_secs(7)));
+        assert_eq!(judgement.advice, advice);
+    }
+
+    #[test]
+    fn a_425_is_worth_one_retry() {
+        let judgement = judge(&Rules::new(), 425, &HeaderMap::new(), "");
+        assert_eq!(judgement.advice, Some(RetryAdvice::Once));
+    }
+
+    #[test]
+    fn the_reason_header_names_the_limit() {
+        let name = HeaderName::from_static("stripe-rate-limited-reason");
+        let rules = Rules::new().reason_header(name.clone());
+        for (reason, expected) in [
+            ("global-rate", Scope::GlobalRate),
+            ("endpoint-rate", Scope::EndpointRate),
+            ("global-concurrency", Scope::GlobalConcurrency),
+            ("endpoint-concurrency", Scope::EndpointConcurrency),
+            ("resource-specific", Scope::Resource),
+            ("something-new", Scope::Unspecified),
+        ] {
+            let headers = header("stripe-rate-limited-reason", reason);
+            let Verdict::NotExecuted { scope, .. } = judge(&rules, 429, &headers, "").verdict
+            else {
+                panic!("a 429 is not executed");
+            };
+            assert_eq!(scope, expected, "{reason}");
+        }
+    }
+
+    #[test]
+    fn a_lock_concerns_one_call_unless_a_limit_is_named() {
+        let reason = HeaderName::from_static("stripe-rate-limited-reason");
+        let rules = Rules::new().reason_header(reason.clone()).body(
+            BodyRule::new(429..=429, "error.code", Test::Is("lock_timeout".into()))
+                .unless_header(reason)
+                .means(Verdict::NO_EFFECT),
+        );
+        let body = r#"{"error":{"code":"lock_timeout"}}"#;
+        assert_eq!(verdict(&rules, 429, body), Verdict::NO_EFFECT);
+        let headers = header("stripe-rate-limited-reason", "global-rate");
+        assert!(!rules.needs_body(StatusCode::TOO_MANY_REQUESTS, &headers));
+        assert!(matches!(
+            judge(&rules, 429, &headers, body).verdict,
+            Verdict::NotExecuted {
+                scope: Scope::GlobalRate,
+                ..
+            }
+        ));
+    }
+
+    #[test]
+    fn the_should_retry_header_overrides_both_ways() {
+        let name = HeaderName::from_static("stripe-should-retry");
+        let rules = Rules::new().should_retry_header(name);
+        let no = judge(&rules, 500, &header("stripe-should-retry", "false"), "");
+        assert_eq!(no.advice, Some(RetryAdvice::Never));
+        assert_eq!(no.verdict, Verdict::Unknown);
+        let yes = judge(&rules, 400, &header("stripe-should-retry", "true"), "");
+        assert_eq!(yes.verdict, Verdict::Unknown);
+        let done = judge(&rules, 200, &header("stripe-should-retry", "true"), "");
+        assert_eq!(done, Verdict::Done.into());
+    }
+
+    #[test]
+    fn statuses_outside_the_list_keep_their_verdict_and_are_not_retried() {
+        let rules = Rules::new().retry_only([429, 500, 502, 503, 504]);
+        let judgement = judge(&rules, 507, &HeaderMap::new(), "");
+        assert_eq!(judgement.verdict, Verdict::Unknown);
+        assert_eq!(judgement.advice, Some(RetryAdvice::Never));
+        assert_eq!(judge(&rules, 503, &HeaderMap::new(), "").advice, None);
+        assert_eq!(judge(&rules, 400, &HeaderMap::new(), "").advice, None);
+    }
+
+    #[test]
+    fn a_delay_is_read_out_of_a_text() {
+        let rules = Rules::new()
+            .body(BodyRule::new(429..=429, "message", Test::Present).delay_after("Try again in"));
+        for (message, expected) in [
+            (
+                "Rate limit is exceeded. Try again in 19 seconds.",
+                Some(19_000),
+            ),
+            ("Try again in 0.25 seconds.", Some(250)),
+            ("Try again in 7.", Some(7_000)),
+            ("Try again in a while.", None),
+            ("Slow down.", None),
+        ] {
+            let body = format!(r#"{{"statusCode":429,"message":"{message}"}}"#);
+            let Verdict::NotExecuted { retry_after, .. } = verdict(&rules, 429, &body) else {
+                panic!("a 429 is not executed");
+            };
+            assert_eq!(
+                retry_after,
+                expected.map(Duration::from_millis),
+                "{message}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_longer_of_two_delays_counts() {
+        let rules =
+            Rules::new().body(BodyRule::new(429..=429, "message", Test::Present).delay_after("in"));
+        let headers = header(RETRY_AFTER.as_str(), "30");
+        let judgement = judge(&rules, 429, &headers, r#"{"message":"in 5 seconds"}"#);
+        assert!(matches!(
+            judgement.verdict,
+            Verdict::NotExecuted { retry_after: Some(delay), .. } if delay.as_secs() == 30
+        ));
+    }
+
+    #[test]
+    fn a_business_error_in_a_200_is_a_rejection_and_a_garbled_200_is_unknown() {
+        let rules = Rules::new()
+            .body(
+                BodyRule::new(200..=299, "responseCode", Test::IsNot("0".into()))
+                    .means(Verdict::Rejected),
+            )
+            .body(BodyRule::new(200..=299, "responseCode", Test::Missing));
+        assert_eq!(verdict(&rules, 200, r#"{"responseCode":0}"#), Verdict::Done);
+        assert_eq!(
+            verdict(&rules, 200, r#"{"responseCode":51}"#),
+            Verdict::Rejected
+        );
+        assert_eq!(verdict(&rules, 200, r#"{"responseCo"#), Verdict::Unknown);
+        assert_eq!(
+            verdict(&rules, 404, r#"{"responseCode":0}"#),
+            Verdict::Rejected
+        );
+    }
+}
