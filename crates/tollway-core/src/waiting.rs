@@ -1,0 +1,100 @@
+//! What a pending future waits for, told to the layers above it.
+
+use std::cell::Cell;
+use std::task::Poll;
+
+use crate::Phase;
+
+thread_local! {
+    /// What the future that returned `Pending` last on this thread waits for.
+    static NOTE: Cell<Option<Phase>> = const { Cell::new(None) };
+}
+
+/// Telling the layers above what a pending future waits for.
+///
+/// A timeout sees only that the service under it is pending. Whether that
+/// service waits for a permit, connects or awaits an answer is known further
+/// down, and it decides what the timeout means: a request that still waits for
+/// a connection was certainly not executed. So the layer that knows leaves a
+/// note as it returns `Pending`, and the one that wants to know reads it right
+/// after the poll. The note is a thread-local cell: polling is one nested call
+/// on one thread, so nothing is shared, nothing allocates, and layers of other
+/// crates in between need to know nothing.
+///
+/// Where the chain of polls is broken (a spawned task, a buffer) there is no
+/// note, and a reader must assume the worst: that the request may have been
+/// sent. Where one future polls several others, the last one's note stands.
+impl Phase {
+    /// [`Poll::Pending`], with the note that it is pending in this phase.
+    ///
+    /// [`Connect`](Self::Connect) and [`Permit`](Self::Permit) are promises
+    /// that nothing of the request has been written.
+    pub fn pending<T>(self) -> Poll<T> {
+        NOTE.set(Some(self));
+        Poll::Pending
+    }
+
+    /// Calls `poll`. Where it returns `Pending`, the second value is the note
+    /// that it left, if it left one.
+    ///
+    /// The note stays readable for the next layer up, if nothing is polled in
+    /// between.
+    ///
+    /// ```
+    /// use std::task::Poll;
+    /// use tollway_core::Phase;
+    ///
+    /// let (poll, phase) = Phase::observe(|| Phase::Connect.pending::<()>());
+    /// assert!(poll.is_pending());
+    /// assert_eq!(phase, Some(Phase::Connect));
+    ///
+    /// let (_, phase) = Phase::observe(|| Poll::<()>::Pending);
+    /// assert_eq!(phase, None);
+    /// ```
+    pub fn observe<T>(poll: impl FnOnce() -> Poll<T>) -> (Poll<T>, Option<Self>) {
+        NOTE.set(None);
+        let poll = poll();
+        let note = if poll.is_pending() { NOTE.get() } else { None };
+        (poll, note)
+    }
+
+    /// Whether nothing of the attempt's request has been written in this
+    /// phase: waiting for a permit, or for a connection.
+    #[must_use]
+    pub const fn is_before_sending(self) -> bool {
+        matches!(self, Self::Permit | Self::Connect)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_note_is_read_through_layers_that_know_nothing_of_it() {
+        let foreign = || Phase::Permit.pending::<()>();
+        let (inner, noted) = Phase::observe(|| {
+            let (poll, noted) = Phase::observe(foreign);
+            assert_eq!(noted, Some(Phase::Permit));
+            poll
+        });
+        assert!(inner.is_pending());
+        assert_eq!(noted, Some(Phase::Permit));
+    }
+
+    #[test]
+    fn an_old_note_is_not_read_again() {
+        let _ = Phase::Connect.pending::<()>();
+        let (_, noted) = Phase::observe(|| Poll::<()>::Pending);
+        assert_eq!(noted, None);
+    }
+
+    #[test]
+    fn what_is_ready_waits_for_nothing() {
+        let (_, noted) = Phase::observe(|| {
+            let _ = Phase::Connect.pending::<()>();
+            Poll::Ready(())
+        });
+        assert_eq!(noted, None);
+    }
+}

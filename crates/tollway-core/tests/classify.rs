@@ -1,0 +1,262 @@
+//! The classify layer over services that answer as providers do.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response};
+use http_body::{Body, Frame};
+use http_body_util::{BodyExt, Full};
+use tollway_core::{
+    Answer, BodyRule, BoxError, Classify, ClassifyLayer, Fault, Judgement, RetryAdvice, Rules,
+    Scope, Test, Verdict,
+};
+use tower::{Layer, Service, ServiceExt, service_fn};
+
+/// A body of these frames, that counts how often it was polled.
+#[derive(Clone, Default)]
+struct Script {
+    frames: VecDeque<Result<Step, io::ErrorKind>>,
+    polled: Arc<AtomicUsize>,
+}
+
+#[derive(Clone)]
+enum Step {
+    Data(Bytes),
+    Trailers(HeaderMap),
+    Pending,
+}
+
+impl Script {
+    fn of(frames: impl IntoIterator<Item = Result<Step, io::ErrorKind>>) -> Self {
+        Self {
+            frames: frames.into_iter().collect(),
+            polled: Arc::default(),
+        }
+    }
+
+    fn text(chunks: &[&'static str]) -> Self {
+        Self::of(
+            chunks
+                .iter()
+                .map(|c| Ok(Step::Data(Bytes::from_static(c.as_bytes())))),
+        )
+    }
+}
+
+impl Body for Script {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        self.polled.fetch_add(1, Ordering::Relaxed);
+        match self.frames.pop_front() {
+            None => Poll::Ready(None),
+            Some(Ok(Step::Data(data))) => Poll::Ready(Some(Ok(Frame::data(data)))),
+            Some(Ok(Step::Trailers(map))) => Poll::Ready(Some(Ok(Frame::trailers(map)))),
+            Some(Ok(Step::Pending)) => {
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            Some(Err(kind)) => Poll::Ready(Some(Err(kind.into()))),
+        }
+    }
+}
+
+async fn answer(
+    rules: impl Classify,
+    status: u16,
+    body: Script,
+) -> Response<impl Body<Data = Bytes, Error = io::Error> + Unpin> {
+    ClassifyLayer::new(rules)
+        .layer(service_fn(move |_: Request<()>| {
+            let response = Response::builder().status(status).body(body.clone());
+            async { Ok::<_, Infallible>(response.unwrap()) }
+        }))
+        .oneshot(Request::new(()))
+        .await
+        .unwrap()
+}
+
+fn savvy() -> Rules {
+    Rules::new()
+        .body(
+            BodyRule::new(200..=299, "responseCode", Test::IsNot("0".into()))
+                .means(Verdict::Rejected),
+        )
+        .body(BodyRule::new(200..=299, "responseCode", Test::Missing))
+        .body(BodyRule::new(429..=429, "message", Test::Present).delay_after("Try again in"))
+}
+
+#[tokio::test]
+async fn the_verdict_stands_in_the_extensions() {
+    let response = answer(Rules::new(), 200, Script::default()).await;
+    assert_eq!(Verdict::of(response.extensions()), Some(Verdict::Done));
+}
+
+#[tokio::test]
+async fn a_body_that_no_rule_needs_is_not_touched() {
+    let body = Script::text(&["anything"]);
+    let polled = Arc::clone(&body.polled);
+    let response = answer(savvy(), 404, body).await;
+    assert_eq!(polled.load(Ordering::Relaxed), 0);
+    assert_eq!(Verdict::of(response.extensions()), Some(Verdict::Rejected));
+}
+
+#[tokio::test]
+async fn a_body_in_pieces_is_understood_and_handed_on_frame_for_frame() {
+    let mut trailers = HeaderMap::new();
+    trailers.insert("x-sum", HeaderValue::from_static("1"));
+    let mut body = Script::text(&[r#"{"respon"#, "", r#"seCode":"#, "51}"]);
+    body.frames.insert(1, Ok(Step::Pending));
+    body.frames.push_back(Ok(Step::Trailers(trailers.clone())));
+
+    let response = answer(savvy(), 200, body).await;
+    assert_eq!(Verdict::of(response.extensions()), Some(Verdict::Rejected));
+    assert_eq!(response.body().size_hint().lower(), 19);
+    let body = response.into_body().collect().await.unwrap();
+    assert_eq!(body.trailers(), Some(&trailers));
+    assert_eq!(body.to_bytes(), r#"{"responseCode":51}"#);
+}
+
+#[tokio::test]
+async fn an_error_in_the_body_comes_to_the_caller_where_it_came() {
+    let mut body = Script::text(&[r#"{"responseCo"#]);
+    body.frames.push_back(Err(io::ErrorKind::ConnectionReset));
+    let response = answer(savvy(), 200, body).await;
+    assert_eq!(Verdict::of(response.extensions()), Some(Verdict::Unknown));
+
+    let mut body = response.into_body();
+    let first = body.frame().await.unwrap().unwrap();
+    assert_eq!(first.into_data().unwrap(), r#"{"responseCo"#);
+    let error = body.frame().await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+}
+
+#[tokio::test]
+async fn at_most_the_bound_is_read_and_the_rest_flows_on() {
+    let chunk = Bytes::from(vec![b' '; 1024]);
+    let body = Script::of(std::iter::repeat_n(Ok(Step::Data(chunk)), 1000));
+    let polled = Arc::clone(&body.polled);
+    let response = answer(savvy(), 200, body).await;
+    assert_eq!(polled.load(Ordering::Relaxed), 64);
+    assert_eq!(Verdict::of(response.extensions()), Some(Verdict::Unknown));
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(body.len(), 1000 * 1024);
+}
+
+#[tokio::test]
+async fn a_body_of_empty_frames_is_given_up() {
+    let body = Script::of(std::iter::repeat_n(Ok(Step::Data(Bytes::new())), 100_000));
+    let polled = Arc::clone(&body.polled);
+    let response = answer(savvy(), 200, body).await;
+    assert_eq!(Verdict::of(response.extensions()), Some(Verdict::Unknown));
+    assert!(polled.load(Ordering::Relaxed) <= 1024);
+}
+
+#[tokio::test]
+async fn one_frame_above_the_bound_is_handed_on_whole() {
+    let mut text = r#"{"responseCode":0,"pad":""#.to_owned();
+    text.push_str(&"x".repeat(100_000));
+    let body = Script::of([Ok(Step::Data(text.clone().into()))]);
+    let response = answer(savvy(), 200, body).await;
+    assert_eq!(Verdict::of(response.extensions()), Some(Verdict::Done));
+    assert_eq!(
+        response.into_body().collect().await.unwrap().to_bytes(),
+        text
+    );
+}
+
+#[tokio::test]
+async fn the_delay_in_a_savvy_429_is_read() {
+    let body = Script::text(&[
+        r#"{"statusCode":429,"message":"Rate limit is exceeded. Try again in 19 seconds."}"#,
+    ]);
+    let response = answer(savvy(), 429, body).await;
+    assert_eq!(
+        Verdict::of(response.extensions()),
+        Some(Verdict::NotExecuted {
+            retry_after: Some(Duration::from_secs(19)),
+            scope: Scope::Unspecified
+        })
+    );
+}
+
+#[tokio::test]
+async fn advice_stands_beside_the_verdict() {
+    let response = answer(Rules::new(), 425, Script::default()).await;
+    assert_eq!(
+        RetryAdvice::of(response.extensions()),
+        Some(RetryAdvice::Once)
+    );
+}
+
+struct ConnectErrors;
+
+impl Classify for ConnectErrors {
+    fn classify(&self, answer: &Answer<'_>) -> Judgement {
+        Verdict::of_status(answer.status).into()
+    }
+
+    fn classify_error(&self, error: &(dyn std::error::Error + 'static)) -> Option<Verdict> {
+        let error: &io::Error = error.downcast_ref()?;
+        (error.kind() == io::ErrorKind::ConnectionRefused).then_some(Verdict::NO_EFFECT)
+    }
+}
+
+async fn failure(kind: io::ErrorKind) -> BoxError {
+    ClassifyLayer::new(ConnectErrors)
+        .layer(service_fn(move |_: Request<()>| async move {
+            Err::<Response<Full<Bytes>>, _>(io::Error::from(kind))
+        }))
+        .oneshot(Request::new(()))
+        .await
+        .unwrap_err()
+}
+
+#[tokio::test]
+async fn a_users_own_rules_give_errors_a_verdict() {
+    let error = failure(io::ErrorKind::ConnectionRefused).await;
+    assert_eq!(Verdict::of_error(&*error), Verdict::NO_EFFECT);
+    let fault = Fault::find(&*error).unwrap();
+    let source = std::error::Error::source(fault).unwrap();
+    assert!(source.is::<io::Error>());
+}
+
+#[tokio::test]
+async fn an_error_that_no_rule_knows_stays_as_it_is_and_is_unknown() {
+    let error = failure(io::ErrorKind::BrokenPipe).await;
+    assert!(error.is::<io::Error>());
+    assert_eq!(Verdict::of_error(&*error), Verdict::Unknown);
+}
+
+#[tokio::test]
+async fn dropping_the_future_while_the_body_is_read_drops_the_body() {
+    let body = Script::of(std::iter::repeat_n(Ok(Step::Pending), 10));
+    let held = Arc::downgrade(&body.polled);
+    let mut service = ClassifyLayer::new(savvy()).layer(service_fn({
+        let mut body = Some(body);
+        move |_: Request<()>| {
+            let response = Response::new(body.take().unwrap());
+            async { Ok::<_, Infallible>(response) }
+        }
+    }));
+    let mut future = Box::pin(service.call(Request::new(())));
+    assert!(futures_pending(future.as_mut()).await);
+    assert!(held.upgrade().is_some());
+    drop(future);
+    assert!(held.upgrade().is_none());
+}
+
+async fn futures_pending<F: Future>(mut future: Pin<&mut F>) -> bool {
+    std::future::poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx).is_pending())).await
+}

@@ -1,0 +1,28 @@
+//! Any body under the rules of every kind: no panic, whatever it says.
+#![no_main]
+
+use std::time::SystemTime;
+
+use http::{HeaderMap, StatusCode};
+use libfuzzer_sys::fuzz_target;
+use tollway_core::{Answer, BodyRule, Classify, Rules, Test, Verdict};
+
+fuzz_target!(|body: &[u8]| {
+    let rules = Rules::new()
+        .body(BodyRule::new(429..=429, "message", Test::Present).delay_after("Try again in"))
+        .body(BodyRule::new(429..=429, "errors.0.errorCode", Test::Is("C".into())))
+        .body(
+            BodyRule::new(200..=299, "responseCode", Test::IsNot("0".into()))
+                .means(Verdict::Rejected),
+        );
+    let headers = HeaderMap::new();
+    for status in [StatusCode::OK, StatusCode::TOO_MANY_REQUESTS] {
+        let answer = Answer {
+            status,
+            headers: &headers,
+            body,
+            now: SystemTime::UNIX_EPOCH,
+        };
+        let _ = rules.classify(&answer);
+    }
+});
