@@ -1,0 +1,3 @@
+//! Sends a file of payouts.
+mod file;
+fn main() {}

@@ -1,1 +1,0 @@
-//! Tollway's examples.
