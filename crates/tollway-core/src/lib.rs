@@ -68,6 +68,7 @@ mod key;
 mod priority;
 mod retry_after;
 mod verdict;
+mod waiting;
 
 pub use attempt::Attempt;
 pub use classify::{

@@ -1,0 +1,112 @@
+//! How long one attempt may take.
+
+use std::time::Duration;
+
+use tollway_core::Attempt;
+
+use crate::error::Limit;
+use crate::timer::Bounds;
+
+/// How long one attempt may take, as plain data.
+///
+/// Two limits: one from the attempt's start to the head of the response, and
+/// one on each pause in the body. The first can grow from attempt to attempt;
+/// the second is the same as the first unless set. A body that keeps coming may
+/// take as long as it likes; only the call's deadline ends it.
+///
+/// ```
+/// use std::time::Duration;
+/// use tollway_core::Attempt;
+/// use tollway_timeout::AttemptTimeout;
+///
+/// // 30 s for the first attempt, 60 s for the second, 90 s for all later ones.
+/// let timeout = AttemptTimeout::new(Duration::from_secs(30))
+///     .then(Duration::from_secs(60))
+///     .then(Duration::from_secs(90))
+///     .body_pause(Duration::from_secs(10));
+///
+/// let second = Attempt::FIRST.next();
+/// assert_eq!(timeout.head_of(second), Duration::from_secs(60));
+/// assert_eq!(timeout.body_pause_of(second), Duration::from_secs(10));
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AttemptTimeout {
+    first: Duration,
+    later: Vec<Duration>,
+    body_pause: Option<Duration>,
+}
+
+impl AttemptTimeout {
+    /// The same limit for every attempt.
+    ///
+    /// Zero gives up on every attempt that isn't answered at once. A limit
+    /// beyond what the clock can say, such as [`Duration::MAX`], is none.
+    #[must_use]
+    pub const fn new(limit: Duration) -> Self {
+        Self {
+            first: limit,
+            later: Vec::new(),
+            body_pause: None,
+        }
+    }
+
+    /// Another limit for the attempt after the last one said so far, and for
+    /// every later one.
+    #[must_use]
+    pub fn then(mut self, limit: Duration) -> Self {
+        self.later.push(limit);
+        self
+    }
+
+    /// The longest pause between two pieces of a response's body, and between
+    /// its head and the first piece. By default it is the attempt's limit: a
+    /// provider that may take that long to begin may take as long to go on.
+    #[must_use]
+    pub const fn body_pause(mut self, limit: Duration) -> Self {
+        self.body_pause = Some(limit);
+        self
+    }
+
+    /// The limit from the start of `attempt` to the head of its response.
+    #[must_use]
+    pub fn head_of(&self, attempt: Attempt) -> Duration {
+        if !attempt.is_retry() || self.later.is_empty() {
+            return self.first;
+        }
+        let last = self.later.len() - 1;
+        let at = usize::try_from(attempt.number() - 2).map_or(last, |at| at.min(last));
+        self.later[at]
+    }
+
+    /// The longest pause in the body of the response to `attempt`.
+    #[must_use]
+    pub fn body_pause_of(&self, attempt: Attempt) -> Duration {
+        self.body_pause.unwrap_or_else(|| self.head_of(attempt))
+    }
+
+    /// The bounds on the head and on each pause in the body of the attempt
+    /// whose request has these extensions.
+    pub(crate) fn bounds(&self, extensions: &http::Extensions) -> (Bounds, Bounds) {
+        let deadline = tollway_core::Deadline::of(extensions);
+        // The look-up is spared where the number makes no difference.
+        let attempt = if self.later.is_empty() {
+            Attempt::FIRST
+        } else {
+            Attempt::of(extensions)
+        };
+        let bounds = |limit, wait| Bounds {
+            deadline,
+            wait: Some((limit, wait)),
+        };
+        (
+            bounds(Limit::Attempt, self.head_of(attempt)),
+            bounds(Limit::BodyPause, self.body_pause_of(attempt)),
+        )
+    }
+}
+
+impl From<Duration> for AttemptTimeout {
+    fn from(limit: Duration) -> Self {
+        Self::new(limit)
+    }
+}

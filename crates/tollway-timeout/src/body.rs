@@ -1,0 +1,87 @@
+//! A response body that ends in time.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+use tollway_core::{BoxError, Phase};
+
+use crate::TimeoutError;
+use crate::timer::Timer;
+
+pin_project! {
+    /// A response body that ends with a [`TimeoutError`] when time runs out:
+    /// at the call's deadline, or when nothing has come for too long.
+    ///
+    /// Data that is there is handed on, whatever the time; only a wait can run
+    /// out. The time that the reader takes between two reads is not counted
+    /// as a pause. When time runs out, the inner body is dropped at once, and
+    /// its connection with it.
+    #[derive(Debug)]
+    pub struct TimeoutBody<B> {
+        #[pin]
+        inner: Option<B>,
+        #[pin]
+        timer: Timer,
+    }
+}
+
+impl<B> TimeoutBody<B> {
+    pub(crate) fn new(inner: B, timer: Timer) -> Self {
+        Self {
+            inner: Some(inner),
+            timer,
+        }
+    }
+
+    /// The body within, or `None` once time has run out.
+    #[must_use]
+    pub fn get_ref(&self) -> Option<&B> {
+        self.inner.as_ref()
+    }
+}
+
+impl<B> Body for TimeoutBody<B>
+where
+    B: Body,
+    B::Error: Into<BoxError>,
+{
+    type Data = B::Data;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, BoxError>>> {
+        let mut this = self.project();
+        let Some(inner) = this.inner.as_mut().as_pin_mut() else {
+            return Poll::Ready(None);
+        };
+        match inner.poll_frame(cx) {
+            Poll::Ready(frame) => {
+                this.timer.rewind();
+                Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+            }
+            Poll::Pending => match this.timer.poll(cx) {
+                Poll::Ready(ran_out) => {
+                    this.inner.set(None);
+                    let error = TimeoutError::new(ran_out, Phase::Body, true);
+                    Poll::Ready(Some(Err(error.into())))
+                }
+                Poll::Pending => Phase::Body.pending(),
+            },
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.inner {
+            Some(inner) => inner.size_hint(),
+            None => SizeHint::with_exact(0),
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! What ran out.
+
+use std::error::Error;
+use std::fmt;
+use std::time::Duration;
+
+use tollway_core::{Fault, Phase, Verdict};
+
+use crate::timer::RanOut;
+
+/// A limit on time that ran out: the call's deadline, or one attempt's limit.
+///
+/// The services here answer with a boxed error, which is this one or the inner
+/// service's own, untouched. Ask [`is_timeout`] and [`is_deadline`], which look
+/// through every layer of wrapping.
+///
+/// A [`Fault`] stands in the `source()` chain with the verdict and the phase:
+/// [`NotExecuted`](Verdict::NotExecuted) where nothing of the request can have
+/// been written, otherwise [`Unknown`](Verdict::Unknown).
+#[derive(Debug)]
+pub struct TimeoutError {
+    elapsed: Elapsed,
+    phase: Phase,
+    fault: Fault,
+}
+
+/// Which limit ran out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Limit {
+    /// The whole call's.
+    Deadline,
+    /// One attempt's, up to the head of the response.
+    Attempt,
+    /// The one on a gap in the body of the response.
+    BodyPause,
+}
+
+impl Limit {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Deadline => "deadline",
+            Self::Attempt => "attempt",
+            Self::BodyPause => "body_pause",
+        }
+    }
+}
+
+impl TimeoutError {
+    pub(crate) fn new(ran_out: RanOut, phase: Phase, sent: bool) -> Self {
+        let verdict = if sent {
+            Verdict::Unknown
+        } else {
+            Verdict::NO_EFFECT
+        };
+        tracing::debug!(
+            timeout.limit = ran_out.limit.as_str(),
+            timeout.phase = phase.as_str(),
+            timeout.after_s = ran_out.after.as_secs_f64(),
+            timeout.of_s = ran_out.of.as_secs_f64(),
+            verdict = verdict.as_str(),
+            "time ran out"
+        );
+        let elapsed = Elapsed(ran_out);
+        Self {
+            elapsed,
+            phase,
+            fault: Fault::new(verdict).in_phase(phase).caused_by(elapsed),
+        }
+    }
+
+    /// Where the call was when the time ran out.
+    #[must_use]
+    pub const fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// How long it had waited: since the call began for the deadline, since
+    /// the attempt began for the attempt's limit, since the last piece of the
+    /// body for the limit on gaps.
+    #[must_use]
+    pub const fn after(&self) -> Duration {
+        self.elapsed.0.after
+    }
+
+    /// The limit that ran out, counted from the same moment.
+    #[must_use]
+    pub const fn limit(&self) -> Duration {
+        self.elapsed.0.of
+    }
+
+    /// Whether it was the deadline of the whole call, so that another attempt
+    /// is no use.
+    #[must_use]
+    pub const fn is_deadline(&self) -> bool {
+        matches!(self.elapsed.0.limit, Limit::Deadline)
+    }
+
+    /// Whether the request may have been sent.
+    #[must_use]
+    pub const fn may_have_been_sent(&self) -> bool {
+        matches!(self.fault.verdict(), Verdict::Unknown)
+    }
+}
+
+impl fmt::Display for TimeoutError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let RanOut { limit, after, of } = self.elapsed.0;
+        f.write_str(match limit {
+            Limit::Deadline => "the call's deadline",
+            Limit::Attempt => "the attempt's time limit",
+            Limit::BodyPause => "the limit on a pause in the response's body",
+        })?;
+        write!(
+            f,
+            " ran out while {}, after {after:.3?} of {of:.3?}; ",
+            self.phase
+        )?;
+        f.write_str(match (self.may_have_been_sent(), limit) {
+            (false, _) => "nothing was sent, so it is safe to repeat",
+            (true, Limit::BodyPause) => {
+                "the request was executed or not: look it up, or repeat it with the same idempotency key"
+            }
+            (true, _) => {
+                "the request may have been executed: look it up, or repeat it with the same idempotency key"
+            }
+        })
+    }
+}
+
+impl Error for TimeoutError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&self.fault)
+    }
+}
+
+/// The innermost link of the chain.
+///
+/// It stands below the `Fault` because wrappers such as `io::Error`, `Box<E>`
+/// and `Arc<E>` hand on the `source()` of what they wrap, and hide the error
+/// itself: then this link is all that is left to be recognised.
+#[derive(Clone, Copy, Debug)]
+struct Elapsed(RanOut);
+
+impl fmt::Display for Elapsed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.3?} passed", self.0.after)
+    }
+}
+
+impl Error for Elapsed {}
+
+/// Whether time ran out somewhere in the chain of errors that starts at
+/// `error`: the call's deadline, or an attempt's limit.
+///
+/// True however deep it stands, behind whatever wraps it, so long as each
+/// wrapper tells its `source()`. Chains are followed for 32 links.
+///
+/// It recognises this crate's errors only, not for instance the time-out that
+/// an operating system reports on a socket.
+#[must_use]
+pub fn is_timeout(error: &(dyn Error + 'static)) -> bool {
+    find(error).is_some()
+}
+
+/// Whether the deadline of the whole call ran out somewhere in the chain of
+/// errors that starts at `error`. See [`is_timeout`].
+#[must_use]
+pub fn is_deadline(error: &(dyn Error + 'static)) -> bool {
+    find(error).is_some_and(|elapsed| elapsed.0.limit == Limit::Deadline)
+}
+
+fn find<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Elapsed> {
+    let mut link = error;
+    for _ in 0..32 {
+        if let Some(error) = link.downcast_ref::<TimeoutError>() {
+            return Some(&error.elapsed);
+        }
+        if let Some(elapsed) = link.downcast_ref() {
+            return Some(elapsed);
+        }
+        link = link.source()?;
+    }
+    None
+}

@@ -1,0 +1,72 @@
+//! The layers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tower_layer::Layer;
+
+use crate::{AttemptTimeout, AttemptTimeoutService, DeadlineService};
+
+/// Gives each call one deadline, for everything under this layer.
+///
+/// See the [crate's documentation](crate) for what it covers and where it goes.
+#[derive(Clone, Copy, Debug)]
+pub struct DeadlineLayer {
+    limit: Option<Duration>,
+}
+
+impl DeadlineLayer {
+    /// Each call ends `limit` after it was made, or at the
+    /// [`Deadline`](tollway_core::Deadline) that its request brings, whichever
+    /// is earlier.
+    ///
+    /// Zero refuses every call. A limit beyond what the clock can say, such as
+    /// [`Duration::MAX`], is none.
+    #[must_use]
+    pub const fn new(limit: Duration) -> Self {
+        Self { limit: Some(limit) }
+    }
+
+    /// Each call ends at the [`Deadline`](tollway_core::Deadline) that its
+    /// request brings. A call that brings none has none.
+    #[must_use]
+    pub const fn inherited() -> Self {
+        Self { limit: None }
+    }
+}
+
+impl<S> Layer<S> for DeadlineLayer {
+    type Service = DeadlineService<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        DeadlineService::new(inner, self.limit)
+    }
+}
+
+/// Limits the time of each attempt: up to the head of the response, and each
+/// pause in its body.
+///
+/// See the [crate's documentation](crate) for what it covers and where it goes.
+#[derive(Clone, Debug)]
+pub struct AttemptTimeoutLayer {
+    timeout: Arc<AttemptTimeout>,
+}
+
+impl AttemptTimeoutLayer {
+    /// Limits each attempt to `timeout`: a [`Duration`] for all alike, or an
+    /// [`AttemptTimeout`] that tells them apart.
+    #[must_use]
+    pub fn new(timeout: impl Into<AttemptTimeout>) -> Self {
+        Self {
+            timeout: Arc::new(timeout.into()),
+        }
+    }
+}
+
+impl<S> Layer<S> for AttemptTimeoutLayer {
+    type Service = AttemptTimeoutService<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        AttemptTimeoutService::new(inner, Arc::clone(&self.timeout))
+    }
+}
