@@ -1,0 +1,83 @@
+//! What keeps a gateway from starting.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+
+use crate::rule::RuleError;
+
+/// A gateway that couldn't start, or a setting it refused.
+#[derive(Debug)]
+pub struct SimError(Kind);
+
+#[derive(Debug)]
+enum Kind {
+    Config {
+        field: &'static str,
+        expected: String,
+    },
+    Rule(RuleError),
+    Bind(io::Error),
+    Tls(Box<dyn Error + Send + Sync>),
+}
+
+impl SimError {
+    pub(crate) fn config(field: &'static str, expected: impl Into<String>) -> Self {
+        Self(Kind::Config {
+            field,
+            expected: expected.into(),
+        })
+    }
+
+    pub(crate) const fn bind(error: io::Error) -> Self {
+        Self(Kind::Bind(error))
+    }
+
+    pub(crate) fn tls(error: impl Error + Send + Sync + 'static) -> Self {
+        Self(Kind::Tls(error.into()))
+    }
+
+    /// Whether a setting was refused.
+    #[must_use]
+    pub const fn is_config(&self) -> bool {
+        matches!(self.0, Kind::Config { .. } | Kind::Rule(_))
+    }
+
+    /// Whether the address couldn't be listened on.
+    #[must_use]
+    pub const fn is_bind(&self) -> bool {
+        matches!(self.0, Kind::Bind(_))
+    }
+}
+
+impl From<RuleError> for SimError {
+    fn from(error: RuleError) -> Self {
+        Self(Kind::Rule(error))
+    }
+}
+
+impl fmt::Display for SimError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Kind::Config { field, expected } => {
+                write!(f, "bad gateway setting: `{field}` needs {expected}")
+            }
+            Kind::Rule(_) => f.write_str("bad gateway setting: a rule can't be put to use"),
+            Kind::Bind(_) => {
+                f.write_str("could not listen on the address; choose a free one, or port 0")
+            }
+            Kind::Tls(_) => f.write_str("could not make the gateway's certificate"),
+        }
+    }
+}
+
+impl Error for SimError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match &self.0 {
+            Kind::Config { .. } => None,
+            Kind::Rule(error) => Some(error),
+            Kind::Bind(error) => Some(error),
+            Kind::Tls(error) => Some(&**error),
+        }
+    }
+}
