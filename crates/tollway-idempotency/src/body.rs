@@ -1,0 +1,85 @@
+//! A request body, read before it is sent or not.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes};
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+
+pin_project! {
+    /// The request body that the inner service gets: the caller's own, or what
+    /// was read of it, byte for byte, with its trailers.
+    #[derive(Debug)]
+    pub struct KeyBody<B> {
+        #[pin]
+        inner: Inner<B>,
+    }
+}
+
+pin_project! {
+    #[derive(Debug)]
+    #[project = InnerProj]
+    enum Inner<B> {
+        Untouched { #[pin] body: B },
+        Read { data: Option<Bytes>, trailers: Option<HeaderMap> },
+    }
+}
+
+impl<B> KeyBody<B> {
+    pub(crate) fn untouched(body: B) -> Self {
+        Self {
+            inner: Inner::Untouched { body },
+        }
+    }
+
+    pub(crate) fn read(data: Bytes, trailers: Option<HeaderMap>) -> Self {
+        let data = Some(data).filter(|data| !data.is_empty());
+        Self {
+            inner: Inner::Read { data, trailers },
+        }
+    }
+}
+
+impl<B: Body> Body for KeyBody<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        match self.project().inner.project() {
+            InnerProj::Untouched { body } => {
+                let frame = ready!(body.poll_frame(cx));
+                // For `Bytes` this is a move.
+                let to_bytes = |mut data: B::Data| data.copy_to_bytes(data.remaining());
+                Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(to_bytes))))
+            }
+            InnerProj::Read { data, trailers } => {
+                let frame = data
+                    .take()
+                    .map(Frame::data)
+                    .or_else(|| trailers.take().map(Frame::trailers));
+                Poll::Ready(frame.map(Ok))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.inner {
+            Inner::Untouched { body } => body.is_end_stream(),
+            Inner::Read { data, trailers } => data.is_none() && trailers.is_none(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.inner {
+            Inner::Untouched { body } => body.size_hint(),
+            Inner::Read { data, .. } => {
+                SizeHint::with_exact(data.as_ref().map_or(0, |data| data.len() as u64))
+            }
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! How a provider wants its keys.
+
+use std::borrow::Cow;
+use std::convert::Infallible;
+use std::time::Duration;
+
+use http::header::HeaderName;
+use http::{HeaderValue, Method};
+use sfv::visitor::Ignored;
+use sfv::{BareItemFromInput, Parser};
+use tollway_core::{Endpoint, EndpointError, Endpoints, IdempotencyKey, InvalidKey};
+
+use crate::mint;
+
+/// How a provider wants its keys, as plain data.
+///
+/// ```
+/// use std::time::Duration;
+/// use http::{HeaderName, Method};
+/// use tollway_core::Endpoint;
+/// use tollway_idempotency::Dialect;
+///
+/// // What most providers do, and the default: `Idempotency-Key: <key>` on
+/// // every POST, remembered for 24 h.
+/// let stripe = Dialect::default();
+///
+/// // Version 2 of Stripe's API takes keys on DELETE as well.
+/// let both = Dialect::default().endpoints([
+///     Endpoint::post("/{*path}"),
+///     Endpoint::delete("/v2/{*path}"),
+/// ])?;
+///
+/// // The IETF's draft: a structured field, so the key stands in quotes.
+/// let ietf = Dialect::quoted_header(HeaderName::from_static("idempotency-key"))
+///     .methods([Method::POST, Method::PATCH])
+///     .life(Duration::from_secs(3600));
+///
+/// // Savvy: no header, but a field of the JSON body.
+/// let savvy = Dialect::body_field("RequestId");
+/// # Ok::<(), tollway_core::EndpointError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Dialect {
+    pub(crate) place: Place,
+    calls: Calls,
+    max_len: usize,
+    pub(crate) life: Duration,
+}
+
+/// Where the key stands.
+#[derive(Clone, Debug)]
+pub(crate) enum Place {
+    Header {
+        name: HeaderName,
+        quoted: bool,
+    },
+    Field {
+        name: Cow<'static, str>,
+        /// Whether a body without the field gets it.
+        insert: bool,
+    },
+}
+
+/// Which calls have a key.
+#[derive(Clone, Debug)]
+enum Calls {
+    Methods(Vec<Method>),
+    Endpoints(Endpoints<()>),
+}
+
+impl Dialect {
+    /// How long a provider remembers a key unless said otherwise: 24 hours,
+    /// which is what Stripe promises at least.
+    pub const DEFAULT_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
+
+    /// The longest body that is read to find or insert the key, or to tell two
+    /// payloads apart: 64 KiB, many times a payment.
+    pub const MAX_BODY: usize = 64 * 1024;
+
+    /// The key stands in the header `name` as it is.
+    #[must_use]
+    pub fn header(name: HeaderName) -> Self {
+        Self::at(Place::Header {
+            name,
+            quoted: false,
+        })
+    }
+
+    /// The key stands in the header `name` as a structured field's string, in
+    /// double quotes, as draft-ietf-httpapi-idempotency-key-header has it.
+    #[must_use]
+    pub fn quoted_header(name: HeaderName) -> Self {
+        Self::at(Place::Header { name, quoted: true })
+    }
+
+    /// The key stands in the field `name` of the JSON object that is the body.
+    ///
+    /// The caller puts it there; a call without it is refused, and no payload
+    /// is ever changed. The body is read to check it, up to
+    /// [`MAX_BODY`](Self::MAX_BODY), and handed on byte for byte. The field
+    /// holds a string or a whole number, once.
+    #[must_use]
+    pub fn body_field(name: impl Into<Cow<'static, str>>) -> Self {
+        Self::at(Place::Field {
+            name: name.into(),
+            insert: false,
+        })
+    }
+
+    /// The same as [`body_field`](Self::body_field), and where the field is
+    /// missing it is put in, before all others. The rest of the body stays as
+    /// it is, byte for byte, and a `Content-Length` header is corrected.
+    ///
+    /// Not for payloads that are signed by the caller: the signature would no
+    /// longer match.
+    #[must_use]
+    pub fn inserted_body_field(name: impl Into<Cow<'static, str>>) -> Self {
+        Self::at(Place::Field {
+            name: name.into(),
+            insert: true,
+        })
+    }
+
+    fn at(place: Place) -> Self {
+        Self {
+            place,
+            calls: Calls::Methods(vec![Method::POST]),
+            max_len: IdempotencyKey::MAX_LEN,
+            life: Self::DEFAULT_LIFE,
+        }
+    }
+
+    /// Calls with these methods have a key, in place of `POST` alone.
+    #[must_use]
+    pub fn methods(mut self, methods: impl IntoIterator<Item = Method>) -> Self {
+        self.calls = Calls::Methods(methods.into_iter().collect());
+        self
+    }
+
+    /// Calls of these endpoints have a key, whatever was said of methods.
+    ///
+    /// # Errors
+    ///
+    /// Where a template is malformed, or overlaps with another.
+    pub fn endpoints(
+        mut self,
+        endpoints: impl IntoIterator<Item = Endpoint>,
+    ) -> Result<Self, EndpointError> {
+        let endpoints = endpoints.into_iter().map(|endpoint| (endpoint, ()));
+        self.calls = Calls::Endpoints(Endpoints::new(endpoints)?);
+        Ok(self)
+    }
+
+    /// The longest key that the provider accepts, in characters: 255 unless
+    /// said, and never more. A call with a longer one is refused.
+    #[must_use]
+    pub fn max_len(mut self, characters: usize) -> Self {
+        self.max_len = characters.min(IdempotencyKey::MAX_LEN);
+        self
+    }
+
+    /// How long the provider remembers a key after its first use:
+    /// [`DEFAULT_LIFE`](Self::DEFAULT_LIFE) unless said.
+    #[must_use]
+    pub fn life(mut self, life: Duration) -> Self {
+        self.life = life;
+        self
+    }
+
+    /// Whether a call with this method and path has a key.
+    #[must_use]
+    pub fn applies_to(&self, method: &Method, path: &str) -> bool {
+        match &self.calls {
+            Calls::Methods(methods) => methods.contains(method),
+            Calls::Endpoints(endpoints) => endpoints.at(method, path).is_some(),
+        }
+    }
+
+    /// Whether the provider accepts a key of this length.
+    pub(crate) fn check(&self, key: &IdempotencyKey) -> Result<(), Misfit> {
+        let len = key.as_str().len();
+        if len > self.max_len {
+            return Err(Misfit::TooLong {
+                len,
+                max: self.max_len,
+            });
+        }
+        Ok(())
+    }
+}
+
+impl Default for Dialect {
+    /// The header `Idempotency-Key`, as it is, on every `POST`.
+    fn default() -> Self {
+        Self::header(HeaderName::from_static("idempotency-key"))
+    }
+}
+
+/// Why a text can't be the key of a call in this dialect. It never holds the
+/// text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Misfit {
+    Invalid(InvalidKey),
+    TooLong { len: usize, max: usize },
+    NotQuoted,
+}
+
+impl From<InvalidKey> for Misfit {
+    fn from(invalid: InvalidKey) -> Self {
+        Self::Invalid(invalid)
+    }
+}
+
+/// The key that a header's value holds.
+pub(crate) fn read(value: &HeaderValue, quoted: bool) -> Result<IdempotencyKey, Misfit> {
+    if !quoted {
+        return Ok(IdempotencyKey::new(value.clone())?);
+    }
+    let mut text = None;
+    let take = |item: BareItemFromInput<'_>| {
+        if let BareItemFromInput::String(string) = item {
+            text = Some(string.as_str().to_owned());
+        }
+        // The draft defines no parameters.
+        Ok::<_, Infallible>(Ignored)
+    };
+    match Parser::new(value.as_bytes()).parse_item_with_visitor(take) {
+        Ok(()) => Ok(text.ok_or(Misfit::NotQuoted)?.parse::<IdempotencyKey>()?),
+        Err(_) => Err(Misfit::NotQuoted),
+    }
+}
+
+/// The header's value that holds `key`.
+pub(crate) fn write(key: &IdempotencyKey, quoted: bool) -> Result<HeaderValue, Misfit> {
+    if !quoted {
+        let mut value = key.header_value().clone();
+        value.set_sensitive(true);
+        return Ok(value);
+    }
+    // Every character of a key can stand in a structured field's string, two
+    // of them behind a backslash (RFC 9651, section 4.1.6).
+    let mut text = Vec::with_capacity(key.as_str().len() + 2);
+    text.push(b'"');
+    for byte in key.as_str().bytes() {
+        if matches!(byte, b'"' | b'\\') {
+            text.push(b'\\');
+        }
+        text.push(byte);
+    }
+    text.push(b'"');
+    Ok(mint::secret(&text)?)
+}

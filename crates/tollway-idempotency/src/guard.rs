@@ -1,0 +1,212 @@
+//! Keys that were used before, and what for.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::mem;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use http::request::Parts;
+use tokio::time::Instant;
+use tollway_core::IdempotencyKey;
+
+/// A hash of 128 bits, keyed at random per process.
+pub(crate) type Digest = u128;
+
+/// Two keyed hashes of 64 bits, side by side. At 128 bits an accidental match
+/// is out of the question; the random keys keep a payload that somebody else
+/// chose from being made to match.
+#[derive(Debug, Default)]
+pub(crate) struct Digester(RandomState, RandomState);
+
+impl Digester {
+    pub(crate) fn key(&self, key: &IdempotencyKey) -> Digest {
+        self.digest(key.as_str())
+    }
+
+    /// Method, path with query, and the body if it is known.
+    pub(crate) fn payload(&self, parts: &Parts, body: Option<&[u8]>) -> Digest {
+        let path = parts.uri.path_and_query().map(|path| path.as_str());
+        self.digest((&parts.method, path, body))
+    }
+
+    fn digest(&self, value: impl std::hash::Hash) -> Digest {
+        u128::from(self.0.hash_one(&value)) << 64 | u128::from(self.1.hash_one(&value))
+    }
+}
+
+/// What is known of a key.
+#[derive(Clone, Copy, Debug)]
+struct Use {
+    payload: Digest,
+    since: Instant,
+    in_flight: u32,
+    /// Whether one of its calls may have been executed.
+    left: bool,
+}
+
+/// Why a key can't be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// It stands for another payload.
+    Reused,
+    /// The provider may have forgotten it.
+    Expired,
+}
+
+/// The keys that were used before. Only a state machine: it is told the time.
+///
+/// It remembers the last `bound` keys at least and twice as many at most, in
+/// two generations: a key goes into the young one whenever it is used; when
+/// that is full it becomes the old one, and the old one is forgotten.
+#[derive(Debug)]
+pub(crate) struct Guard {
+    bound: usize,
+    young: HashMap<Digest, Use>,
+    old: HashMap<Digest, Use>,
+}
+
+impl Guard {
+    pub(crate) fn new(bound: usize) -> Self {
+        Self {
+            bound,
+            young: HashMap::new(),
+            old: HashMap::new(),
+        }
+    }
+
+    /// Lets a call with this key and payload go, and says since when the key
+    /// has been in use. `life` is how long the provider remembers it.
+    pub(crate) fn admit(
+        &mut self,
+        key: Digest,
+        payload: Digest,
+        life: Duration,
+        now: Instant,
+    ) -> Result<Instant, Refusal> {
+        let fresh = Use {
+            payload,
+            since: now,
+            in_flight: 0,
+            left: false,
+        };
+        let known = self.young.get(&key).or_else(|| self.old.get(&key));
+        let mut this = match known {
+            None => fresh,
+            Some(known) => {
+                let alive = now.saturating_duration_since(known.since) < life;
+                match (alive, known.payload == payload) {
+                    (true, true) => *known,
+                    (true, false) => return Err(Refusal::Reused),
+                    (false, true) => return Err(Refusal::Expired),
+                    // To the provider it is a new key by now.
+                    (false, false) => fresh,
+                }
+            }
+        };
+        this.in_flight = this.in_flight.saturating_add(1);
+        self.old.remove(&key);
+        if self.young.len() >= self.bound && !self.young.contains_key(&key) {
+            self.old = mem::take(&mut self.young);
+        }
+        self.young.insert(key, this);
+        Ok(this.since)
+    }
+
+    /// A call that was let go has ended. One that was certainly not executed
+    /// frees its key, unless another call used it.
+    pub(crate) fn settle(&mut self, key: Digest, since: Instant, executed: bool) {
+        let generation = if self.young.contains_key(&key) {
+            &mut self.young
+        } else {
+            &mut self.old
+        };
+        let Some(this) = generation.get_mut(&key).filter(|u| u.since == since) else {
+            // Forgotten at the bound, or replaced after its life.
+            return;
+        };
+        this.in_flight = this.in_flight.saturating_sub(1);
+        this.left |= executed;
+        if !this.left && this.in_flight == 0 {
+            generation.remove(&key);
+        }
+    }
+
+    #[cfg(test)]
+    fn len(&self) -> usize {
+        self.young.len() + self.old.len()
+    }
+}
+
+/// A guard that many services share.
+#[derive(Debug)]
+pub(crate) struct Memory {
+    guard: Mutex<Guard>,
+    digester: Digester,
+}
+
+impl Memory {
+    pub(crate) fn new(bound: usize) -> Self {
+        Self {
+            guard: Mutex::new(Guard::new(bound)),
+            digester: Digester::default(),
+        }
+    }
+
+    pub(crate) fn payload(&self, parts: &Parts, body: Option<&[u8]>) -> Digest {
+        self.digester.payload(parts, body)
+    }
+
+    /// See [`Guard::admit`].
+    pub(crate) fn admit(
+        self: &Arc<Self>,
+        key: &IdempotencyKey,
+        payload: Digest,
+        life: Duration,
+        now: Instant,
+    ) -> Result<Ticket, Refusal> {
+        let key = self.digester.key(key);
+        let since = self.guard().admit(key, payload, life, now)?;
+        Ok(Ticket {
+            memory: Arc::clone(self),
+            key,
+            since,
+            executed: true,
+        })
+    }
+
+    fn guard(&self) -> MutexGuard<'_, Guard> {
+        // A panic can't leave it half-changed in a way that matters: at worst
+        // a key is forgotten.
+        self.guard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A call that was let go. Dropped in flight, it counts as executed.
+#[derive(Debug)]
+pub(crate) struct Ticket {
+    memory: Arc<Memory>,
+    key: Digest,
+    since: Instant,
+    executed: bool,
+}
+
+impl Ticket {
+    /// Since when the key has been in use.
+    pub(crate) fn since(&self) -> Instant {
+        self.since
+    }
+
+    /// The call has ended, and certainly had no effect.
+    pub(crate) fn not_executed(mut self) {
+        self.executed = false;
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.memory
+            .guard()
+            .settle(self.key, self.since, self.executed);
+    }
+}

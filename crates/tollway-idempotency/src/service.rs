@@ -1,0 +1,121 @@
+//! The service.
+
+use std::fmt;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use http::{Request, Response};
+use http_body::Body;
+use tollway_core::BoxError;
+use tower_service::Service;
+
+use crate::dialect::{Dialect, Place};
+use crate::keys::{Chosen, Keys};
+use crate::{IdempotencyKeyFuture, KeyBody, KeyGenerator, UuidV7};
+
+/// The service of [`IdempotencyKeyLayer`](crate::IdempotencyKeyLayer).
+///
+/// It is ready when the inner service is. A call whose body is read first takes
+/// no readiness with it: it asks a clone of the inner service once it has the
+/// body.
+///
+/// # Errors
+///
+/// A [`KeyError`](crate::KeyError), boxed, for a call that has a key or ought
+/// to have one; the inner service's own error for other calls.
+pub struct IdempotencyKeyService<S, G = UuidV7> {
+    inner: S,
+    keys: Arc<Keys<G>>,
+}
+
+impl<S, G> IdempotencyKeyService<S, G> {
+    pub(crate) fn new(inner: S, keys: Keys<G>) -> Self {
+        Self {
+            inner,
+            keys: Arc::new(keys),
+        }
+    }
+}
+
+impl<S, G, B, R> Service<Request<B>> for IdempotencyKeyService<S, G>
+where
+    S: Service<Request<KeyBody<B>>, Response = Response<R>> + Clone,
+    S::Error: Into<BoxError>,
+    G: KeyGenerator,
+    B: Body,
+    B::Error: Into<BoxError>,
+{
+    type Response = S::Response;
+    type Error = BoxError;
+    type Future = IdempotencyKeyFuture<S, G, B>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let keys = &self.keys;
+        if !keys
+            .dialect
+            .applies_to(request.method(), request.uri().path())
+        {
+            let request = request.map(KeyBody::untouched);
+            return IdempotencyKeyFuture::called(self.inner.call(request), None);
+        }
+        let chosen = match keys.choose(request.headers(), request.extensions()) {
+            Ok(chosen) => chosen,
+            Err(error) => return IdempotencyKeyFuture::refused(error),
+        };
+        let (mut parts, body) = request.into_parts();
+        let mut chosen = match chosen {
+            Some(chosen) if !must_read(keys, &chosen, &body) => chosen,
+            chosen => {
+                let (inner, keys) = (self.inner.clone(), Arc::clone(keys));
+                return IdempotencyKeyFuture::reading(inner, keys, parts, chosen, body);
+            }
+        };
+        keys.note(&mut chosen, &parts, None);
+        match keys.admit(chosen, &mut parts.headers, &mut parts.extensions) {
+            Ok(outcome) => {
+                let request = Request::from_parts(parts, KeyBody::untouched(body));
+                IdempotencyKeyFuture::called(self.inner.call(request), Some(outcome))
+            }
+            Err(error) => IdempotencyKeyFuture::refused(error),
+        }
+    }
+}
+
+/// Whether the body must be read before the call may go: where the key stands
+/// in it, and where the key is to be remembered with its payload and the body
+/// says that it is small. A body that doesn't say how long it is, or is long,
+/// is never held back; its key stands for the method and the path alone.
+fn must_read<G: KeyGenerator, B: Body>(keys: &Keys<G>, chosen: &Chosen, body: &B) -> bool {
+    match &keys.dialect.place {
+        Place::Field { .. } => true,
+        Place::Header { .. } => {
+            let small = body
+                .size_hint()
+                .exact()
+                .is_some_and(|len| len <= Dialect::MAX_BODY as u64);
+            small && keys.remembers(chosen)
+        }
+    }
+}
+
+impl<S: Clone, G> Clone for IdempotencyKeyService<S, G> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: self.inner.clone(),
+            keys: Arc::clone(&self.keys),
+        }
+    }
+}
+
+impl<S: fmt::Debug, G> fmt::Debug for IdempotencyKeyService<S, G> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IdempotencyKeyService")
+            .field("inner", &self.inner)
+            .field("dialect", &self.keys.dialect)
+            .finish_non_exhaustive()
+    }
+}
