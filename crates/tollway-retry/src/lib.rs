@@ -1,1 +1,92 @@
 //! A tower layer that retries an HTTP call only where that cannot charge twice.
+//!
+//! A payment API answers 503, or doesn't answer at all. Was the card charged?
+//! A retry that doesn't ask this question charges twice; a client that never
+//! retries loses sales to every hiccup. [`RetryLayer`] decides from the
+//! [`Verdict`](tollway_core::Verdict) on each attempt:
+//!
+//! | | idempotent method, or an idempotency key | otherwise |
+//! | --- | --- | --- |
+//! | not executed (429, connect error) | retry | retry |
+//! | unknown (timeout, reset, 5xx) | retry, while the key lives | return it, marked unknown |
+//! | done, rejected for good | return | return |
+//!
+//! What it does beyond that:
+//!
+//! - It waits as long as the provider asks ([`RetryPolicyBuilder::max_retry_after`]),
+//!   and otherwise by a [`BackOff`] with jitter. A wait that would outlast the
+//!   [`Deadline`](tollway_core::Deadline) ends the call at once.
+//! - It reads a failed response to its end before it waits, so that the
+//!   connection is free, and holds nothing of it while it waits.
+//! - Its [`Budget`] keeps all retries of all clones together in bounds, so that
+//!   an outage isn't answered with a storm.
+//! - It sends the same bytes again: see [`ReplayBody`].
+//! - It tells what it did: [`Attempts`], in the response's extensions or on the
+//!   [`RetryError`].
+//!
+//! tower's `Retry` leaves all of that to a policy that you write, copies every
+//! request whether or not it can be retried, and holds a failed response while
+//! it waits.
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread", start_paused = true)]
+//! # async fn main() -> Result<(), tollway_core::BoxError> {
+//! use std::sync::atomic::{AtomicU32, Ordering};
+//! use bytes::Bytes;
+//! use http::{Request, Response, StatusCode};
+//! use http_body_util::Full;
+//! use tollway_retry::{Attempts, ReplayBody, RetryLayer, RetryPolicy};
+//! use tower::{ServiceBuilder, ServiceExt, service_fn};
+//!
+//! // A gateway that is overloaded at first.
+//! static CALLS: AtomicU32 = AtomicU32::new(0);
+//! let gateway = service_fn(|_: Request<ReplayBody<Full<Bytes>>>| async {
+//!     let mut response = Response::new(Full::<Bytes>::default());
+//!     if CALLS.fetch_add(1, Ordering::Relaxed) < 2 {
+//!         *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+//!     }
+//!     Ok::<_, std::io::Error>(response)
+//! });
+//!
+//! let service = ServiceBuilder::new()
+//!     .layer(RetryLayer::new(RetryPolicy::default()))
+//!     .service(gateway);
+//!
+//! // The key makes it safe to repeat a POST.
+//! let request = Request::post("https://pay.example/v1/charges")
+//!     .header("idempotency-key", "order-4711")
+//!     .body(Full::from("amount=100"))?;
+//! let response = service.oneshot(request).await?;
+//! assert_eq!(response.status(), StatusCode::OK);
+//! let attempts = Attempts::of(response.extensions());
+//! assert_eq!(attempts.map(Attempts::made), Some(3));
+//! # Ok(())
+//! # }
+//! ```
+
+mod back_off;
+mod budget;
+mod call;
+mod decide;
+mod drain;
+mod error;
+mod future;
+mod head;
+mod layer;
+mod policy;
+mod replay;
+mod rng;
+mod service;
+mod story;
+mod telemetry;
+
+pub use back_off::{BackOff, Jitter};
+pub use budget::{Budget, BudgetBuilder};
+pub use error::{InvalidPolicy, RetryError};
+pub use future::RetryFuture;
+pub use layer::RetryLayer;
+pub use policy::{RetryPolicy, RetryPolicyBuilder};
+pub use replay::{ReplayBody, Superseded};
+pub use rng::{RandomSeed, Seed};
+pub use service::RetryService;
+pub use story::{AttemptRecord, Attempts, Outcome, Stop};

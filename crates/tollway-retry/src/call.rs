@@ -1,0 +1,319 @@
+//! A call: what is kept of it, and what has come of it so far.
+
+use std::mem;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, SystemTime};
+
+use http::{Request, Response};
+use http_body::Body;
+use tokio::time::Instant;
+use tollway_core::{Attempt, BoxError, Deadline, Fault, Judgement, Phase, Verdict};
+use tower_service::Service;
+
+use crate::budget::{Cost, Withdrawal};
+use crate::decide::{Course, Decision, Situation};
+use crate::drain::Drain;
+use crate::head::{Evidence, Head};
+use crate::replay::Replay;
+use crate::story::{AttemptRecord, Attempts, Outcome, Records, Stop};
+use crate::{ReplayBody, RetryError, RetryPolicy, Seed, telemetry};
+
+/// A call: what is kept of it, and what has come of it so far.
+pub(crate) struct Call<S, B, R> {
+    policy: RetryPolicy<R>,
+    started: Instant,
+    kept: Kept<S, B>,
+    /// None until an attempt ends with anything but a final answer, so that
+    /// most calls don't pay for it.
+    progress: Option<Box<Progress>>,
+}
+
+/// What is kept for the next attempt.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the large one is the rule, and a box would be an allocation for every call"
+)]
+enum Kept<S, B> {
+    Resend(Resend<S, B>),
+    /// No retry is ever made.
+    Nothing(Evidence),
+}
+
+struct Resend<S, B> {
+    service: S,
+    head: Head,
+    body: Replay<B>,
+}
+
+/// A call's way after its first attempt.
+struct Progress {
+    course: Course,
+    records: Records,
+    evidence: Evidence,
+    deadline: Option<Deadline>,
+    /// The latest attempt: which, since when, after what wait, and what it was
+    /// paid with.
+    attempt: Attempt,
+    since: Instant,
+    delay: Duration,
+    paid: Option<Withdrawal>,
+}
+
+/// What happens after an attempt.
+pub(crate) enum Next<ResB> {
+    Return(Result<Response<ResB>, RetryError>),
+    /// Another attempt, `at` an instant or at once. The body of the response to
+    /// the last one is left to drain.
+    Repeat {
+        at: Option<Instant>,
+        response: Option<ResB>,
+    },
+}
+
+impl<S, B, R> Call<S, B, R>
+where
+    S: Clone,
+    B: Body + Unpin,
+    B::Error: Into<BoxError>,
+{
+    /// The call, and its first attempt.
+    pub(crate) fn new(
+        policy: &RetryPolicy<R>,
+        service: &S,
+        request: Request<B>,
+    ) -> (Self, Request<ReplayBody<B>>) {
+        let settings = policy.settings();
+        let started = Instant::now();
+        let (kept, request) = if settings.max_attempts == 1 {
+            let evidence = Evidence::of(&request, settings, started);
+            (Kept::Nothing(evidence), request.map(ReplayBody::plain))
+        } else {
+            let head = Head::of(&request);
+            let (parts, body) = request.into_parts();
+            let (body, replay) = ReplayBody::new(body, settings.replay_bound);
+            let resend = Resend {
+                service: service.clone(),
+                head,
+                body: replay,
+            };
+            (Kept::Resend(resend), Request::from_parts(parts, body))
+        };
+        let call = Self {
+            policy: policy.clone(),
+            started,
+            kept,
+            progress: None,
+        };
+        (call, request)
+    }
+}
+
+impl<S, B, R: Seed> Call<S, B, R> {
+    /// An attempt has ended.
+    pub(crate) fn settle<ResB>(&mut self, outcome: Result<Response<ResB>, BoxError>) -> Next<ResB> {
+        let judgement = judge(&outcome);
+        match outcome {
+            Ok(response) if self.progress.is_none() && judgement.verdict.is_final() => {
+                self.policy.budget().deposit_success();
+                Next::Return(Ok(response))
+            }
+            outcome => self.settle_further(outcome, judgement),
+        }
+    }
+
+    /// The same, where it isn't the final answer to the first attempt.
+    #[cold]
+    fn settle_further<ResB>(
+        &mut self,
+        outcome: Result<Response<ResB>, BoxError>,
+        judgement: Judgement,
+    ) -> Next<ResB> {
+        let now = Instant::now();
+        let settings = self.policy.settings();
+        let progress = self.progress.get_or_insert_with(|| {
+            let seed = settings.seed.seed();
+            Box::new(match &self.kept {
+                Kept::Resend(Resend { head, .. }) => {
+                    let evidence = head.evidence(settings, self.started);
+                    Progress::new(seed, evidence, head.deadline(), self.started)
+                }
+                Kept::Nothing(evidence) => {
+                    Progress::new(seed, evidence.clone(), None, self.started)
+                }
+            })
+        });
+        progress.record(&outcome, judgement.verdict, now);
+        if judgement.verdict.is_final() {
+            match progress.paid.take() {
+                Some(paid) => paid.pay_back(),
+                None => settings.budget.deposit_success(),
+            }
+        }
+        let situation = Situation {
+            now,
+            made: progress.records.made(),
+            judgement,
+            evidence: &progress.evidence,
+            replayable: matches!(&self.kept, Kept::Resend(resend) if resend.body.is_possible()),
+            deadline: progress.deadline,
+        };
+        let (stop, wait) = match progress.course.decide(settings, &situation) {
+            Decision::Stop(stop, wait) => (stop, wait),
+            Decision::Retry { delay } => {
+                // The budget is asked last: nothing is taken for a retry that
+                // isn't made.
+                progress.paid = settings.budget.withdraw(now, Cost::of(judgement.verdict));
+                if progress.paid.is_some() {
+                    progress.delay = delay;
+                    telemetry::retry(situation.made, judgement.verdict, delay, &outcome);
+                    return Next::Repeat {
+                        at: (!delay.is_zero()).then(|| now + delay),
+                        response: outcome.ok().map(Response::into_body),
+                    };
+                }
+                (Stop::Budget, None)
+            }
+        };
+        Next::Return(progress.end(outcome, judgement.verdict, stop, wait))
+    }
+
+    /// Reads a failed response to its end, if that may be worth it.
+    pub(crate) fn drain<ResB: Body>(&self, body: ResB) -> Option<Drain<ResB>> {
+        let settings = self.policy.settings();
+        Drain::new(body, settings.drain_bytes, settings.drain_time)
+    }
+
+    /// Hands the next attempt to the service, once it is ready.
+    pub(crate) fn poll_resend<ResB>(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<S::Future, RetryError>>
+    where
+        S: Service<Request<ReplayBody<B>>, Response = Response<ResB>>,
+        S::Error: Into<BoxError>,
+    {
+        let (Kept::Resend(resend), Some(progress)) = (&mut self.kept, &mut self.progress) else {
+            unreachable!("a call is repeated only once it has ended, and while it is kept");
+        };
+        if let Err(error) = ready!(resend.service.poll_ready(cx)) {
+            return Poll::Ready(Err(progress.fail(error.into(), Stop::NotReady)));
+        }
+        let now = Instant::now();
+        if progress.key_has_expired(now) {
+            // It was valid when the wait began, but the service took its time
+            // to get ready.
+            let fault = Fault::new(Verdict::Unknown).in_phase(Phase::BackOff);
+            return Poll::Ready(Err(progress.fail(fault.into(), Stop::KeyExpired)));
+        }
+        progress.begin(now);
+        let is_last = progress.attempt.number() >= self.policy.settings().max_attempts;
+        let mut request = if is_last {
+            // What can't be used again isn't copied, nor recorded.
+            let body = mem::replace(&mut resend.body, Replay::none()).next();
+            mem::take(&mut resend.head).into_request(body)
+        } else {
+            resend.head.to_request(resend.body.next())
+        };
+        request.extensions_mut().insert(progress.attempt);
+        Poll::Ready(Ok(resend.service.call(request)))
+    }
+}
+
+impl Progress {
+    fn new(seed: u64, evidence: Evidence, deadline: Option<Deadline>, started: Instant) -> Self {
+        Self {
+            course: Course::new(seed),
+            records: Records::default(),
+            evidence,
+            deadline,
+            attempt: Attempt::FIRST,
+            since: started,
+            delay: Duration::ZERO,
+            paid: None,
+        }
+    }
+
+    fn record<B>(
+        &mut self,
+        outcome: &Result<Response<B>, BoxError>,
+        verdict: Verdict,
+        now: Instant,
+    ) {
+        self.records.push(AttemptRecord {
+            verdict,
+            outcome: match outcome {
+                Ok(response) => Outcome::Status(response.status()),
+                Err(error) => Outcome::of_error(&**error),
+            },
+            delay: self.delay,
+            duration: now.saturating_duration_since(self.since),
+        });
+    }
+
+    /// The next attempt is on its way.
+    fn begin(&mut self, now: Instant) {
+        self.attempt = self.attempt.next();
+        self.since = now;
+        if let Some(paid) = &mut self.paid {
+            paid.sent();
+        }
+    }
+
+    fn key_has_expired(&self, now: Instant) -> bool {
+        self.course.repeats(&self.evidence)
+            && self
+                .evidence
+                .key
+                .as_ref()
+                .is_none_or(|key| !key.is_valid(now))
+    }
+
+    /// Ends the call with the outcome of its last attempt.
+    fn end<B>(
+        &mut self,
+        outcome: Result<Response<B>, BoxError>,
+        last: Verdict,
+        stop: Stop,
+        would_have_waited: Option<Duration>,
+    ) -> Result<Response<B>, RetryError> {
+        let verdict = self.course.verdict(last);
+        telemetry::stop(self.records.made(), verdict, stop, &outcome);
+        let attempts = Attempts::new(mem::take(&mut self.records), stop, would_have_waited);
+        let key = self.evidence.key.take();
+        let mut response = match outcome {
+            Ok(response) => response,
+            Err(error) => return Err(RetryError::new(error, verdict, key, attempts)),
+        };
+        let extensions = response.extensions_mut();
+        if verdict == Verdict::Unknown {
+            extensions.insert(verdict);
+            if let Some(key) = key {
+                extensions.insert(key);
+            }
+        }
+        extensions.insert(attempts);
+        Ok(response)
+    }
+
+    /// Ends the call before its next attempt.
+    fn fail(&mut self, error: BoxError, stop: Stop) -> RetryError {
+        let last = Fault::find(&*error).map_or(Verdict::NO_EFFECT, Fault::verdict);
+        match self.end::<()>(Err(error), last, stop, None) {
+            Err(error) => error,
+            Ok(_) => unreachable!(),
+        }
+    }
+}
+
+/// What came of an attempt means this.
+fn judge<B>(outcome: &Result<Response<B>, BoxError>) -> Judgement {
+    match outcome {
+        // The wall clock is only needed where the answer was classified by
+        // nobody, and asks for a delay until a date.
+        Ok(response) if response.status().is_success() => Verdict::of(response.extensions())
+            .unwrap_or(Verdict::Done)
+            .into(),
+        Ok(response) => Judgement::of_response(response, SystemTime::now()),
+        Err(error) => Verdict::of_error(&**error).into(),
+    }
+}

@@ -1,0 +1,231 @@
+//! The body of a request that may be sent again.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use bytes::{Buf, Bytes};
+use http_body::{Body, Frame, SizeHint};
+use tollway_core::BoxError;
+
+mod tape;
+
+use tape::Tape;
+
+/// The body of one attempt: what the service below a
+/// [`RetryService`](crate::RetryService) is given.
+///
+/// The same bytes and trailers as the caller's body, and the same size hint, so
+/// that `Content-Length` is the same on every attempt. How the next attempt
+/// gets at them depends on the body:
+///
+/// - One that is whole in its first frame, such as `Full<Bytes>`, is shared by
+///   reference count.
+/// - Any other is recorded frame by frame while the first attempt sends it, up
+///   to the policy's `replay_bound`. An attempt that stopped reading half-way
+///   leaves the rest to the next one, which sends what was recorded and then
+///   reads on. A body that nothing was read of can be sent whatever its size.
+/// - One that outgrew the bound, or failed with an error, can't be sent again.
+///   The attempt under way isn't disturbed; the call just isn't retried.
+/// - The last attempt, and a call that is never retried, record nothing.
+///
+/// Only one attempt reads at a time. Where a connection still holds the body of
+/// an earlier attempt when the next one starts (it was answered before it was
+/// sent whole), the earlier body ends with an error that is a
+/// [`Superseded`], so that the connection gives that request up.
+pub struct ReplayBody<B>(Kind<B>);
+
+enum Kind<B> {
+    /// All of it, until it is sent.
+    Whole(Option<Bytes>),
+    /// The part that the attempt number `attempt` plays in a recording.
+    Taped {
+        tape: Arc<Mutex<Tape<B>>>,
+        attempt: u32,
+    },
+    /// The caller's own.
+    Plain(B),
+}
+
+impl<B> ReplayBody<B> {
+    /// The body of a call that is never retried.
+    pub(crate) const fn plain(body: B) -> Self {
+        Self(Kind::Plain(body))
+    }
+}
+
+impl<B> ReplayBody<B>
+where
+    B: Body + Unpin,
+    B::Error: Into<BoxError>,
+{
+    /// The body of the first attempt, and what the later ones are made from.
+    pub(crate) fn new(mut body: B, bound: usize) -> (Self, Replay<B>) {
+        if body.is_end_stream() {
+            return Self::whole(None);
+        }
+        let mut tape = Tape::new(bound);
+        // Who knows his length mostly has it all at hand. Asked here, such a
+        // body needs no recording. One that hasn't is asked again, with a real
+        // waker, when it is sent.
+        if body.size_hint().exact().is_some() {
+            let mut cx = Context::from_waker(Waker::noop());
+            match Pin::new(&mut body).poll_frame(&mut cx) {
+                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                    Ok(data) if body.is_end_stream() => {
+                        return Self::whole(Some(into_bytes(data)));
+                    }
+                    Ok(data) => tape.start_with(into_bytes(data)),
+                    Err(frame) => tape.end_with(frame.into_trailers().ok()),
+                },
+                Poll::Ready(Some(Err(error))) => tape.fail_with(error.into()),
+                Poll::Ready(None) => return Self::whole(None),
+                Poll::Pending => {}
+            }
+        }
+        let tape = Arc::new(Mutex::new(tape.reading(body)));
+        let replay = Replay(Source::Tape(Arc::clone(&tape)));
+        (Self(Kind::Taped { tape, attempt: 0 }), replay)
+    }
+
+    fn whole(data: Option<Bytes>) -> (Self, Replay<B>) {
+        let replay = Replay(Source::Whole(data.clone()));
+        (Self(Kind::Whole(data)), replay)
+    }
+}
+
+fn into_bytes(mut data: impl Buf) -> Bytes {
+    // For `Bytes` this only counts a reference.
+    data.copy_to_bytes(data.remaining())
+}
+
+fn lock<B>(tape: &Mutex<Tape<B>>) -> MutexGuard<'_, Tape<B>> {
+    // A panic under the lock is one of the caller's body, which then has no
+    // frame to show for it: what was recorded is still true.
+    tape.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl<B> Body for ReplayBody<B>
+where
+    B: Body + Unpin,
+    B::Error: Into<BoxError>,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match &mut self.0 {
+            Kind::Whole(data) => Poll::Ready(data.take().map(|data| Ok(Frame::data(data)))),
+            Kind::Taped { tape, attempt } => lock(tape).poll_frame(*attempt, cx),
+            Kind::Plain(body) => Pin::new(body).poll_frame(cx).map(|frame| {
+                frame.map(|frame| match frame {
+                    Ok(frame) => Ok(frame.map_data(into_bytes)),
+                    Err(error) => Err(error.into()),
+                })
+            }),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.0 {
+            Kind::Whole(data) => data.is_none(),
+            Kind::Taped { tape, attempt } => lock(tape).is_end_stream(*attempt),
+            Kind::Plain(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Kind::Whole(data) => {
+                SizeHint::with_exact(data.as_ref().map_or(0, |data| data.len() as u64))
+            }
+            Kind::Taped { tape, attempt } => lock(tape).size_hint(*attempt),
+            Kind::Plain(body) => body.size_hint(),
+        }
+    }
+}
+
+impl<B> fmt::Debug for ReplayBody<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("ReplayBody")
+            .field(match &self.0 {
+                Kind::Whole(_) => &"whole",
+                Kind::Taped { .. } => &"recorded",
+                Kind::Plain(_) => &"plain",
+            })
+            .finish()
+    }
+}
+
+/// What the bodies of later attempts are made from. Dropping it ends the
+/// recording: nobody can ask for it any more.
+pub(crate) struct Replay<B>(Source<B>);
+
+enum Source<B> {
+    Whole(Option<Bytes>),
+    Tape(Arc<Mutex<Tape<B>>>),
+    None,
+}
+
+impl<B> Replay<B> {
+    /// Of a body that can't be sent again.
+    pub(crate) const fn none() -> Self {
+        Self(Source::None)
+    }
+
+    /// Whether the next attempt can have the body.
+    pub(crate) fn is_possible(&self) -> bool {
+        match &self.0 {
+            Source::Whole(_) => true,
+            Source::Tape(tape) => lock(tape).can_rewind(),
+            Source::None => false,
+        }
+    }
+
+    /// The body of the next attempt. Only to be asked for where
+    /// [`is_possible`](Self::is_possible) said so; else it fails when read.
+    pub(crate) fn next(&self) -> ReplayBody<B> {
+        ReplayBody(match &self.0 {
+            Source::Whole(data) => Kind::Whole(data.clone()),
+            Source::Tape(tape) => {
+                let (attempt, superseded) = lock(tape).rewind();
+                // Outside of the lock, which the woken may well take at once.
+                if let Some(waker) = superseded {
+                    waker.wake();
+                }
+                let tape = Arc::clone(tape);
+                Kind::Taped { tape, attempt }
+            }
+            Source::None => Kind::Whole(None),
+        })
+    }
+}
+
+impl<B> Drop for Replay<B> {
+    fn drop(&mut self) {
+        if let Source::Tape(tape) = &self.0 {
+            lock(tape).stop_recording();
+        }
+    }
+}
+
+/// The error of an earlier attempt's body that was still being read when a
+/// later attempt took over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Superseded;
+
+impl fmt::Display for Superseded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a later attempt of the same call has taken over the body")
+    }
+}
+
+impl std::error::Error for Superseded {}
+
+#[cfg(test)]
+mod tests;

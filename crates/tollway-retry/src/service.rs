@@ -1,0 +1,88 @@
+use std::fmt;
+use std::task::{Context, Poll};
+
+use http::{Request, Response};
+use http_body::Body;
+use tollway_core::BoxError;
+use tower_service::Service;
+
+use crate::call::Call;
+use crate::future::RetryFuture;
+use crate::{RandomSeed, ReplayBody, RetryError, RetryPolicy, Seed};
+
+/// The service that a [`RetryLayer`](crate::RetryLayer) makes.
+///
+/// The service below is cloned once per call that may be retried. It is given a
+/// [`ReplayBody`], and its response passes through untouched, but for what is
+/// put into the extensions of an answer that isn't simply final:
+/// [`Attempts`](crate::Attempts); and where the outcome stays unknown,
+/// [`Verdict::Unknown`](tollway_core::Verdict::Unknown) and the
+/// [`IdempotencyKey`](tollway_core::IdempotencyKey).
+///
+/// # Cancellation
+///
+/// Dropping the future drops the attempt under way with it, and gives back the
+/// token of a retry that wasn't sent.
+pub struct RetryService<S, R = RandomSeed> {
+    inner: S,
+    policy: RetryPolicy<R>,
+}
+
+impl<S, R> RetryService<S, R> {
+    /// Retries the calls of `inner`.
+    #[must_use]
+    pub const fn new(inner: S, policy: RetryPolicy<R>) -> Self {
+        Self { inner, policy }
+    }
+
+    /// The service below.
+    #[must_use]
+    pub const fn get_ref(&self) -> &S {
+        &self.inner
+    }
+}
+
+impl<S: Clone, R> Clone for RetryService<S, R> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: self.inner.clone(),
+            policy: self.policy.clone(),
+        }
+    }
+}
+
+impl<S: fmt::Debug, R> fmt::Debug for RetryService<S, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RetryService")
+            .field("inner", &self.inner)
+            .field("policy", &self.policy)
+            .finish()
+    }
+}
+
+impl<S, B, ResB, R> Service<Request<B>> for RetryService<S, R>
+where
+    S: Service<Request<ReplayBody<B>>, Response = Response<ResB>> + Clone,
+    S::Error: Into<BoxError>,
+    B: Body + Unpin,
+    B::Error: Into<BoxError>,
+    ResB: Body,
+    R: Seed,
+{
+    type Response = Response<ResB>;
+    type Error = RetryError;
+    type Future = RetryFuture<S, B, ResB, R>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), RetryError>> {
+        self.inner
+            .poll_ready(cx)
+            .map_err(|error| RetryError::not_ready(error.into()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        // The service that was made ready takes the first attempt. Later ones
+        // are sent by a clone, which is made ready by itself.
+        let (call, request) = Call::new(&self.policy, &self.inner, request);
+        RetryFuture::new(call, self.inner.call(request))
+    }
+}

@@ -1,0 +1,80 @@
+//! What is told to whoever listens.
+//!
+//! Attribute names are those of OpenTelemetry's HTTP client conventions where
+//! there is one; durations are in seconds, as there.
+
+use std::time::Duration;
+
+use http::Response;
+use tollway_core::{BoxError, Fault, Phase, Verdict};
+
+use crate::story::Stop;
+
+/// The call is tried again: `made` attempts came before.
+pub(crate) fn retry<B>(
+    made: u32,
+    verdict: Verdict,
+    delay: Duration,
+    outcome: &Result<Response<B>, BoxError>,
+) {
+    tracing::debug!(
+            target: "tollway::retry",
+        {
+            http.request.resend_count = made,
+            http.response.status_code = status(outcome),
+            "error.type" = error_type(outcome),
+            tollway.verdict = verdict.as_str(),
+            tollway.retry.delay = delay.as_secs_f64(),
+    },
+            "retrying"
+        );
+}
+
+/// The call has ended, `made` attempts later, and `stop` is why.
+pub(crate) fn stop<B>(
+    made: u32,
+    verdict: Verdict,
+    stop: Stop,
+    outcome: &Result<Response<B>, BoxError>,
+) {
+    let resends = made.saturating_sub(1);
+    // Somebody has to look such a call up.
+    if verdict == Verdict::Unknown {
+        tracing::warn!(
+                    target: "tollway::retry",
+        {
+                    http.request.resend_count = resends,
+                    http.response.status_code = status(outcome),
+                    "error.type" = error_type(outcome),
+                    tollway.verdict = verdict.as_str(),
+                    tollway.retry.stop = stop.as_str(),
+        },
+                    "outcome unknown"
+                );
+    } else {
+        tracing::debug!(
+                    target: "tollway::retry",
+        {
+                    http.request.resend_count = resends,
+                    http.response.status_code = status(outcome),
+                    "error.type" = error_type(outcome),
+                    tollway.verdict = verdict.as_str(),
+                    tollway.retry.stop = stop.as_str(),
+        },
+                    "not retrying"
+                );
+    }
+}
+
+fn status<B>(outcome: &Result<Response<B>, BoxError>) -> Option<u16> {
+    let response = outcome.as_ref().ok()?;
+    Some(response.status().as_u16())
+}
+
+/// Where the attempt failed: a handful of names, and never a text that might
+/// hold a secret.
+fn error_type<B>(outcome: &Result<Response<B>, BoxError>) -> Option<&'static str> {
+    let error = outcome.as_ref().err()?;
+    let phase = Fault::find(&**error).and_then(Fault::phase);
+    Some(phase.map_or("_OTHER", Phase::as_str))
+}
