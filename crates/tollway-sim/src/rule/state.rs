@@ -113,7 +113,7 @@ impl RuleState {
         }
         match (decision, self.rule.penalty_after_breach()) {
             (Decision::Rejected { .. }, penalty) => {
-                self.blocked_until = now + penalty.unwrap_or_default();
+                self.blocked_until = now.saturating_add(penalty.unwrap_or_default());
                 // Asked again, since the refusal itself may have been counted.
                 Decision::Rejected {
                     retry_after: self.wait(now).unwrap_or_default(),

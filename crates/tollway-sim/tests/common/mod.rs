@@ -1,5 +1,6 @@
 //! A client without comforts: one connection, no retries, every failure visible.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
+#![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
 
 use std::error::Error;
 use std::sync::Arc;
