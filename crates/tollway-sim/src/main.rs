@@ -125,10 +125,15 @@ fn duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "expected seconds, or a time like 10s or 250ms".to_owned())
 }
 
+/// One time or two. A bare number could be meant either way, so here the unit must be said.
 fn latency(text: &str) -> Result<Latency, String> {
+    let time = |text: &str| match text.strip_suffix('s') {
+        Some(_) => duration(text),
+        None => Err("expected a time like 20ms or 1s, or two like 5ms..50ms".to_owned()),
+    };
     Ok(match text.split_once("..") {
-        None => Latency::Fixed(duration(text)?),
-        Some((min, max)) => Latency::uniform(duration(min)?, duration(max)?),
+        None => Latency::Fixed(time(text)?),
+        Some((min, max)) => Latency::uniform(time(min)?, time(max)?),
     })
 }
 
@@ -220,6 +225,8 @@ mod tests {
         let ms = Duration::from_millis;
         assert_eq!(latency("20ms"), Ok(Latency::Fixed(ms(20))));
         assert_eq!(latency("5ms..50ms"), Ok(Latency::uniform(ms(5), ms(50))));
-        assert!(latency("5ms..").is_err());
+        for bad in ["5ms..", "5..50", "20"] {
+            assert!(latency(bad).is_err(), "{bad}");
+        }
     }
 }
