@@ -1,0 +1,113 @@
+//! Waiting for a permit.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use crate::call::Call;
+use crate::error::RateLimitError;
+use crate::limits::{Asked, Limits, Shared};
+use crate::permit::Permit;
+use crate::time::now;
+
+/// A place in the queue. Dropped, it leaves no trace.
+#[derive(Debug)]
+pub(crate) struct Place {
+    shared: Arc<Shared>,
+    waiter: u32,
+    left: bool,
+}
+
+impl Place {
+    /// Asks for a permit: it is there at once, or there is a place in the
+    /// queue.
+    pub(crate) fn ask(
+        shared: &Arc<Shared>,
+        call: &Call<'_>,
+        cx: &Context<'_>,
+    ) -> Result<Result<Permit, Self>, RateLimitError> {
+        match shared.ask(call, now(), Some(cx.waker())) {
+            Asked::Granted(permit) => Ok(Ok(permit)),
+            Asked::Refused(error) => Err(error),
+            Asked::Waits(waiter) => {
+                shared.arm();
+                Ok(Err(Self {
+                    shared: Arc::clone(shared),
+                    waiter,
+                    left: false,
+                }))
+            }
+        }
+    }
+
+    pub(crate) fn poll(&mut self, cx: &Context<'_>) -> Poll<Result<Permit, RateLimitError>> {
+        if self.left {
+            return Poll::Ready(Err(RateLimitError::deadline(None)));
+        }
+        let fate = self.shared.check(self.waiter, now(), cx.waker());
+        self.left = fate.is_some();
+        self.shared.arm();
+        fate.map_or(Poll::Pending, Poll::Ready)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if !self.left {
+            self.shared.leave(self.waiter);
+        }
+    }
+}
+
+/// The future of [`Limits::acquire`].
+///
+/// It asks when it is first polled. Dropped, it gives up its place in the
+/// queue, and a permit that it was granted goes back.
+#[derive(Debug)]
+#[must_use = "futures do nothing unless polled"]
+pub struct Acquire<'a> {
+    limits: &'a Limits,
+    call: Call<'a>,
+    place: Option<Place>,
+}
+
+impl Limits {
+    /// Waits for a permit for `call`, first come, first served within its
+    /// priority.
+    ///
+    /// To be awaited on a tokio runtime with its timer enabled.
+    ///
+    /// # Errors
+    ///
+    /// At once, where the call's deadline passes before there is a permit, or
+    /// too many wait already; later, where the deadline comes while waiting for
+    /// attempts in flight.
+    pub fn acquire<'a>(&'a self, call: &Call<'a>) -> Acquire<'a> {
+        Acquire {
+            limits: self,
+            call: *call,
+            place: None,
+        }
+    }
+}
+
+impl Future for Acquire<'_> {
+    type Output = Result<Permit, RateLimitError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        let Some(place) = &mut this.place else {
+            return match Place::ask(&this.limits.shared, &this.call, cx)? {
+                Ok(permit) => Poll::Ready(Ok(permit)),
+                Err(place) => {
+                    this.place = Some(place);
+                    Poll::Pending
+                }
+            };
+        };
+        let outcome = ready!(place.poll(cx));
+        this.place = None;
+        Poll::Ready(outcome)
+    }
+}

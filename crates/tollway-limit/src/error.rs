@@ -1,0 +1,179 @@
+//! Why there is no permit.
+
+use std::error::Error;
+use std::fmt;
+use std::time::Duration;
+
+use tollway_core::{EndpointError, Fault, Phase, Scope, Verdict};
+
+/// The limiter gave no permit: the attempt was certainly not sent.
+///
+/// In its `source()` chain stands a [`Fault`] that says so, with the wait as
+/// the delay to retry after, so that a retry above knows what a retry costs.
+#[derive(Debug)]
+pub struct RateLimitError {
+    reason: Reason,
+    wait: Option<Duration>,
+    fault: Fault,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reason {
+    NotNow,
+    QueueFull,
+    Deadline,
+}
+
+impl RateLimitError {
+    pub(crate) fn not_now(wait: Duration) -> Self {
+        Self::new(Reason::NotNow, Some(wait))
+    }
+
+    pub(crate) fn queue_full(wait: Duration) -> Self {
+        Self::new(Reason::QueueFull, Some(wait))
+    }
+
+    /// `wait` is `None` where the deadline has passed already.
+    pub(crate) fn deadline(wait: Option<Duration>) -> Self {
+        Self::new(Reason::Deadline, wait)
+    }
+
+    fn new(reason: Reason, wait: Option<Duration>) -> Self {
+        let verdict = Verdict::NotExecuted {
+            retry_after: wait,
+            scope: Scope::Call,
+        };
+        Self {
+            reason,
+            wait,
+            fault: Fault::new(verdict).in_phase(Phase::Permit),
+        }
+    }
+
+    /// Whether the deadline passes, or has passed, before a permit is free.
+    #[must_use]
+    pub fn is_deadline(&self) -> bool {
+        self.reason == Reason::Deadline
+    }
+
+    /// Whether too many wait already.
+    #[must_use]
+    pub fn is_queue_full(&self) -> bool {
+        self.reason == Reason::QueueFull
+    }
+
+    /// How long the wait would have been, at the least. `None` where it isn't
+    /// known: the deadline came while waiting for something else than time.
+    #[must_use]
+    pub fn wait(&self) -> Option<Duration> {
+        self.wait
+    }
+
+    /// The `RateLimitError` in the chain that starts at `error`, if any.
+    #[must_use]
+    pub fn find<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Self> {
+        let mut link = error;
+        // Longer chains are a loop.
+        for _ in 0..32 {
+            if let Some(found) = link.downcast_ref() {
+                return Some(found);
+            }
+            link = link.source()?;
+        }
+        None
+    }
+}
+
+impl fmt::Display for RateLimitError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.reason {
+            Reason::NotNow => "the quota is used up",
+            Reason::QueueFull => {
+                "too many calls wait for the quota already; send fewer at once, or raise `max_waiting`"
+            }
+            Reason::Deadline => "the deadline passes before the quota has room",
+        })?;
+        match self.wait {
+            Some(wait) => write!(f, " (the wait would be {wait:?} or more)"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Error for RateLimitError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&self.fault)
+    }
+}
+
+/// Limits that make no sense: which rule, which field of it, what it was, and
+/// what was expected.
+#[derive(Debug)]
+pub struct InvalidLimits(Box<Invalid>);
+
+#[derive(Debug)]
+struct Invalid {
+    rule: String,
+    field: &'static str,
+    value: String,
+    expected: &'static str,
+    source: Option<EndpointError>,
+}
+
+impl InvalidLimits {
+    pub(crate) fn new(
+        rule: impl Into<String>,
+        field: &'static str,
+        value: impl Into<String>,
+        expected: &'static str,
+    ) -> Self {
+        Self(Box::new(Invalid {
+            rule: rule.into(),
+            field,
+            value: value.into(),
+            expected,
+            source: None,
+        }))
+    }
+
+    /// The field that was refused.
+    #[must_use]
+    pub fn field(&self) -> &'static str {
+        self.0.field
+    }
+}
+
+impl From<EndpointError> for InvalidLimits {
+    fn from(source: EndpointError) -> Self {
+        let mut invalid = Self::new(
+            "endpoints",
+            "endpoint",
+            source.endpoint().to_string(),
+            "a well-formed template that overlaps with no other",
+        );
+        invalid.0.source = Some(source);
+        invalid
+    }
+}
+
+impl fmt::Display for InvalidLimits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Invalid {
+            rule,
+            field,
+            value,
+            expected,
+            ..
+        } = &*self.0;
+        write!(
+            f,
+            "the limits of `{rule}` have `{field}` = {value}; expected {expected}"
+        )
+    }
+}
+
+impl Error for InvalidLimits {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.0.source.as_ref().map(|source| source as _)
+    }
+}

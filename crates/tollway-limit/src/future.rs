@@ -1,0 +1,173 @@
+//! One attempt, from asking for its permit to its answer.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use http::{Request, Response};
+use pin_project_lite::pin_project;
+use tollway_core::BoxError;
+use tower_service::Service;
+
+use crate::acquire::Place;
+use crate::call::Call;
+use crate::limits::{Limits, Shared};
+use crate::permit::Permit;
+
+pin_project! {
+    /// The future of a [`RateLimitService`](crate::RateLimitService).
+    ///
+    /// Dropped while it waits, it gives up its place in the queue; dropped
+    /// between permit and sending, the permit goes back; dropped after that,
+    /// the attempt counts as over.
+    #[must_use = "futures do nothing unless polled"]
+    pub struct ResponseFuture<S, Q>
+    where
+        S: Service<Q>,
+    {
+        #[pin]
+        state: State<S, Q, S::Future>,
+    }
+}
+
+pin_project! {
+    #[project = StateProj]
+    enum State<S, Q, F> {
+        // Before the permit, and with it until the inner service is ready.
+        Waiting {
+            step: Step,
+            // Taken when the attempt is sent.
+            parts: Option<(S, Q)>,
+        },
+        // The attempt is on its way.
+        Sent {
+            permit: Option<Permit>,
+            #[pin]
+            answer: F,
+        },
+    }
+}
+
+enum Step {
+    Ask(Arc<Shared>),
+    Queue(Place),
+    Ready(Unsent),
+}
+
+/// A permit whose attempt was not sent yet: dropped, it goes back.
+struct Unsent {
+    permit: Option<Permit>,
+    /// Whether the inner service was ready as soon as the permit was there.
+    at_once: bool,
+}
+
+impl Unsent {
+    fn new(permit: Permit) -> Self {
+        Self {
+            permit: Some(permit),
+            at_once: true,
+        }
+    }
+
+    fn send(&mut self) -> Option<Permit> {
+        let mut permit = self.permit.take()?;
+        if !self.at_once {
+            permit.sent();
+        }
+        Some(permit)
+    }
+}
+
+impl Drop for Unsent {
+    fn drop(&mut self) {
+        if let Some(permit) = self.permit.take() {
+            permit.give_back();
+        }
+    }
+}
+
+impl<S, Q> ResponseFuture<S, Q>
+where
+    S: Service<Q>,
+{
+    pub(crate) fn new(limits: &Limits, inner: S, request: Q) -> Self {
+        Self {
+            state: State::Waiting {
+                step: Step::Ask(Arc::clone(&limits.shared)),
+                parts: Some((inner, request)),
+            },
+        }
+    }
+}
+
+impl<S, B, R> Future for ResponseFuture<S, Request<B>>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+    S::Error: Into<BoxError>,
+{
+    type Output = Result<Response<R>, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut state = self.project().state;
+        loop {
+            match state.as_mut().project() {
+                StateProj::Waiting { step, parts } => {
+                    let Some((inner, request)) = parts else {
+                        return Poll::Pending;
+                    };
+                    match step {
+                        Step::Ask(shared) => {
+                            *step = match Place::ask(shared, &Call::of(request), cx)? {
+                                Ok(permit) => Step::Ready(Unsent::new(permit)),
+                                Err(place) => {
+                                    *step = Step::Queue(place);
+                                    return Poll::Pending;
+                                }
+                            };
+                        }
+                        Step::Queue(place) => {
+                            let permit = ready!(place.poll(cx))?;
+                            *step = Step::Ready(Unsent::new(permit));
+                        }
+                        Step::Ready(unsent) => {
+                            match inner.poll_ready(cx) {
+                                Poll::Ready(ready) => ready.map_err(Into::into)?,
+                                Poll::Pending => {
+                                    unsent.at_once = false;
+                                    return Poll::Pending;
+                                }
+                            }
+                            let permit = unsent.send();
+                            let Some((mut inner, request)) = parts.take() else {
+                                return Poll::Pending;
+                            };
+                            let answer = inner.call(request);
+                            state.set(State::Sent { permit, answer });
+                        }
+                    }
+                }
+                StateProj::Sent { permit, answer } => {
+                    let answer = ready!(answer.poll(cx)).map_err(Into::into);
+                    if let Some(permit) = permit.take() {
+                        match &answer {
+                            Ok(response) => permit.answered(response),
+                            Err(error) => permit.failed(error.as_ref()),
+                        }
+                    }
+                    return Poll::Ready(answer);
+                }
+            }
+        }
+    }
+}
+
+impl<S, Q> fmt::Debug for ResponseFuture<S, Q>
+where
+    S: Service<Q>,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,505 @@
+//! The state of one quota: what it has let through, and when it lets the next
+//! through.
+
+use crate::pace::{Mean, Pace};
+use crate::quota::{CountFrom, LEVELS, Quota, Rate, Shape};
+use crate::time::{NANOS_PER_MILLI, NANOS_PER_SEC, Nanos, nanos};
+use crate::window::{Pending, Window};
+
+/// Why a gauge lets nothing through now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Full {
+    /// Until then, unless something happens before.
+    Until(Nanos),
+    /// Until an attempt in flight is over.
+    UntilEvent,
+}
+
+/// What the provider said is left, where that is less than we believed.
+#[derive(Clone, Copy, Debug)]
+struct Ceiling {
+    left: u32,
+    until: Nanos,
+}
+
+/// The state of one quota.
+#[derive(Debug)]
+pub(crate) struct Gauge {
+    quota: Quota,
+    /// Granted and not over, by level.
+    in_flight: [u32; LEVELS],
+    /// Of those, the ones that may still arrive at any time, by level.
+    uncertain: [u32; LEVELS],
+    pending: Pending,
+    window: Window,
+    /// A bucket's: when all that was counted has drained.
+    drained_at: Nanos,
+    pace: Pace,
+    /// From the taking of a permit until it was counted.
+    hold: Mean,
+    paused_until: Nanos,
+    /// Until then it goes gently, whatever its shape.
+    gentle_until: Nanos,
+    ceiling: Option<Ceiling>,
+    /// When an attempt of a level was last about.
+    seen: [Option<Nanos>; LEVELS],
+    /// Waiting, by level.
+    waiting: [u32; LEVELS],
+}
+
+/// The spacing after a pause where a quota states no rate.
+const GENTLE_INTERVAL: Nanos = 20 * NANOS_PER_MILLI;
+/// For how long after a pause such a quota goes gently.
+const GENTLE_PERIOD: Nanos = NANOS_PER_SEC;
+/// A share of a quota without a window is lent out after this long.
+const LENT_AFTER: Nanos = NANOS_PER_SEC;
+
+impl Gauge {
+    pub(crate) fn new(quota: Quota) -> Self {
+        let mut gauge = Self {
+            quota,
+            in_flight: [0; LEVELS],
+            uncertain: [0; LEVELS],
+            pending: Pending::default(),
+            window: Window::default(),
+            drained_at: 0,
+            pace: Pace::default(),
+            hold: Mean::default(),
+            paused_until: 0,
+            gentle_until: 0,
+            ceiling: None,
+            seen: [None; LEVELS],
+            waiting: [0; LEVELS],
+        };
+        gauge.set_interval();
+        gauge
+    }
+
+    pub(crate) fn quota(&self) -> &Quota {
+        &self.quota
+    }
+
+    /// Applies another quota to what has been let through so far.
+    pub(crate) fn set_quota(&mut self, quota: Quota, now: Nanos) {
+        self.settle(now);
+        let old = std::mem::replace(&mut self.quota, quota);
+        if old.count_from != quota.count_from {
+            // Everything in flight becomes uncertain until it is answered.
+            self.pending.drain();
+            self.uncertain = self.in_flight;
+            if matches!(quota.count_from, CountFrom::Sending { .. }) {
+                for level in 0..LEVELS {
+                    for _ in 0..self.in_flight[level] {
+                        self.pending.push(now, level);
+                    }
+                }
+            }
+        }
+        // A place that was to be free after the old window is free after the
+        // new one. A shorter window lets them run out as they stand.
+        let (was, is) = (span(&old), span(&quota));
+        if is > was {
+            self.window.delay(is - was);
+        }
+        self.set_interval();
+    }
+
+    /// Limits nothing from now on.
+    pub(crate) fn lift(&mut self, now: Nanos) {
+        self.set_quota(Quota::unlimited(), now);
+        self.window = Window::default();
+        self.ceiling = None;
+        self.drained_at = 0;
+        self.paused_until = 0;
+        self.gentle_until = 0;
+        self.pace = Pace::default();
+        self.set_interval();
+    }
+
+    fn set_interval(&mut self) {
+        self.pace.set_interval(match self.quota.rate {
+            Rate::Unlimited => GENTLE_INTERVAL,
+            // One less than the limit, over the window and the time that a
+            // place is held beyond it: see the crate's documentation.
+            Rate::Window { limit, window } => {
+                let cycle = nanos(window).saturating_add(self.hold.nanos());
+                cycle.div_ceil(Nanos::from(limit.saturating_sub(1).max(1)))
+            }
+            Rate::Bucket { limit, per, .. } => nanos(per).div_ceil(Nanos::from(limit.max(1))),
+        });
+    }
+
+    /// Whether an attempt of `level` may go now.
+    pub(crate) fn room(&mut self, level: usize, now: Nanos) -> Result<(), Full> {
+        self.settle(now);
+        let full = match self.frees(level, now) {
+            Some(at) if at <= now => return Ok(()),
+            Some(at) => Full::Until(at),
+            None => self.uncertain_until(),
+        };
+        // What is kept for others may be lent out again before that.
+        Err(match (self.lapse(level, now), full) {
+            (Some(lapse), Full::Until(at)) => Full::Until(at.min(lapse)),
+            (Some(lapse), Full::UntilEvent) => Full::Until(lapse),
+            (None, full) => full,
+        })
+    }
+
+    /// When an attempt of `level` may go: the past, a time, or `None` where
+    /// that hangs on an attempt in flight.
+    fn frees(&self, level: usize, now: Nanos) -> Option<Nanos> {
+        let mut at = now.max(self.paused_until);
+        if let Some(ceiling) = self.ceiling
+            && ceiling.left == 0
+        {
+            at = at.max(ceiling.until);
+        }
+        if self.is_paced(now) {
+            at = at.max(self.pace.next());
+        }
+        at = at.max(match self.quota.rate {
+            Rate::Unlimited => now,
+            Rate::Window { limit, .. } => self.window_frees(limit, level, now)?,
+            Rate::Bucket { burst, .. } => self.bucket_frees(burst, level, now)?,
+        });
+        if let Some(limit) = self.quota.in_flight {
+            let kept = self.kept_from(level, limit, self.in_flight, now);
+            if total(self.in_flight) + kept >= limit {
+                return None;
+            }
+        }
+        Some(at)
+    }
+
+    /// Takes an attempt of `level`. There must be room.
+    pub(crate) fn take(&mut self, level: usize, now: Nanos) {
+        self.in_flight[level] += 1;
+        self.uncertain[level] += 1;
+        if matches!(self.quota.count_from, CountFrom::Sending { .. }) {
+            self.pending.push(now, level);
+        }
+        self.pace.take(now);
+        if let Some(ceiling) = &mut self.ceiling {
+            ceiling.left = ceiling.left.saturating_sub(1);
+        }
+        self.saw(level, now);
+    }
+
+    /// Notes that an attempt of `level` waits.
+    pub(crate) fn wait(&mut self, level: usize) {
+        self.waiting[level] += 1;
+    }
+
+    /// Notes that one waits no longer.
+    pub(crate) fn stop_waiting(&mut self, level: usize, now: Nanos) {
+        self.waiting[level] = self.waiting[level].saturating_sub(1);
+        self.saw(level, now);
+    }
+
+    pub(crate) fn waiting(&self) -> [u32; LEVELS] {
+        self.waiting
+    }
+
+    /// Notes that an attempt of `level` is about.
+    fn saw(&mut self, level: usize, now: Nanos) {
+        if self.quota.reserved[level] > 0 {
+            self.seen[level] = Some(now);
+        }
+    }
+
+    /// An attempt that was taken at `sent` is over: answered or failed.
+    pub(crate) fn finish(&mut self, level: usize, sent: Nanos, now: Nanos) {
+        self.settle(now);
+        self.in_flight[level] = self.in_flight[level].saturating_sub(1);
+        self.saw(level, now);
+        if self.was_uncertain(level, sent) {
+            self.count(level, sent, now);
+        }
+    }
+
+    /// An attempt that was taken at `sent` was never sent.
+    pub(crate) fn give_back(&mut self, level: usize, sent: Nanos, now: Nanos) {
+        self.settle(now);
+        self.in_flight[level] = self.in_flight[level].saturating_sub(1);
+        if self.was_uncertain(level, sent) {
+            self.uncertain[level] = self.uncertain[level].saturating_sub(1);
+        }
+        self.pace.give_back(sent);
+        if let Some(ceiling) = &mut self.ceiling {
+            ceiling.left = ceiling.left.saturating_add(1);
+        }
+    }
+
+    /// An attempt that was taken at `sent` is sent only now.
+    pub(crate) fn resend(&mut self, level: usize, sent: Nanos, now: Nanos) {
+        self.settle(now);
+        if !matches!(self.quota.count_from, CountFrom::Sending { .. }) {
+            return;
+        }
+        if !self.pending.answer(sent, level) {
+            // It was counted as sent long ago, and is counted again: too much
+            // is safe, too little isn't.
+            self.uncertain[level] += 1;
+        }
+        self.pending.push(now, level);
+    }
+
+    fn was_uncertain(&mut self, level: usize, sent: Nanos) -> bool {
+        match self.quota.count_from {
+            CountFrom::Response => true,
+            CountFrom::Sending { .. } => self.pending.answer(sent, level),
+        }
+    }
+
+    /// Brings the state up to `now`.
+    fn settle(&mut self, now: Nanos) {
+        if let CountFrom::Sending { margin } = self.quota.count_from {
+            let margin = nanos(margin);
+            let until = now.checked_sub(margin);
+            while let Some((sent, level)) = self.pending.overdue(until) {
+                self.count(level, sent, sent.saturating_add(margin));
+            }
+        }
+        self.window.expire(now);
+        if self.ceiling.is_some_and(|ceiling| ceiling.until <= now) {
+            self.ceiling = None;
+        }
+    }
+
+    /// Counts an attempt as having arrived at `at`, at the latest.
+    fn count(&mut self, level: usize, sent: Nanos, at: Nanos) {
+        self.uncertain[level] = self.uncertain[level].saturating_sub(1);
+        match self.quota.rate {
+            Rate::Unlimited => {}
+            Rate::Window { window, .. } => {
+                self.window.count(at.saturating_add(nanos(window)), level);
+                self.hold.add(at.saturating_sub(sent));
+                self.set_interval();
+            }
+            Rate::Bucket { .. } => {
+                let interval = self.pace.interval();
+                self.drained_at = self.drained_at.max(at).saturating_add(interval);
+            }
+        }
+    }
+
+    /// When the window has a place for `level`: the past, a time, or `None`
+    /// where that hangs on an attempt in flight.
+    fn window_frees(&self, limit: u32, level: usize, now: Nanos) -> Option<Nanos> {
+        let used = self.used();
+        let kept = self.kept_from(level, limit, used, now);
+        let short = (total(used) + kept + 1).saturating_sub(limit);
+        match short.checked_sub(1) {
+            None => Some(now),
+            Some(index) => self.window.free_at(index as usize),
+        }
+    }
+
+    /// The same for a bucket. What is in flight may all arrive at once, so it
+    /// takes its full part of the burst.
+    fn bucket_frees(&self, burst: u32, level: usize, now: Nanos) -> Option<Nanos> {
+        let kept = self.kept_from(level, burst, self.uncertain, now);
+        let left = burst.checked_sub(total(self.uncertain) + kept + 1)?;
+        let slack = self.pace.interval().saturating_mul(Nanos::from(left));
+        Some(self.drained_at.saturating_sub(slack))
+    }
+
+    /// When to look again, where places hang on attempts in flight.
+    fn uncertain_until(&self) -> Full {
+        match (self.quota.count_from, self.pending.sent_at(0)) {
+            (CountFrom::Sending { margin }, Some(sent)) => {
+                Full::Until(sent.saturating_add(nanos(margin)))
+            }
+            _ => Full::UntilEvent,
+        }
+    }
+
+    /// How much of `limit` is kept from `level`, for other levels that are
+    /// about and have not used their share.
+    fn kept_from(&self, level: usize, limit: u32, used: [u32; LEVELS], now: Nanos) -> u32 {
+        let mut kept = 0;
+        for (other, &percent) in self.quota.reserved.iter().enumerate() {
+            if percent == 0 || other == level || !self.is_about(other, now) {
+                continue;
+            }
+            kept += share(limit, percent).saturating_sub(used[other]);
+        }
+        kept
+    }
+
+    fn is_about(&self, level: usize, now: Nanos) -> bool {
+        self.in_flight[level] > 0
+            || self.waiting[level] > 0
+            || self.lent_out_at(level).is_some_and(|at| now < at)
+    }
+
+    /// When the share of a level of which none waits or flies is lent out.
+    fn lent_out_at(&self, level: usize) -> Option<Nanos> {
+        let memory = match self.quota.rate {
+            Rate::Window { window, .. } => nanos(window),
+            Rate::Bucket { .. } | Rate::Unlimited => LENT_AFTER,
+        };
+        self.seen[level].map(|seen| seen.saturating_add(memory))
+    }
+
+    /// When the first of the shares that are kept from `level` is lent out, if
+    /// nothing happens before.
+    fn lapse(&self, level: usize, now: Nanos) -> Option<Nanos> {
+        (0..LEVELS)
+            .filter(|&other| other != level && self.quota.reserved[other] > 0)
+            .filter(|&other| self.in_flight[other] == 0 && self.waiting[other] == 0)
+            .filter_map(|other| self.lent_out_at(other))
+            .filter(|&at| at > now)
+            .min()
+    }
+
+    fn is_paced(&self, now: Nanos) -> bool {
+        self.quota.shape == Shape::Paced && self.quota.rate != Rate::Unlimited
+            || now < self.gentle_until
+    }
+
+    /// Lets nothing through for `period`, and goes gently after it.
+    pub(crate) fn pause(&mut self, now: Nanos, period: Nanos) {
+        let until = now.saturating_add(period);
+        if until <= self.paused_until {
+            return;
+        }
+        self.paused_until = until;
+        let gently = match self.quota.rate {
+            Rate::Unlimited => GENTLE_PERIOD,
+            Rate::Window { window, .. } => nanos(window),
+            Rate::Bucket { per, .. } => nanos(per),
+        };
+        self.gentle_until = until.saturating_add(gently);
+        self.pace.hold_until(until);
+    }
+
+    /// The provider says that `left` more are allowed within `period`. What is
+    /// in flight may not be counted in that yet.
+    pub(crate) fn tighten(&mut self, left: u32, period: Nanos, now: Nanos) {
+        self.settle(now);
+        let left = left.saturating_sub(total(self.in_flight));
+        if self.ceiling.is_none_or(|ceiling| left < ceiling.left) {
+            self.ceiling = Some(Ceiling {
+                left,
+                until: now.saturating_add(period),
+            });
+        }
+    }
+
+    /// A time before which the attempt that comes after `ahead` others can't
+    /// go, if the limits stay as they are. Attempts in flight are taken to be
+    /// answered at once, so this is never too late.
+    pub(crate) fn earliest(&self, ahead: u32, now: Nanos) -> Nanos {
+        let mut at = now.max(self.paused_until);
+        if let Some(ceiling) = self.ceiling
+            && ahead >= ceiling.left
+        {
+            at = at.max(ceiling.until);
+        }
+        match self.quota.rate {
+            Rate::Unlimited => at,
+            Rate::Window { limit, window } => {
+                let window = nanos(window);
+                if self.is_paced(now) {
+                    // Round trips may get shorter: the window alone is sure.
+                    let spacing = window / Nanos::from(limit);
+                    let spread = spacing.saturating_mul(Nanos::from(ahead));
+                    at = at.max(self.pace.next().saturating_add(spread));
+                }
+                at.max(self.window_earliest(limit, window, ahead, now))
+            }
+            Rate::Bucket { burst, .. } => {
+                let interval = self.pace.interval();
+                let behind = Nanos::from(total(self.uncertain)) + Nanos::from(ahead) + 1;
+                let level = self.drained_at.max(now);
+                at.max(
+                    level
+                        .saturating_add(behind.saturating_mul(interval))
+                        .saturating_sub(Nanos::from(burst).saturating_mul(interval)),
+                )
+            }
+        }
+    }
+
+    fn window_earliest(&self, limit: u32, window: Nanos, ahead: u32, now: Nanos) -> Nanos {
+        let used = self.window.len() as u64 + u64::from(total(self.uncertain));
+        let limit = u64::from(limit);
+        let Some(index) = (used + u64::from(ahead)).checked_sub(limit) else {
+            return now;
+        };
+        // The places come free one by one, and each comes free again a window
+        // later at the earliest.
+        let place = usize::try_from(index % limit).unwrap_or(usize::MAX);
+        let first = match self.window.free_at(place) {
+            Some(at) => at,
+            None if index % limit < used => now.saturating_add(window),
+            None => now,
+        };
+        first.saturating_add((index / limit).saturating_mul(window))
+    }
+
+    /// Whether nothing would be lost by forgetting it.
+    pub(crate) fn is_idle(&mut self, now: Nanos) -> bool {
+        self.settle(now);
+        total(self.in_flight) == 0
+            && total(self.uncertain) == 0
+            && total(self.waiting) == 0
+            && self.window.len() == 0
+            && self.pending.is_empty()
+            && self.ceiling.is_none()
+            && self
+                .drained_at
+                .max(self.paused_until)
+                .max(self.gentle_until)
+                .max(self.pace.next())
+                <= now
+    }
+
+    pub(crate) fn in_flight(&self) -> u32 {
+        total(self.in_flight)
+    }
+
+    /// How many of the limit's places are taken.
+    pub(crate) fn taken(&mut self, now: Nanos) -> u32 {
+        self.settle(now);
+        match self.quota.rate {
+            Rate::Unlimited => 0,
+            Rate::Window { .. } => total(self.used()),
+            Rate::Bucket { .. } => {
+                let level = self.drained_at.saturating_sub(now);
+                let drops = level.div_ceil(self.pace.interval().max(1));
+                total(self.uncertain).saturating_add(u32::try_from(drops).unwrap_or(u32::MAX))
+            }
+        }
+    }
+
+    pub(crate) fn paused_until(&self) -> Nanos {
+        self.paused_until
+    }
+
+    fn used(&self) -> [u32; LEVELS] {
+        let mut used = self.uncertain;
+        for (level, used) in used.iter_mut().enumerate() {
+            *used += self.window.counted(level);
+        }
+        used
+    }
+}
+
+fn total(levels: [u32; LEVELS]) -> u32 {
+    levels.iter().sum()
+}
+
+fn span(quota: &Quota) -> Nanos {
+    match quota.rate {
+        Rate::Window { window, .. } => nanos(window),
+        Rate::Bucket { .. } | Rate::Unlimited => 0,
+    }
+}
+
+/// So many percent of `limit`, rounded down.
+fn share(limit: u32, percent: u8) -> u32 {
+    let share = u64::from(limit) * u64::from(percent) / 100;
+    u32::try_from(share).unwrap_or(limit)
+}

@@ -1,0 +1,224 @@
+//! Who waits for what: queues of waiters that need the same permits.
+
+use std::collections::HashMap;
+use std::task::Waker;
+
+use slab::Slab;
+use smallvec::SmallVec;
+
+use crate::quota::LEVELS;
+use crate::time::Nanos;
+
+/// The quotas that cover a call, as indices of meters.
+pub(crate) type Plan = SmallVec<[u32; 4]>;
+
+/// The calls that wait for permits of one plan, first come, first served
+/// within a priority.
+#[derive(Debug)]
+pub(crate) struct Lane {
+    pub(crate) plan: Plan,
+    queues: [Queue; LEVELS],
+    /// The meter at which each queue's head stands in line.
+    pub(crate) stands_at: [Option<u32>; LEVELS],
+    /// The waiters that name this lane, those included that have been served
+    /// and don't know it yet.
+    waiters: u32,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    head: Option<u32>,
+    tail: Option<u32>,
+    len: u32,
+}
+
+#[derive(Debug)]
+pub(crate) struct Waiter {
+    pub(crate) lane: u32,
+    pub(crate) level: usize,
+    pub(crate) ticket: u64,
+    pub(crate) since: Nanos,
+    pub(crate) deadline: Option<Nanos>,
+    pub(crate) fate: Fate,
+    prev: Option<u32>,
+    next: Option<u32>,
+}
+
+/// What became of a waiter.
+#[derive(Debug)]
+pub(crate) enum Fate {
+    Waiting(Waker),
+    Granted {
+        at: Nanos,
+    },
+    /// It would have to wait so much longer than its deadline allows.
+    TooLate {
+        wait: Nanos,
+    },
+}
+
+/// All lanes and all waiters. Every operation takes constant time.
+#[derive(Debug, Default)]
+pub(crate) struct Lanes {
+    lanes: Slab<Lane>,
+    by_plan: HashMap<Plan, u32>,
+    waiters: Slab<Waiter>,
+    next_ticket: u64,
+    waiting: usize,
+}
+
+/// Slabs are bounded by the length of the queue, which is far below 2³².
+pub(crate) fn index(key: usize) -> u32 {
+    u32::try_from(key).unwrap_or(u32::MAX)
+}
+
+impl Lanes {
+    /// How many wait.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    /// How many of this plan wait and would be served before a newcomer of
+    /// `level`.
+    pub(crate) fn ahead(&self, plan: &Plan, level: usize) -> u32 {
+        self.by_plan
+            .get(plan)
+            .and_then(|&lane| self.lanes.get(lane as usize))
+            .map_or(0, |lane| {
+                lane.queues[..=level].iter().map(|queue| queue.len).sum()
+            })
+    }
+
+    pub(crate) fn lane(&self, lane: u32) -> Option<&Lane> {
+        self.lanes.get(lane as usize)
+    }
+
+    pub(crate) fn lane_mut(&mut self, lane: u32) -> Option<&mut Lane> {
+        self.lanes.get_mut(lane as usize)
+    }
+
+    pub(crate) fn waiter(&self, waiter: u32) -> Option<&Waiter> {
+        self.waiters.get(waiter as usize)
+    }
+
+    pub(crate) fn waiter_mut(&mut self, waiter: u32) -> Option<&mut Waiter> {
+        self.waiters.get_mut(waiter as usize)
+    }
+
+    /// The first of a lane's queue, with its ticket.
+    pub(crate) fn head(&self, lane: u32, level: usize) -> Option<(u32, u64)> {
+        let head = self.lane(lane)?.queues[level].head?;
+        Some((head, self.waiter(head)?.ticket))
+    }
+
+    /// A waiter that still waits, any one.
+    pub(crate) fn any_waiting(&self) -> Option<&Waker> {
+        let lane = self
+            .lanes
+            .iter()
+            .find_map(|(_, lane)| lane.queues.iter().find_map(|queue| queue.head))?;
+        match &self.waiter(lane)?.fate {
+            Fate::Waiting(waker) => Some(waker),
+            Fate::Granted { .. } | Fate::TooLate { .. } => None,
+        }
+    }
+
+    /// Puts a newcomer at the end of its queue. Says who it is, in which lane,
+    /// and whether the lane is new.
+    pub(crate) fn push(
+        &mut self,
+        plan: &Plan,
+        level: usize,
+        deadline: Option<Nanos>,
+        now: Nanos,
+        waker: Waker,
+    ) -> (u32, u32, bool) {
+        let (lane, is_new) = match self.by_plan.get(plan) {
+            Some(&lane) => (lane, false),
+            None => {
+                let lane = index(self.lanes.insert(Lane {
+                    plan: plan.clone(),
+                    queues: Default::default(),
+                    stands_at: [None; LEVELS],
+                    waiters: 0,
+                }));
+                self.by_plan.insert(plan.clone(), lane);
+                (lane, true)
+            }
+        };
+        let queue = &mut self.lanes[lane as usize].queues[level];
+        let waiter = index(self.waiters.insert(Waiter {
+            lane,
+            level,
+            ticket: self.next_ticket,
+            since: now,
+            deadline,
+            fate: Fate::Waiting(waker),
+            prev: queue.tail,
+            next: None,
+        }));
+        self.next_ticket += 1;
+        match queue.tail.replace(waiter) {
+            Some(tail) => self.waiters[tail as usize].next = Some(waiter),
+            None => queue.head = Some(waiter),
+        }
+        queue.len += 1;
+        self.lanes[lane as usize].waiters += 1;
+        self.waiting += 1;
+        (waiter, lane, is_new)
+    }
+
+    /// Takes a waiter out of its queue and notes what became of it. Hands back
+    /// its waker.
+    pub(crate) fn settle(&mut self, waiter: u32, fate: Fate) -> Option<Waker> {
+        let entry = self.waiters.get_mut(waiter as usize)?;
+        if !matches!(entry.fate, Fate::Waiting(_)) {
+            return None;
+        }
+        let Fate::Waiting(waker) = std::mem::replace(&mut entry.fate, fate) else {
+            return None;
+        };
+        let (lane, level) = (entry.lane, entry.level);
+        let (prev, next) = (entry.prev.take(), entry.next.take());
+        if let Some(prev) = prev {
+            self.waiters[prev as usize].next = next;
+        }
+        if let Some(next) = next {
+            self.waiters[next as usize].prev = prev;
+        }
+        let queue = &mut self.lanes[lane as usize].queues[level];
+        if queue.head == Some(waiter) {
+            queue.head = next;
+        }
+        if queue.tail == Some(waiter) {
+            queue.tail = prev;
+        }
+        queue.len -= 1;
+        self.waiting -= 1;
+        Some(waker)
+    }
+
+    /// Forgets a waiter that has been taken out of its queue. Hands it back,
+    /// with its plan, and whether the lane went with it.
+    pub(crate) fn forget(&mut self, waiter: u32) -> Option<(Waiter, Plan, bool)> {
+        let waiter = self.waiters.try_remove(waiter as usize)?;
+        let lane = self.lanes.get_mut(waiter.lane as usize)?;
+        lane.waiters -= 1;
+        if lane.waiters > 0 {
+            return Some((waiter, lane.plan.clone(), false));
+        }
+        let lane = self.lanes.remove(waiter.lane as usize);
+        self.by_plan.remove(&lane.plan);
+        Some((waiter, lane.plan, true))
+    }
+
+    /// Gives back what memory a crowd took, once it is gone.
+    pub(crate) fn shrink(&mut self) {
+        const KEPT: usize = 1024;
+        if self.waiters.is_empty() && self.waiters.capacity() > KEPT {
+            self.waiters = Slab::new();
+            self.lanes = Slab::new();
+            self.by_plan = HashMap::new();
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! Even spacing against absolute instants.
+
+use crate::time::{NANOS_PER_MILLI, Nanos};
+
+/// How late an attempt may be sent without losing its place in the schedule.
+///
+/// Timers of tokio fire on whole milliseconds, up to one late, and a busy
+/// machine adds to it. Within this much the schedule is caught up with,
+/// several permits at a time if need be; beyond it the time is lost, because
+/// catching up more would be a burst.
+pub(crate) const CATCH_UP: Nanos = 2 * NANOS_PER_MILLI;
+
+/// A schedule of attempts, evenly spaced.
+#[derive(Debug, Default)]
+pub(crate) struct Pace {
+    interval: Nanos,
+    next: Nanos,
+    /// What `next` was before the last attempt, and when that was taken: so
+    /// that it can be given back.
+    undo: Option<(Nanos, Nanos)>,
+}
+
+impl Pace {
+    pub(crate) fn set_interval(&mut self, interval: Nanos) {
+        self.interval = interval;
+    }
+
+    /// When the next attempt may go.
+    pub(crate) fn next(&self) -> Nanos {
+        self.next
+    }
+
+    pub(crate) fn interval(&self) -> Nanos {
+        self.interval
+    }
+
+    pub(crate) fn take(&mut self, now: Nanos) {
+        self.undo = Some((now, self.next));
+        self.next = self
+            .next
+            .max(now.saturating_sub(CATCH_UP))
+            .saturating_add(self.interval);
+    }
+
+    /// Gives back the attempt that was taken at `at`, unless another was taken
+    /// since: then its place in the schedule is gone.
+    pub(crate) fn give_back(&mut self, at: Nanos) {
+        if let Some((taken, next)) = self.undo.take_if(|(taken, _)| *taken == at) {
+            debug_assert_eq!(taken, at);
+            self.next = next;
+        }
+    }
+
+    /// Lets nothing go before `at`.
+    pub(crate) fn hold_until(&mut self, at: Nanos) {
+        self.undo = None;
+        self.next = self.next.max(at);
+    }
+}
+
+/// The mean of a stream of durations, weighted towards the last few hundred.
+#[derive(Debug, Default)]
+pub(crate) struct Mean {
+    nanos: f64,
+    seen: u32,
+}
+
+/// How many samples the mean remembers, about.
+const MEMORY: u32 = 256;
+
+impl Mean {
+    #[expect(clippy::cast_precision_loss, reason = "a mean of durations")]
+    pub(crate) fn add(&mut self, sample: Nanos) {
+        self.seen = (self.seen + 1).min(MEMORY);
+        self.nanos += (sample as f64 - self.nanos) / f64::from(self.seen);
+    }
+
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a mean of durations isn't negative, and the cast saturates"
+    )]
+    pub(crate) fn nanos(&self) -> Nanos {
+        self.nanos as Nanos
+    }
+}

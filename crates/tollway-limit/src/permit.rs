@@ -1,0 +1,94 @@
+//! The right to send one attempt.
+
+use std::fmt;
+use std::sync::Arc;
+
+use tollway_core::Verdict;
+
+use crate::feedback;
+use crate::lanes::Plan;
+use crate::limits::Shared;
+use crate::time::{Nanos, now};
+
+/// The right to send one attempt now, taken from every quota that covers it.
+///
+/// Hold it until the attempt is over. Dropping it says that it is: the attempt
+/// is counted from then on, since it may have been sent. One that was certainly
+/// not sent goes back with [`give_back`](Self::give_back).
+#[must_use = "dropping a permit says that the attempt is over"]
+pub struct Permit {
+    shared: Arc<Shared>,
+    plan: Plan,
+    level: usize,
+    sent: Nanos,
+    over: bool,
+}
+
+impl Permit {
+    pub(crate) fn new(shared: Arc<Shared>, plan: Plan, level: usize, sent: Nanos) -> Self {
+        Self {
+            shared,
+            plan,
+            level,
+            sent,
+            over: false,
+        }
+    }
+
+    /// The attempt is sent only now, not when the permit was given. It matters
+    /// to quotas that [count from sending](crate::CountFrom::Sending) alone.
+    pub fn sent(&mut self) {
+        let now = self.shared.nanos(now());
+        let (level, sent) = (self.level, self.sent);
+        self.shared
+            .change(&self.plan, now, |gauge, now| gauge.resend(level, sent, now));
+        self.sent = now;
+    }
+
+    /// The attempt is over, and this is what its answer means.
+    ///
+    /// [`Verdict::NotExecuted`] pauses the quotas that its scope names, for
+    /// everybody who shares them: for the delay that the provider asks for, or
+    /// else for the quota's own [`penalty`](crate::Quota::penalty); without
+    /// either, not at all.
+    pub fn over(mut self, verdict: Verdict) {
+        self.over = true;
+        let now = self.shared.nanos(now());
+        let (level, sent) = (self.level, self.sent);
+        self.shared.with(now, |core, now, wakers| {
+            if let Verdict::NotExecuted { retry_after, scope } = verdict {
+                feedback::pause(&mut core.state, &self.plan, retry_after, scope, now);
+            }
+            core.state.change(&self.plan, now, wakers, |gauge| {
+                gauge.finish(level, sent, now);
+            });
+        });
+    }
+
+    /// The attempt was certainly never sent: its place is free again.
+    pub fn give_back(mut self) {
+        self.over = true;
+        let now = self.shared.nanos(now());
+        let (level, sent) = (self.level, self.sent);
+        self.shared.change(&self.plan, now, |gauge, now| {
+            gauge.give_back(level, sent, now)
+        });
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        if !self.over {
+            let now = self.shared.nanos(now());
+            let (level, sent) = (self.level, self.sent);
+            self.shared
+                .change(&self.plan, now, |gauge, now| gauge.finish(level, sent, now));
+        }
+    }
+}
+
+impl fmt::Debug for Permit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Permit").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,460 @@
+//! The limiter's decisions: who may go now, who waits, who is next. It is
+//! handed the time, and neither sleeps nor locks.
+
+use std::collections::BTreeSet;
+use std::task::Waker;
+
+use slab::Slab;
+use smallvec::SmallVec;
+
+use crate::gauge::{Full, Gauge};
+use crate::lanes::{Fate, Lanes, Plan, index};
+use crate::quota::{LEVELS, Quota};
+use crate::time::Nanos;
+
+/// Wakers to be woken once the lock is released: a waker runs foreign code.
+pub(crate) type Wakers = SmallVec<[Waker; 4]>;
+
+/// What a quota is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    EveryCall,
+    Endpoint,
+    Key,
+}
+
+/// A gauge, and those who stand in line at it.
+#[derive(Debug)]
+pub(crate) struct Meter {
+    pub(crate) gauge: Gauge,
+    pub(crate) role: Role,
+    /// Which rule it belongs to, for snapshots.
+    pub(crate) rule: u32,
+    /// Heads of lanes that this gauge had no room for, by level: ticket, lane.
+    line: [BTreeSet<(u64, u32)>; LEVELS],
+    /// When to look at the line again.
+    wake: Option<Nanos>,
+    /// Lanes whose plan names this meter.
+    lanes: u32,
+}
+
+impl Meter {
+    fn has_line(&self) -> bool {
+        self.line.iter().any(|line| !line.is_empty())
+    }
+
+    /// Whether nothing refers to it, and nothing would be lost with it.
+    pub(crate) fn is_idle(&mut self, now: Nanos) -> bool {
+        self.lanes == 0 && self.gauge.is_idle(now)
+    }
+}
+
+/// What comes of asking for a permit.
+#[derive(Debug)]
+pub(crate) enum Admission {
+    /// Go. The permit was taken at this time.
+    Granted(Nanos),
+    /// Wait: the waiter's index.
+    Waits(u32),
+    /// Not now, for one who can't wait: it would take so long, or longer.
+    NotNow(Nanos),
+    /// The deadline passes before that.
+    TooLate(Nanos),
+    /// Too many wait already.
+    QueueFull(Nanos),
+}
+
+#[derive(Debug)]
+pub(crate) struct State {
+    /// Times that were read before waiting for the lock may come out of order.
+    clock: Nanos,
+    pub(crate) meters: Slab<Meter>,
+    pub(crate) lanes: Lanes,
+    /// When to look at which meter's line.
+    timers: BTreeSet<(Nanos, u32)>,
+    deadlines: BTreeSet<(Nanos, u32)>,
+    pub(crate) max_waiting: usize,
+    /// The time for which the one timer is set.
+    pub(crate) armed: Option<Nanos>,
+}
+
+impl State {
+    pub(crate) fn new(max_waiting: usize) -> Self {
+        Self {
+            clock: 0,
+            meters: Slab::new(),
+            lanes: Lanes::default(),
+            timers: BTreeSet::new(),
+            deadlines: BTreeSet::new(),
+            max_waiting,
+            armed: None,
+        }
+    }
+
+    pub(crate) fn add_meter(&mut self, quota: Quota, role: Role, rule: u32) -> u32 {
+        index(self.meters.insert(Meter {
+            gauge: Gauge::new(quota),
+            role,
+            rule,
+            line: Default::default(),
+            wake: None,
+            lanes: 0,
+        }))
+    }
+
+    /// The later of `now` and the latest time seen.
+    pub(crate) fn tick(&mut self, now: Nanos) -> Nanos {
+        self.clock = self.clock.max(now);
+        self.clock
+    }
+
+    /// Asks for a permit for an attempt. Without a `waker` it doesn't wait.
+    pub(crate) fn admit(
+        &mut self,
+        plan: &Plan,
+        level: usize,
+        deadline: Option<Nanos>,
+        now: Nanos,
+        waker: Option<&Waker>,
+        wakers: &mut Wakers,
+    ) -> Admission {
+        // Those who wait and could go by now come first.
+        self.pump(now, wakers);
+        if deadline.is_some_and(|deadline| deadline <= now) {
+            return Admission::TooLate(0);
+        }
+        let Some((meter, full)) = self.obstacle(plan, level, u64::MAX, now) else {
+            self.take(plan, level, now);
+            return Admission::Granted(now);
+        };
+        let wait = self.least_wait(plan, level, full, now);
+        if deadline.is_some_and(|deadline| deadline <= now.saturating_add(wait)) {
+            return Admission::TooLate(wait);
+        }
+        let Some(waker) = waker else {
+            return Admission::NotNow(wait);
+        };
+        if self.lanes.waiting() >= self.max_waiting {
+            return Admission::QueueFull(wait);
+        }
+        let (waiter, lane, is_new) = self.lanes.push(plan, level, deadline, now, waker.clone());
+        for &meter in plan {
+            if let Some(meter) = self.meters.get_mut(meter as usize) {
+                meter.gauge.wait(level);
+                meter.lanes += u32::from(is_new);
+            }
+        }
+        if let Some(deadline) = deadline {
+            self.deadlines.insert((deadline, waiter));
+        }
+        if self
+            .lanes
+            .head(lane, level)
+            .is_some_and(|(head, _)| head == waiter)
+        {
+            self.stand(lane, level, meter, full);
+        }
+        Admission::Waits(waiter)
+    }
+
+    /// The first thing in the way of an attempt with this ticket: a gauge
+    /// without room, or with someone in line who comes first.
+    fn obstacle(
+        &mut self,
+        plan: &Plan,
+        level: usize,
+        ticket: u64,
+        now: Nanos,
+    ) -> Option<(u32, Full)> {
+        for &id in plan {
+            let Some(meter) = self.meters.get_mut(id as usize) else {
+                continue;
+            };
+            if let Err(full) = meter.gauge.room(level, now) {
+                return Some((id, full));
+            }
+            let behind = meter.line[level]
+                .first()
+                .is_some_and(|&(first, _)| first < ticket);
+            let beneath = (0..level).any(|higher| {
+                !meter.line[higher].is_empty() && meter.gauge.room(higher, now).is_ok()
+            });
+            if behind || beneath {
+                return Some((id, Full::Until(now)));
+            }
+        }
+        None
+    }
+
+    fn take(&mut self, plan: &Plan, level: usize, now: Nanos) {
+        for &meter in plan {
+            if let Some(meter) = self.meters.get_mut(meter as usize) {
+                meter.gauge.take(level, now);
+            }
+        }
+    }
+
+    /// The least that a newcomer would have to wait. It counts those ahead with
+    /// the same plan, for they need all that the newcomer needs; those of other
+    /// plans might be held up elsewhere.
+    fn least_wait(&self, plan: &Plan, level: usize, full: Full, now: Nanos) -> Nanos {
+        let ahead = self.lanes.ahead(plan, level);
+        let known = match full {
+            // A share that is lent out again may end it sooner.
+            Full::Until(at) if ahead == 0 => at,
+            _ => now,
+        };
+        plan.iter()
+            .filter_map(|&meter| self.meters.get(meter as usize))
+            .map(|meter| meter.gauge.earliest(ahead, now))
+            .fold(known, Nanos::max)
+            .saturating_sub(now)
+    }
+
+    /// Puts the head of a lane's queue in line at a meter.
+    fn stand(&mut self, lane: u32, level: usize, at: u32, full: Full) {
+        let Some((_, ticket)) = self.lanes.head(lane, level) else {
+            return;
+        };
+        if let Some(lane) = self.lanes.lane_mut(lane) {
+            lane.stands_at[level] = Some(at);
+        }
+        if let Some(meter) = self.meters.get_mut(at as usize) {
+            meter.line[level].insert((ticket, lane));
+        }
+        if let Full::Until(time) = full {
+            self.look_at(at, time);
+        }
+    }
+
+    /// Sees to it that a meter's line is looked at no later than `time`.
+    fn look_at(&mut self, id: u32, time: Nanos) {
+        let Some(meter) = self.meters.get_mut(id as usize) else {
+            return;
+        };
+        match meter.wake {
+            Some(wake) if wake <= time => return,
+            Some(wake) => {
+                self.timers.remove(&(wake, id));
+            }
+            None => {}
+        }
+        meter.wake = Some(time);
+        self.timers.insert((time, id));
+    }
+
+    /// Grants what can be granted by now, and ends the waits whose deadline has
+    /// come.
+    pub(crate) fn pump(&mut self, now: Nanos, wakers: &mut Wakers) {
+        while let Some(&(time, id)) = self.timers.first() {
+            if time > now {
+                break;
+            }
+            self.timers.pop_first();
+            self.serve(id, now, wakers);
+        }
+        while let Some(&(time, waiter)) = self.deadlines.first() {
+            if time > now {
+                break;
+            }
+            self.end_wait(waiter, now, Fate::TooLate { wait: 0 }, wakers);
+        }
+    }
+
+    /// Serves a meter's line as far as there is room.
+    fn serve(&mut self, id: u32, now: Nanos, wakers: &mut Wakers) {
+        if let Some(meter) = self.meters.get_mut(id as usize) {
+            meter.wake = None;
+        }
+        let mut again: Option<Nanos> = None;
+        for level in 0..LEVELS {
+            while let Some(meter) = self.meters.get_mut(id as usize) {
+                let Some(&(ticket, lane)) = meter.line[level].first() else {
+                    break;
+                };
+                match meter.gauge.room(level, now) {
+                    Ok(()) => {}
+                    Err(Full::UntilEvent) => break,
+                    Err(Full::Until(time)) => {
+                        again = Some(again.map_or(time, |again| again.min(time)));
+                        break;
+                    }
+                }
+                meter.line[level].pop_first();
+                self.serve_head(lane, level, ticket, id, now, wakers);
+            }
+        }
+        if let Some(time) = again {
+            // Never the present: that would spin.
+            self.look_at(id, time.max(now.saturating_add(1)));
+        }
+    }
+
+    /// Grants to the head of a queue that has left the line at `from`, or puts
+    /// it in line where it is held up.
+    fn serve_head(
+        &mut self,
+        lane: u32,
+        level: usize,
+        ticket: u64,
+        from: u32,
+        now: Nanos,
+        wakers: &mut Wakers,
+    ) {
+        let Some(plan) = self.lanes.lane(lane).map(|lane| lane.plan.clone()) else {
+            return;
+        };
+        if let Some((meter, full)) = self.obstacle(&plan, level, ticket, now) {
+            self.stand(lane, level, meter, full);
+            return;
+        }
+        let Some((head, _)) = self.lanes.head(lane, level) else {
+            return;
+        };
+        self.take(&plan, level, now);
+        self.leave(head, &plan, level, now);
+        wakers.extend(self.lanes.settle(head, Fate::Granted { at: now }));
+        // The next of the lane takes the place in line; the caller looks at it.
+        self.stand(lane, level, from, Full::UntilEvent);
+    }
+
+    /// Undoes what a waiter has noted outside its queue.
+    fn leave(&mut self, waiter: u32, plan: &Plan, level: usize, now: Nanos) {
+        if let Some(deadline) = self.lanes.waiter(waiter).and_then(|waiter| waiter.deadline) {
+            self.deadlines.remove(&(deadline, waiter));
+        }
+        for &meter in plan {
+            if let Some(meter) = self.meters.get_mut(meter as usize) {
+                meter.gauge.stop_waiting(level, now);
+            }
+        }
+    }
+
+    /// Takes a waiter out of the queue before its turn.
+    fn end_wait(&mut self, waiter: u32, now: Nanos, fate: Fate, wakers: &mut Wakers) {
+        let Some(entry) = self.lanes.waiter(waiter) else {
+            return;
+        };
+        let (lane, level) = (entry.lane, entry.level);
+        let Some(plan) = self.lanes.lane(lane).map(|lane| lane.plan.clone()) else {
+            return;
+        };
+        self.leave(waiter, &plan, level, now);
+        let head = self
+            .lanes
+            .head(lane, level)
+            .filter(|&(head, _)| head == waiter);
+        wakers.extend(self.lanes.settle(waiter, fate));
+        let Some((_, ticket)) = head else { return };
+        let Some(at) = self
+            .lanes
+            .lane_mut(lane)
+            .and_then(|lane| lane.stands_at[level].take())
+        else {
+            return;
+        };
+        if let Some(meter) = self.meters.get_mut(at as usize) {
+            meter.line[level].remove(&(ticket, lane));
+        }
+        // The next of the lane stands where the head stood, and those behind
+        // may go: look at the line at once.
+        self.stand(lane, level, at, Full::UntilEvent);
+        self.look_at(at, now);
+    }
+
+    /// A waiter is gone: it was told its fate, or stopped waiting. Hands back
+    /// its plan, level, fate and when it started to wait.
+    pub(crate) fn drop_waiter(
+        &mut self,
+        waiter: u32,
+        now: Nanos,
+        wakers: &mut Wakers,
+    ) -> Option<(Plan, usize, Fate, Nanos)> {
+        if let Fate::Waiting(_) = self.lanes.waiter(waiter)?.fate {
+            self.end_wait(waiter, now, Fate::TooLate { wait: 0 }, wakers);
+            self.pump(now, wakers);
+        }
+        let (entry, plan, last) = self.lanes.forget(waiter)?;
+        if last {
+            for &meter in &plan {
+                if let Some(meter) = self.meters.get_mut(meter as usize) {
+                    meter.lanes -= 1;
+                }
+            }
+            self.lanes.shrink();
+        }
+        Some((plan, entry.level, entry.fate, entry.since))
+    }
+
+    /// Applies `change` to each gauge of a plan, and serves those who wait.
+    pub(crate) fn change(
+        &mut self,
+        plan: &Plan,
+        now: Nanos,
+        wakers: &mut Wakers,
+        mut change: impl FnMut(&mut Gauge),
+    ) {
+        let mut lines = false;
+        for &id in plan {
+            let Some(meter) = self.meters.get_mut(id as usize) else {
+                continue;
+            };
+            change(&mut meter.gauge);
+            if meter.has_line() {
+                lines = true;
+                self.look_at(id, now);
+            }
+        }
+        if lines {
+            self.pump(now, wakers);
+        }
+    }
+
+    /// Sees to it that every line is looked at.
+    pub(crate) fn look_at_all(&mut self, now: Nanos) {
+        let lines: Vec<_> = self
+            .meters
+            .iter()
+            .filter(|(_, meter)| meter.has_line())
+            .map(|(id, _)| index(id))
+            .collect();
+        for id in lines {
+            self.look_at(id, now);
+        }
+    }
+
+    /// Lifts the limits of meters whose rules are gone, and forgets those that
+    /// nothing refers to any more.
+    pub(crate) fn retire(&mut self, retired: &mut Vec<u32>, now: Nanos) {
+        retired.retain(|&id| {
+            let Some(meter) = self.meters.get_mut(id as usize) else {
+                return false;
+            };
+            meter.gauge.lift(now);
+            if meter.is_idle(now) {
+                self.meters.remove(id as usize);
+                return false;
+            }
+            true
+        });
+    }
+
+    /// When to call [`pump`](Self::pump) next.
+    pub(crate) fn next_wake(&self) -> Option<Nanos> {
+        let timer = self.timers.first().map(|&(time, _)| time);
+        let deadline = self.deadlines.first().map(|&(time, _)| time);
+        match (timer, deadline) {
+            (Some(timer), Some(deadline)) => Some(timer.min(deadline)),
+            (time, None) | (None, time) => time,
+        }
+    }
+
+    /// Whether the one timer has to be set anew.
+    pub(crate) fn must_arm(&self) -> bool {
+        match (self.next_wake(), self.armed) {
+            (Some(next), Some(armed)) => next < armed,
+            (Some(_), None) => true,
+            (None, _) => false,
+        }
+    }
+}

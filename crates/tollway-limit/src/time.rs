@@ -1,0 +1,56 @@
+//! Instants as plain numbers, and the one place that reads a clock.
+
+use std::time::{Duration, Instant};
+
+/// Nanoseconds since the limiter was built. A number this small packs into a
+/// ring of timestamps, and a test can make one up. 584 years fit.
+pub(crate) type Nanos = u64;
+
+pub(crate) const NANOS_PER_MILLI: Nanos = 1_000_000;
+pub(crate) const NANOS_PER_SEC: Nanos = 1_000_000_000;
+
+pub(crate) const fn nanos(duration: Duration) -> Nanos {
+    // A duration beyond 584 years waits 584 years.
+    let nanos = duration.as_nanos();
+    if nanos > u64::MAX as u128 {
+        u64::MAX
+    } else {
+        #[expect(clippy::cast_possible_truncation, reason = "compared above")]
+        {
+            nanos as u64
+        }
+    }
+}
+
+/// The clock that is read: tokio's, which a test can pause.
+pub(crate) fn now() -> Instant {
+    #[cfg(feature = "tokio")]
+    {
+        tokio::time::Instant::now().into_std()
+    }
+    #[cfg(not(feature = "tokio"))]
+    {
+        #[expect(clippy::disallowed_methods, reason = "there is no tokio here")]
+        Instant::now()
+    }
+}
+
+/// Where a limiter's nanoseconds start.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Origin(Instant);
+
+impl Origin {
+    pub(crate) fn now() -> Self {
+        Self(now())
+    }
+
+    /// Instants before the origin are the origin.
+    pub(crate) fn nanos(self, instant: Instant) -> Nanos {
+        nanos(instant.saturating_duration_since(self.0))
+    }
+
+    /// `None` where the clock can't say that instant.
+    pub(crate) fn instant(self, at: Nanos) -> Option<Instant> {
+        self.0.checked_add(Duration::from_nanos(at))
+    }
+}

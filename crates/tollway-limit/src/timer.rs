@@ -1,0 +1,99 @@
+//! The one timer of a limiter.
+//!
+//! It wakes the limiter itself, not a waiter: when it fires, the limiter grants
+//! what is due and wakes exactly those who were granted. So no waiter leads the
+//! others, and one that is dropped has nothing to hand over.
+//!
+//! Setting it takes a runtime, and only a task that is being polled certainly
+//! has a live one. So the timer is set by those who are being polled: a
+//! newcomer that has to wait, and whoever was granted a permit, for the next.
+//! Where nobody was granted one but the timer has to be set (an attempt was
+//! answered, a waiter left), a waiter is woken to do it.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+
+use tokio::runtime::{Handle, Id};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::limits::Shared;
+use crate::sync::{Mutex, lock};
+use crate::time::{NANOS_PER_SEC, now};
+
+#[derive(Debug, Default)]
+pub(crate) struct Timer {
+    /// Only those who set it lock this, and they don't hold the limiter's lock
+    /// meanwhile.
+    sleep: Mutex<Option<Armed>>,
+}
+
+#[derive(Debug)]
+struct Armed {
+    runtime: Id,
+    sleep: Pin<Box<Sleep>>,
+    /// The limiter, made into a waker once.
+    waker: Waker,
+}
+
+impl Shared {
+    /// Sets the timer, if it has to be set anew. To be called by a task that is
+    /// being polled.
+    pub(crate) fn arm(self: &Arc<Self>) {
+        if !lock(&self.core).state.must_arm() {
+            return;
+        }
+        let mut slot = lock(&self.timer.sleep);
+        loop {
+            let next = {
+                let mut core = lock(&self.core);
+                core.state.armed = core.state.next_wake();
+                core.state.armed
+            };
+            let Some(next) = next else { return };
+            let at = self.origin.instant(next).map_or_else(
+                // Beyond what the clock can say: look again tomorrow.
+                || Instant::now() + std::time::Duration::from_nanos(86_400 * NANOS_PER_SEC),
+                Instant::from_std,
+            );
+            let runtime = Handle::current().id();
+            let armed = match slot.take() {
+                // A timer of another runtime may be dead, or never be driven.
+                Some(mut armed) if armed.runtime == runtime => {
+                    armed.sleep.as_mut().reset(at);
+                    slot.insert(armed)
+                }
+                _ => slot.insert(Armed {
+                    runtime,
+                    sleep: Box::pin(sleep_until(at)),
+                    waker: Waker::from(Arc::clone(self)),
+                }),
+            };
+            let mut sleep = std::pin::pin!(tokio::task::unconstrained(armed.sleep.as_mut()));
+            match sleep.as_mut().poll(&mut Context::from_waker(&armed.waker)) {
+                Poll::Pending => return,
+                // It is due already.
+                Poll::Ready(()) => self.fire(),
+            }
+        }
+    }
+
+    /// Grants what is due.
+    fn fire(&self) {
+        let now = self.nanos(now());
+        self.with(now, |core, now, wakers| {
+            core.state.armed = None;
+            core.state.pump(now, wakers);
+        });
+    }
+}
+
+impl Wake for Shared {
+    fn wake(self: Arc<Self>) {
+        self.fire();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.fire();
+    }
+}

@@ -1,0 +1,146 @@
+//! The layer over plain services, in virtual time.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use http::{Method, Request, Response};
+use tokio::time::{Instant, sleep};
+use tollway_core::{BoxError, Deadline, Endpoint, Fault, Phase, Priority, Verdict};
+use tollway_limit::{Call, Limits, Quota, RateLimitError, RateLimitLayer, Shape};
+use tower::{Layer, Service, ServiceExt, service_fn};
+
+fn get(path: &str) -> Request<()> {
+    Request::get(path).body(()).unwrap()
+}
+
+async fn answer(_: Request<()>) -> Result<Response<()>, Infallible> {
+    sleep(Duration::from_millis(20)).await;
+    Ok(Response::new(()))
+}
+
+fn millis(since: Instant) -> u128 {
+    since.elapsed().as_millis()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_beyond_the_window_waits_until_the_response_is_a_window_old() {
+    let quota = Quota::per_second(2).shape(Shape::Burst);
+    let limits = Limits::builder().every_call(quota).build().unwrap();
+    let service = RateLimitLayer::new(limits).layer(service_fn(answer));
+    let start = Instant::now();
+    for _ in 0..2 {
+        service.clone().oneshot(get("/")).await.unwrap();
+    }
+    assert_eq!(millis(start), 40);
+    service.clone().oneshot(get("/")).await.unwrap();
+    assert_eq!(millis(start), 20 + 1000 + 20);
+    service.clone().oneshot(get("/")).await.unwrap();
+    assert_eq!(millis(start), 40 + 1000 + 20);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wait_that_outlasts_the_deadline_is_refused_at_once() {
+    let quota = Quota::per_second(1).shape(Shape::Burst);
+    let limits = Limits::builder().every_call(quota).build().unwrap();
+    let mut service = RateLimitLayer::new(limits).layer(service_fn(answer));
+    service.ready().await.unwrap().call(get("/")).await.unwrap();
+    let start = Instant::now();
+    let mut request = get("/");
+    let deadline = Deadline::after(start, Duration::from_millis(999)).unwrap();
+    request.extensions_mut().insert(deadline);
+    let error: BoxError = service.oneshot(request).await.unwrap_err();
+    assert_eq!(start.elapsed(), Duration::ZERO);
+    let error = RateLimitError::find(error.as_ref()).unwrap();
+    assert!(error.is_deadline());
+    assert_eq!(error.wait(), Some(Duration::from_secs(1)));
+    let fault = Fault::find(error).unwrap();
+    assert_eq!(fault.phase(), Some(Phase::Permit));
+    assert!(matches!(
+        fault.verdict(),
+        Verdict::NotExecuted { retry_after: Some(after), .. } if after == Duration::from_secs(1)
+    ));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_exhausted_endpoint_does_not_starve_another() {
+    let limits = Limits::builder()
+        .every_call(Quota::per_second(100).shape(Shape::Burst))
+        .endpoint(
+            Endpoint::get("/slow"),
+            Quota::per_hour(1).shape(Shape::Burst),
+        )
+        .build()
+        .unwrap();
+    let service = RateLimitLayer::new(limits).layer(service_fn(answer));
+    service.clone().oneshot(get("/slow")).await.unwrap();
+    for _ in 0..200 {
+        tokio::spawn(service.clone().oneshot(get("/slow")));
+    }
+    tokio::task::yield_now().await;
+    let start = Instant::now();
+    service.oneshot(get("/fast")).await.unwrap();
+    assert_eq!(millis(start), 20);
+}
+
+#[tokio::test(start_paused = true)]
+async fn waiters_are_served_first_come_first_served_in_two_polls_each() {
+    const WAITERS: usize = 10_000;
+    let limits = Limits::builder()
+        .every_call(Quota::per_second(1000))
+        .build()
+        .unwrap();
+    let polls = Arc::new(AtomicUsize::new(0));
+    let (sender, mut order) = tokio::sync::mpsc::unbounded_channel();
+    for index in 0..WAITERS {
+        let (limits, polls, sender) = (limits.clone(), Arc::clone(&polls), sender.clone());
+        tokio::spawn(async move {
+            let call = Call::new(&Method::GET, "/");
+            let mut acquire = std::pin::pin!(limits.acquire(&call));
+            let permit = std::future::poll_fn(|cx| {
+                polls.fetch_add(1, Ordering::Relaxed);
+                acquire.as_mut().poll(cx)
+            })
+            .await
+            .unwrap();
+            sender.send(index).unwrap();
+            drop(permit);
+        });
+    }
+    drop(sender);
+    let mut expected = 0..;
+    while let Some(index) = order.recv().await {
+        assert_eq!(Some(index), expected.next());
+    }
+    assert_eq!(expected.start, WAITERS);
+    assert!(polls.load(Ordering::Relaxed) <= 2 * WAITERS, "{polls:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_higher_priority_goes_first() {
+    let limits = Limits::builder()
+        .every_call(Quota::per_second(10))
+        .build()
+        .unwrap();
+    let (sender, mut order) = tokio::sync::mpsc::unbounded_channel();
+    for priority in [Priority::Low, Priority::Normal, Priority::High] {
+        for _ in 0..3 {
+            let (limits, sender) = (limits.clone(), sender.clone());
+            tokio::spawn(async move {
+                let call = Call::new(&Method::GET, "/").priority(priority);
+                let _permit = limits.acquire(&call).await.unwrap();
+                sender.send(priority).unwrap();
+            });
+        }
+    }
+    drop(sender);
+    let mut served = Vec::new();
+    while let Some(priority) = order.recv().await {
+        served.push(priority);
+    }
+    use Priority::{High, Low, Normal};
+    // The first found room before the others came.
+    let expected = [Low, High, High, High, Normal, Normal, Normal, Low, Low];
+    assert_eq!(served, expected);
+}
