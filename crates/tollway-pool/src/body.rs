@@ -1,0 +1,180 @@
+//! The body of a response, and what becomes of its connection.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use tokio::time::timeout;
+
+use crate::arena::Id;
+use crate::error::{Kind, PoolError};
+use crate::host::Release;
+use crate::stats::CloseReason;
+
+/// How much of a body that was dropped unread is read on, so that its
+/// connection can be used again. A new connection costs the peer and us some
+/// 5 kB and two or three round trips; this much arrives in about as many.
+const DRAIN_BYTES: u64 = 64 * 1024;
+
+/// How long that may take: a few round trips, wherever the peer is.
+const DRAIN_TIME: Duration = Duration::from_secs(1);
+
+/// The body of a response that came over a pool's connection.
+///
+/// Read to its end, it gives an HTTP/1.1 connection back to the pool. Dropped
+/// before, the rest is read in the background if that is at most 64 KiB and
+/// comes within a second; else the connection is closed. Over HTTP/2, only the
+/// stream ends.
+pub struct PoolBody {
+    /// There until it is dropped.
+    body: Option<Incoming>,
+    lease: Option<Lease>,
+}
+
+/// The connection under a body.
+struct Lease {
+    host: Arc<dyn Release>,
+    id: Id,
+    /// Whether other calls are on the connection too.
+    shared: bool,
+}
+
+impl PoolBody {
+    /// A body that is complete: its connection has been given back.
+    pub(crate) fn complete(body: Incoming) -> Self {
+        Self {
+            body: Some(body),
+            lease: None,
+        }
+    }
+
+    pub(crate) fn new(body: Incoming, host: Arc<dyn Release>, id: Id, shared: bool) -> Self {
+        Self {
+            body: Some(body),
+            lease: Some(Lease { host, id, shared }),
+        }
+    }
+}
+
+impl Lease {
+    fn finish(self) {
+        if self.shared {
+            self.host.release(self.id);
+        } else {
+            self.host.read_out(self.id);
+        }
+    }
+
+    fn abandon(self, reason: CloseReason) {
+        self.host.clone().discard(self.id, reason);
+        if self.shared {
+            self.host.release(self.id);
+        }
+    }
+}
+
+impl Body for PoolBody {
+    type Data = Bytes;
+    type Error = PoolError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, PoolError>>> {
+        let Some(body) = &mut self.body else {
+            return Poll::Ready(None);
+        };
+        let frame = ready!(Pin::new(&mut *body).poll_frame(cx));
+        let complete = body.is_end_stream();
+        Poll::Ready(match frame {
+            Some(Ok(frame)) => {
+                // With a known length, the last frame says that it is the
+                // last, and many readers don't ask again.
+                if complete && let Some(lease) = self.lease.take() {
+                    lease.finish();
+                }
+                Some(Ok(frame))
+            }
+            Some(Err(error)) => {
+                let name = self.lease.take().map(|lease| {
+                    let name = lease.host.name().clone();
+                    lease.abandon(CloseReason::Error);
+                    name
+                });
+                Some(Err(PoolError::new(Kind::Body, name, Some(error.into()))))
+            }
+            None => {
+                if let Some(lease) = self.lease.take() {
+                    lease.finish();
+                }
+                None
+            }
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(Incoming::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body
+            .as_ref()
+            .map_or_else(SizeHint::default, Incoming::size_hint)
+    }
+}
+
+impl Drop for PoolBody {
+    fn drop(&mut self) {
+        let (Some(lease), Some(body)) = (self.lease.take(), self.body.take()) else {
+            return;
+        };
+        if lease.shared || body.is_end_stream() {
+            // Over HTTP/2, hyper resets the stream.
+            lease.finish();
+        } else if body.size_hint().lower() <= DRAIN_BYTES
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            runtime.spawn(drain(body, lease));
+        } else {
+            lease.abandon(CloseReason::Unread);
+        }
+    }
+}
+
+/// Reads what is left of a body, within the bounds, and lets go of its
+/// connection accordingly.
+async fn drain(mut body: Incoming, lease: Lease) {
+    let read = async {
+        let mut left = DRAIN_BYTES;
+        while let Some(frame) = body.frame().await {
+            let len = match frame {
+                Ok(frame) => frame.data_ref().map_or(0, Bytes::len),
+                Err(_) => return false,
+            };
+            match left.checked_sub(len as u64) {
+                Some(rest) => left = rest,
+                None => return false,
+            }
+        }
+        true
+    };
+    if let Ok(true) = timeout(DRAIN_TIME, read).await {
+        lease.finish();
+    } else {
+        lease.abandon(CloseReason::Unread);
+    }
+}
+
+impl fmt::Debug for PoolBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PoolBody")
+            .field("body", &self.body)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,198 @@
+//! A connection of hyper's, as the pool holds it.
+
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
+
+use http::{Request, Response};
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper::client::conn::{TrySendError, http1, http2};
+use hyper::rt::{Read, Write};
+use tokio::task::AbortHandle;
+use tokio_util::sync::ReusableBoxFuture;
+use tollway_core::BoxError;
+
+use crate::arena::Id;
+use crate::error::Failure;
+use crate::host::Host;
+use crate::info::Facts;
+use crate::state::Kind;
+use crate::wire::{Watched, Wire};
+
+/// What hyper answers: a response, or an error that may hold the request.
+pub(crate) type Reply<B> = Result<Response<Incoming>, TrySendError<Request<B>>>;
+
+/// The bookkeeping, filled in with hyper's connections.
+pub(crate) struct Http<B>(PhantomData<fn(B)>);
+
+impl<B: 'static> Kind for Http<B> {
+    type Exclusive = H1<B>;
+    type Shared = H2<B>;
+    type Abort = Abort;
+    type Failure = Failure;
+}
+
+impl<B> fmt::Debug for Http<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Http")
+    }
+}
+
+/// An HTTP/1.1 connection.
+pub(crate) struct H1<B> {
+    pub(crate) sender: http1::SendRequest<B>,
+    /// Where the answer is awaited. hyper's future for it has no name; kept
+    /// with the connection, its box is allocated once a connection and not
+    /// once a call.
+    pub(crate) reply: ReusableBoxFuture<'static, Reply<B>>,
+    pub(crate) link: Arc<Link>,
+}
+
+/// An HTTP/2 connection.
+pub(crate) struct H2<B> {
+    pub(crate) sender: http2::SendRequest<B>,
+    pub(crate) link: Arc<Link>,
+}
+
+/// What both have.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) wire: Arc<Wire>,
+    pub(crate) facts: Arc<Facts>,
+}
+
+impl<B> Clone for H2<B> {
+    fn clone(&self) -> Self {
+        Self {
+            sender: self.sender.clone(),
+            link: self.link.clone(),
+        }
+    }
+}
+
+impl<B> fmt::Debug for H1<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("H1").field(&self.link).finish()
+    }
+}
+
+impl<B> fmt::Debug for H2<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("H2").field(&self.link).finish()
+    }
+}
+
+/// Ends a connection's tasks, and with them the connection.
+#[derive(Clone, Debug)]
+pub(crate) struct Abort {
+    /// Drives the connection, or over HTTP/2 its requests.
+    pub(crate) driver: AbortHandle,
+    /// HTTP/2 only: the task that has the socket.
+    pub(crate) socket: Arc<OnceLock<AbortHandle>>,
+}
+
+impl Abort {
+    pub(crate) fn abort(&self) {
+        self.driver.abort();
+        if let Some(socket) = self.socket.get() {
+            socket.abort();
+        }
+    }
+}
+
+/// Drives an HTTP/1.1 connection, and sees when it is ready for a further
+/// call: a body's last byte reaches its reader a moment before.
+pub(crate) async fn drive_h1<T, B>(
+    mut conn: http1::Connection<Watched<T>, B>,
+    wire: Arc<Wire>,
+    host: Arc<Host<B>>,
+    id: Id,
+) where
+    T: Read + Write + Unpin + Send + 'static,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    let ended = poll_fn(|cx| {
+        let polled = Pin::new(&mut conn).poll(cx);
+        // Readiness is signalled within the poll above, and the flag is set
+        // before readiness is looked at for the last time by the one who sets
+        // it. So one of the two sees it.
+        if polled.is_pending() && wire.settling.load(Ordering::SeqCst) && host.settle(id) {
+            wire.settling.store(false, Ordering::SeqCst);
+        }
+        polled
+    });
+    tell(ended.await);
+}
+
+/// Drives the requests of an HTTP/2 connection, and keeps an eye on how many
+/// streams the peer allows.
+pub(crate) async fn drive_h2<T, B>(
+    mut conn: http2::Connection<Watched<T>, B, H2Executor>,
+    mut limit: usize,
+    host: Arc<Host<B>>,
+    id: Id,
+) where
+    T: Read + Write + Unpin + Send + 'static,
+    B: Body + Send + Unpin + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    let ended = poll_fn(|cx| {
+        let polled = Pin::new(&mut conn).poll(cx);
+        let now = conn.current_max_send_streams();
+        if now != limit {
+            limit = now;
+            host.limit_changed(id, limit);
+        }
+        polled
+    })
+    .await;
+    // GOAWAY, or the end. Streams may still be on it, but no new one will be.
+    host.gone_away(id);
+    tell(ended);
+}
+
+fn tell(ended: hyper::Result<()>) {
+    if let Err(error) = ended {
+        tracing::debug!(target: "tollway::pool", %error, "connection broke");
+    }
+}
+
+/// Runs what hyper's HTTP/2 spawns. The first of a connection is the task that
+/// has the socket: that one can be aborted, and tells of its progress.
+#[derive(Clone, Debug)]
+pub(crate) struct H2Executor {
+    pub(crate) wire: Arc<Wire>,
+    pub(crate) socket: Arc<OnceLock<AbortHandle>>,
+}
+
+impl<F> hyper::rt::Executor<F> for H2Executor
+where
+    F: Future + Send + 'static,
+    F::Output: Send,
+{
+    fn execute(&self, future: F) {
+        if self.socket.get().is_some() {
+            tokio::spawn(future);
+            return;
+        }
+        let wire = self.wire.clone();
+        let task = tokio::spawn(async move {
+            let mut future = std::pin::pin!(future);
+            poll_fn(move |cx| {
+                let polled = future.as_mut().poll(cx);
+                wire.progressed();
+                polled
+            })
+            .await
+        });
+        // It was empty: hyper makes this call once, before any other.
+        let _ = self.socket.set(task.abort_handle());
+    }
+}

@@ -1,0 +1,70 @@
+//! TLS.
+
+use std::sync::Arc;
+
+use rustls::{CertificateError, ClientConfig, Error};
+use rustls_platform_verifier::BuilderVerifierExt;
+
+use crate::builder::ConfigError;
+use crate::error::{OpenError, find};
+
+/// The platform's roots, TLS 1.3 and 1.2, session resumption.
+pub(crate) fn platform_tls() -> Result<ClientConfig, ConfigError> {
+    let refused = |error: Error| {
+        ConfigError::new(
+            "tls",
+            "left to the platform, whose roots can't be loaded",
+            "the package ca-certificates to be installed, or a configuration with roots of your own",
+        )
+        .caused_by(error)
+    };
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(refused)?
+        .with_platform_verifier()
+        .map_err(refused)?;
+    Ok(builder.with_no_client_auth())
+}
+
+/// What went wrong, for somebody who doesn't know TLS.
+pub(crate) fn explain_tls(host: &str, error: &OpenError) -> String {
+    match find::<Error>(error) {
+        Some(Error::InvalidCertificate(error)) => match error {
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+                format!("the certificate of {host} has expired: or is this machine's clock wrong?")
+            }
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+                format!(
+                    "the certificate of {host} is not valid yet: is this machine's clock wrong?"
+                )
+            }
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                format!("the certificate that {host} presents is another host's")
+            }
+            CertificateError::UnknownIssuer => format!(
+                "the certificate of {host} is issued by nobody whom this machine trusts: a test \
+                 server, a company's own authority, or an interception; trust its root with tls()"
+            ),
+            CertificateError::Revoked => format!("the certificate of {host} has been revoked"),
+            _ => format!("the certificate of {host} is not accepted"),
+        },
+        Some(Error::InvalidMessage(_)) => format!(
+            "{host} answered the TLS handshake with something that is not TLS: does the port \
+             speak plain http?"
+        ),
+        Some(Error::AlertReceived(rustls::AlertDescription::NoApplicationProtocol)) => {
+            format!("{host} doesn't speak the version of HTTP that protocol() asks for")
+        }
+        Some(Error::AlertReceived(
+            rustls::AlertDescription::CertificateRequired
+            | rustls::AlertDescription::BadCertificate
+            | rustls::AlertDescription::UnknownCA,
+        )) => format!("{host} doesn't accept this client's certificate, or wants one: see tls()"),
+        Some(Error::PeerIncompatible(_))
+        | Some(Error::AlertReceived(rustls::AlertDescription::ProtocolVersion)) => {
+            format!("{host} has no TLS version or cipher in common with this client")
+        }
+        _ => format!("TLS with {host} could not be established"),
+    }
+}

@@ -1,0 +1,434 @@
+//! What goes wrong, by phase.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tollway_core::{BoxError, Fault, Phase, Verdict};
+
+use crate::key::BadUrl;
+
+/// Why a call got no response, or not all of it.
+///
+/// [`verdict`](Self::verdict) says what it means for the call: *not executed*
+/// while a connection was being found or opened, and wherever certainly
+/// nothing was written or processed; *unknown* from the first byte on. It
+/// stands in the `source()` chain as a [`Fault`] too, so that a layer which
+/// doesn't know this type understands it.
+///
+/// Messages name the host, and never a header, a path or a body.
+#[derive(Debug)]
+pub struct PoolError(Box<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    kind: Kind,
+    host: Option<Arc<str>>,
+    fault: Fault,
+}
+
+#[derive(Debug)]
+pub(crate) enum Kind {
+    /// The URL can't be called.
+    Url(BadUrl),
+    PlainHttp,
+    Unsupported(&'static str),
+    QueueFull(usize),
+    Draining,
+    /// No connection came free, or was opened, in time.
+    Wait(Duration),
+    Open(Failure),
+    /// One connection after the other died before it took the request.
+    Dying,
+    /// The peer says that it didn't process the request.
+    Refused,
+    Send,
+    Head,
+    Body,
+}
+
+impl PoolError {
+    pub(crate) fn new(kind: Kind, host: Option<Arc<str>>, cause: Option<BoxError>) -> Self {
+        let (verdict, phase) = match &kind {
+            // A repeat would only repeat it.
+            Kind::Url(_) | Kind::PlainHttp | Kind::Unsupported(_) => {
+                (Verdict::Rejected, Phase::Connect)
+            }
+            Kind::QueueFull(_) | Kind::Draining | Kind::Wait(_) | Kind::Open(_) => {
+                (Verdict::NO_EFFECT, Phase::Connect)
+            }
+            Kind::Dying => (Verdict::NO_EFFECT, Phase::Send),
+            Kind::Refused => (Verdict::NO_EFFECT, Phase::Head),
+            Kind::Send => (Verdict::Unknown, Phase::Send),
+            Kind::Head => (Verdict::Unknown, Phase::Head),
+            Kind::Body => (Verdict::Unknown, Phase::Body),
+        };
+        let mut fault = Fault::new(verdict).in_phase(phase);
+        if let Some(cause) = cause {
+            fault = fault.caused_by(cause);
+        } else if let Kind::Open(failure) = &kind {
+            fault = fault.caused_by(SharedCause(failure.clone()));
+        }
+        Self(Box::new(Inner { kind, host, fault }))
+    }
+
+    /// What the error means for the call.
+    #[must_use]
+    pub fn verdict(&self) -> Verdict {
+        self.0.fault.verdict()
+    }
+
+    /// Where the call was.
+    #[must_use]
+    pub fn phase(&self) -> Option<Phase> {
+        self.0.fault.phase()
+    }
+
+    /// The host that the call was for, `api.example.com:443`, if its URL named
+    /// one.
+    #[must_use]
+    pub fn host(&self) -> Option<&str> {
+        self.0.host.as_deref()
+    }
+
+    fn step(&self) -> Option<Step> {
+        match &self.0.kind {
+            Kind::Open(failure) => Some(failure.0.step),
+            _ => None,
+        }
+    }
+
+    /// The host's name could not be resolved.
+    #[must_use]
+    pub fn is_resolve(&self) -> bool {
+        self.step() == Some(Step::Resolve)
+    }
+
+    /// No connection could be made: refused, unreachable, or no answer.
+    #[must_use]
+    pub fn is_connect(&self) -> bool {
+        self.step() == Some(Step::Connect)
+    }
+
+    /// TLS could not be established: a certificate, a protocol version, or
+    /// something that isn't TLS at all.
+    #[must_use]
+    pub fn is_tls(&self) -> bool {
+        self.step() == Some(Step::Tls)
+    }
+
+    /// The connection stood, but HTTP could not begin on it.
+    #[must_use]
+    pub fn is_handshake(&self) -> bool {
+        self.step() == Some(Step::Handshake)
+    }
+
+    /// The connection broke while the request was being sent.
+    #[must_use]
+    pub fn is_write(&self) -> bool {
+        matches!(self.0.kind, Kind::Send | Kind::Dying)
+    }
+
+    /// The connection broke while the response was awaited or read.
+    #[must_use]
+    pub fn is_read(&self) -> bool {
+        matches!(self.0.kind, Kind::Head | Kind::Body)
+    }
+
+    /// It took too long to get a connection: the deadline passed, nothing came
+    /// free, or the host didn't answer.
+    #[must_use]
+    pub fn is_timeout(&self) -> bool {
+        match &self.0.kind {
+            Kind::Wait(_) => true,
+            Kind::Open(failure) => failure.0.timed_out.is_some(),
+            _ => false,
+        }
+    }
+
+    /// As many calls were waiting for a connection as may.
+    #[must_use]
+    pub fn is_queue_full(&self) -> bool {
+        matches!(self.0.kind, Kind::QueueFull(_))
+    }
+
+    /// The pool is being drained, or has been.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        matches!(self.0.kind, Kind::Draining)
+    }
+
+    /// The peer said that it has not processed the request (`REFUSED_STREAM`,
+    /// or `GOAWAY` below its stream).
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
+        matches!(self.0.kind, Kind::Refused)
+    }
+}
+
+impl fmt::Display for PoolError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let host = self.host().unwrap_or("the host");
+        match &self.0.kind {
+            Kind::Url(BadUrl::Relative) => f.write_str(
+                "the request's url names no host: it must be absolute, like https://api.example.com/v1",
+            ),
+            Kind::Url(BadUrl::Scheme) => {
+                f.write_str("the request's url has a scheme that is neither https nor http")
+            }
+            Kind::Url(BadUrl::Credentials) => f.write_str(
+                "the request's url carries credentials (user:password@): send them in an \
+                 authorization header instead",
+            ),
+            Kind::PlainHttp => write!(
+                f,
+                "plain http to {host} is refused, since anyone on the way could read it: use \
+                 https, or allow it with plain_http(true)"
+            ),
+            Kind::Unsupported(what) => f.write_str(what),
+            Kind::QueueFull(waiting) => write!(
+                f,
+                "{waiting} calls wait for a connection to {host} already: send fewer at a time, \
+                 or raise max_connections_per_host or max_waiting_per_host"
+            ),
+            Kind::Draining => f.write_str("the pool is being drained and takes no new calls"),
+            Kind::Wait(waited) => write!(
+                f,
+                "no connection to {host} within {waited:.1?}: all were in use, or none could be \
+                 opened in that time"
+            ),
+            Kind::Open(failure) => failure.message(f, host),
+            Kind::Dying => write!(
+                f,
+                "{host} closed one connection after the other before the request was written"
+            ),
+            Kind::Refused => write!(f, "{host} refused the request without processing it"),
+            Kind::Send => write!(
+                f,
+                "the connection to {host} broke while the request was being sent"
+            ),
+            Kind::Head => write!(
+                f,
+                "the connection to {host} broke before the response came: the request may or may \
+                 not have taken effect"
+            ),
+            Kind::Body => write!(
+                f,
+                "the connection to {host} broke before the response was complete"
+            ),
+        }
+    }
+}
+
+impl Error for PoolError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&self.0.fault)
+    }
+}
+
+/// How far the opening of a connection had come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    Resolve,
+    Connect,
+    Tls,
+    Handshake,
+}
+
+impl Step {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Resolve => "resolve",
+            Self::Connect => "connect",
+            Self::Tls => "tls",
+            Self::Handshake => "handshake",
+        }
+    }
+}
+
+/// Why a connection could not be opened. Several calls may have waited for it.
+#[derive(Clone, Debug)]
+pub(crate) struct Failure(Arc<OpenError>);
+
+/// An error of our own connectors, which know at which step they were.
+#[derive(Debug)]
+pub(crate) struct OpenError {
+    step: Step,
+    /// The limit that was exceeded, if that is the error.
+    timed_out: Option<Duration>,
+    source: Option<BoxError>,
+}
+
+impl OpenError {
+    pub(crate) fn new(step: Step, source: impl Into<BoxError>) -> Self {
+        Self {
+            step,
+            timed_out: None,
+            source: Some(source.into()),
+        }
+    }
+
+    pub(crate) fn timed_out(step: Step, limit: Duration) -> Self {
+        Self {
+            step,
+            timed_out: Some(limit),
+            source: None,
+        }
+    }
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.timed_out {
+            Some(limit) => write!(f, "{} timed out after {limit:?}", self.step.as_str()),
+            None => write!(f, "{} failed", self.step.as_str()),
+        }
+    }
+}
+
+impl Error for OpenError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.source.as_deref().map(|source| source as _)
+    }
+}
+
+impl Failure {
+    /// What a connector says, at the step that it names; `step` if it names
+    /// none.
+    pub(crate) fn from_connector(step: Step, error: BoxError) -> Self {
+        let error = match error.downcast::<OpenError>() {
+            Ok(known) => return Self(Arc::from(known)),
+            Err(error) => error,
+        };
+        Self(Arc::new(OpenError::new(step, error)))
+    }
+
+    pub(crate) fn timed_out(step: Step, limit: Duration) -> Self {
+        Self(Arc::new(OpenError::timed_out(step, limit)))
+    }
+
+    pub(crate) fn new(step: Step, source: impl Into<BoxError>) -> Self {
+        Self(Arc::new(OpenError::new(step, source)))
+    }
+
+    /// A pool that is used outside of a tokio runtime, or in one that ends.
+    pub(crate) fn no_runtime() -> Self {
+        Self::new(Step::Connect, "no tokio runtime is running here")
+    }
+
+    /// A connection that the pool's end cut short.
+    pub(crate) fn drained() -> Self {
+        Self::new(Step::Connect, "the pool was drained")
+    }
+
+    pub(crate) fn step(&self) -> Step {
+        self.0.step
+    }
+
+    /// For events.
+    pub(crate) fn cause(&self) -> &(dyn Error + 'static) {
+        self.0.source().unwrap_or(&*self.0)
+    }
+
+    fn message(&self, f: &mut fmt::Formatter<'_>, host: &str) -> fmt::Result {
+        let error = &*self.0;
+        match (error.step, error.timed_out) {
+            (Step::Resolve, Some(limit)) => {
+                return write!(
+                    f,
+                    "no address for {host} within {limit:?}: is DNS reachable?"
+                );
+            }
+            (Step::Resolve, None) => {
+                return write!(
+                    f,
+                    "no address for {host}: check the host's name, and that DNS works here"
+                );
+            }
+            (Step::Connect, Some(limit)) => {
+                return write!(
+                    f,
+                    "no answer from {host} within {limit:?}: a firewall on the way, a wrong \
+                     address, or a host that is down"
+                );
+            }
+            (Step::Tls, Some(limit)) => {
+                return write!(
+                    f,
+                    "{host} accepted the connection but didn't complete the TLS handshake within \
+                     {limit:?}"
+                );
+            }
+            (Step::Handshake, Some(limit)) => {
+                return write!(
+                    f,
+                    "{host} accepted the connection but didn't begin HTTP within {limit:?}"
+                );
+            }
+            (_, None) => {}
+        }
+        match error.step {
+            Step::Tls => write!(f, "{}", crate::connect::explain_tls(host, error)),
+            Step::Handshake => write!(f, "{host} didn't begin HTTP on the new connection"),
+            Step::Resolve | Step::Connect => match find_io(error).map(io::Error::kind) {
+                Some(io::ErrorKind::ConnectionRefused) => write!(
+                    f,
+                    "{host} refused the connection: is the server running, and is it the right \
+                     port?"
+                ),
+                Some(io::ErrorKind::TimedOut) => write!(
+                    f,
+                    "no answer from {host}: a firewall on the way, a wrong address, or a host \
+                     that is down"
+                ),
+                Some(io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable) => {
+                    write!(f, "no route to {host}: is this machine online?")
+                }
+                _ => write!(f, "can't connect to {host}"),
+            },
+        }
+    }
+}
+
+/// The first I/O error in a chain.
+pub(crate) fn find_io<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a io::Error> {
+    find(error)
+}
+
+/// The first error of this type in a chain, one inside of an I/O error
+/// included, which `source()` steps over.
+pub(crate) fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
+    let mut link = Some(error);
+    for _ in 0..32 {
+        let here = link?;
+        if let Some(found) = here.downcast_ref::<E>() {
+            return Some(found);
+        }
+        link = match here
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::get_ref)
+        {
+            Some(inner) => Some(inner),
+            None => here.source(),
+        };
+    }
+    None
+}
+
+/// A failure that several errors share, as the cause of each.
+#[derive(Debug)]
+struct SharedCause(Failure);
+
+impl fmt::Display for SharedCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.0.fmt(f)
+    }
+}
+
+impl Error for SharedCause {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.0.0.source()
+    }
+}

@@ -1,0 +1,473 @@
+//! One call: get a connection, send, await the head of the response.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::header::{HOST, UPGRADE};
+use http::uri::PathAndQuery;
+use http::{Method, Request, Response, StatusCode};
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
+use pin_project_lite::pin_project;
+use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_util::sync::ReusableBoxFuture;
+use tollway_core::{BoxError, Deadline};
+
+use crate::arena::Id;
+use crate::body::PoolBody;
+use crate::conn::{H1, Http, Link, Reply};
+use crate::error::{Kind, PoolError, find};
+use crate::host::Host;
+use crate::info::ConnectionInfo;
+use crate::state::{CheckOut, Conn, Grant};
+use crate::stats::CloseReason;
+
+/// How many dying connections one request may meet. Each of them is gone
+/// after that, so a pool full of dead ones is got through; a peer that closes
+/// every new connection isn't tried for ever.
+const RESENDS: u32 = 32;
+
+/// How many of those may be new connections.
+const FRESH_RESENDS: u32 = 2;
+
+pin_project! {
+    /// A call's response, to come.
+    ///
+    /// Dropped while it waits, it leaves the queue, and a connection that is
+    /// being opened on its behalf joins the pool. Dropped after the request
+    /// was sent, it closes an HTTP/1.1 connection, since the response would
+    /// still come over it; over HTTP/2 it resets its stream, and retires the
+    /// connection too if nothing at all came over it meanwhile.
+    pub struct ResponseFuture<B: 'static> {
+        stage: Stage<B>,
+        #[pin]
+        timer: Option<Sleep>,
+        acquire_timeout: Duration,
+        // How often the request met a dying connection, and how many of those
+        // were new.
+        resends: u32,
+        fresh_resends: u32,
+    }
+}
+
+enum Stage<B: 'static> {
+    /// Refused before anything was done.
+    Refused(PoolError),
+    /// A connection is asked for.
+    CheckOut {
+        host: Arc<Host<B>>,
+        request: Request<B>,
+    },
+    /// It will come.
+    Waiting {
+        ticket: Ticket<B>,
+        request: Request<B>,
+    },
+    /// The request is hyper's, until it has an answer.
+    Sent(Lease<B>),
+    Done,
+}
+
+/// A place in the queue, given up when dropped.
+struct Ticket<B: 'static> {
+    host: Arc<Host<B>>,
+    waiter: Id,
+    since: Instant,
+    until: Instant,
+}
+
+impl<B: 'static> Drop for Ticket<B> {
+    fn drop(&mut self) {
+        self.host.cancel(self.waiter);
+    }
+}
+
+/// A connection on which a request was sent.
+struct Lease<B: 'static> {
+    host: Arc<Host<B>>,
+    id: Id,
+    reused: bool,
+    waited: Duration,
+    carrier: Option<Carrier<B>>,
+}
+
+enum Carrier<B> {
+    H1(H1<B>),
+    H2 {
+        reply: ReusableBoxFuture<'static, Reply<B>>,
+        link: Arc<Link>,
+        /// How often the peer had been heard of when the request was sent.
+        reads: u64,
+    },
+}
+
+impl<B> ResponseFuture<B> {
+    pub(crate) fn new(host: Arc<Host<B>>, request: Request<B>, acquire_timeout: Duration) -> Self {
+        let stage = match unsupported(&request) {
+            Some(what) => Stage::Refused(PoolError::new(
+                Kind::Unsupported(what),
+                Some(host.name.clone()),
+                None,
+            )),
+            None => Stage::CheckOut { host, request },
+        };
+        Self::at(stage, acquire_timeout)
+    }
+
+    pub(crate) fn refused(error: PoolError) -> Self {
+        Self::at(Stage::Refused(error), Duration::ZERO)
+    }
+
+    fn at(stage: Stage<B>, acquire_timeout: Duration) -> Self {
+        Self {
+            stage,
+            timer: None,
+            acquire_timeout,
+            resends: 0,
+            fresh_resends: 0,
+        }
+    }
+}
+
+/// What would turn the connection into something else than a pool's.
+fn unsupported<B>(request: &Request<B>) -> Option<&'static str> {
+    if request.method() == Method::CONNECT {
+        Some("a pool opens no tunnels with CONNECT: give it a connector that does")
+    } else if request.headers().contains_key(UPGRADE) {
+        Some("a pool can't upgrade its connections to another protocol: remove the upgrade header")
+    } else {
+        None
+    }
+}
+
+impl<B> Future for ResponseFuture<B>
+where
+    B: Body + Send + Unpin + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    type Output = Result<Response<PoolBody>, PoolError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        loop {
+            // Every arm puts back the stage that it leaves for or stays in.
+            match std::mem::replace(this.stage, Stage::Done) {
+                // CheckOut -> Sent, where a connection is free.
+                // CheckOut -> Waiting, where one will be.
+                Stage::CheckOut { host, request } => {
+                    let now = Instant::now();
+                    let until = deadline(&request, now, *this.acquire_timeout);
+                    if until <= now {
+                        let kind = Kind::Wait(Duration::ZERO);
+                        return Poll::Ready(Err(error(kind, &host, None)));
+                    }
+                    *this.stage = match host.check_out(now) {
+                        CheckOut::Ready(grant) => send(grant, host, request, Duration::ZERO),
+                        CheckOut::Waiting(waiter) => {
+                            let ticket = Ticket {
+                                host,
+                                waiter,
+                                since: now,
+                                until,
+                            };
+                            Stage::Waiting { ticket, request }
+                        }
+                        CheckOut::Full(waiting) => {
+                            let kind = Kind::QueueFull(waiting);
+                            return Poll::Ready(Err(error(kind, &host, None)));
+                        }
+                        CheckOut::Draining => {
+                            return Poll::Ready(Err(error(Kind::Draining, &host, None)));
+                        }
+                    };
+                }
+                // Waiting -> Sent, once served.
+                Stage::Waiting { ticket, request } => {
+                    let host = &ticket.host;
+                    match host.poll_waiter(ticket.waiter, cx.waker()) {
+                        Poll::Ready(Some(Ok(grant))) => {
+                            this.timer.set(None);
+                            let waited = ticket.since.elapsed();
+                            *this.stage = send(grant, host.clone(), request, waited);
+                        }
+                        Poll::Ready(Some(Err(failure))) => {
+                            return Poll::Ready(Err(error(Kind::Open(failure), host, None)));
+                        }
+                        // Not known: can't be, while the ticket lives. Ask anew.
+                        Poll::Ready(None) => {
+                            let host = host.clone();
+                            *this.stage = Stage::CheckOut { host, request };
+                        }
+                        Poll::Pending => {
+                            if this.timer.is_none() {
+                                this.timer.set(Some(sleep_until(ticket.until)));
+                            }
+                            if let Some(timer) = this.timer.as_mut().as_pin_mut()
+                                && timer.poll(cx).is_ready()
+                            {
+                                let kind = Kind::Wait(ticket.since.elapsed());
+                                return Poll::Ready(Err(error(kind, host, None)));
+                            }
+                            *this.stage = Stage::Waiting { ticket, request };
+                            return Poll::Pending;
+                        }
+                    }
+                }
+                // Sent -> Done, with an answer.
+                // Sent -> CheckOut, where the request came back unsent.
+                Stage::Sent(mut lease) => {
+                    let Poll::Ready(reply) = lease.poll(cx) else {
+                        *this.stage = Stage::Sent(lease);
+                        return Poll::Pending;
+                    };
+                    let mut failed = match reply {
+                        Ok(response) => return Poll::Ready(Ok(lease.answered(response))),
+                        Err(failed) => failed,
+                    };
+                    let host = lease.host.clone();
+                    let reused = lease.reused;
+                    let request = failed.take_message();
+                    lease.broken(request.is_some() || !is_stream_error(failed.error()));
+                    let Some(request) = request else {
+                        return Poll::Ready(Err(judge(failed, &host)));
+                    };
+                    *this.resends += 1;
+                    *this.fresh_resends += u32::from(!reused);
+                    if *this.resends > RESENDS || *this.fresh_resends > FRESH_RESENDS {
+                        let cause = Some(failed.into_error().into());
+                        return Poll::Ready(Err(error(Kind::Dying, &host, cause)));
+                    }
+                    host.with(|state| state.counters.resent += 1);
+                    *this.stage = Stage::CheckOut { host, request };
+                }
+                Stage::Refused(error) => return Poll::Ready(Err(error)),
+                Stage::Done => panic!("polled after completion"),
+            }
+        }
+    }
+}
+
+/// When the wait for a connection has to end.
+fn deadline<B>(request: &Request<B>, now: Instant, acquire_timeout: Duration) -> Instant {
+    let until = now + acquire_timeout;
+    match Deadline::of(request.extensions()) {
+        Some(deadline) => until.min(deadline.instant().into()),
+        None => until,
+    }
+}
+
+/// Hands the request to hyper.
+fn send<B>(
+    grant: Grant<Http<B>>,
+    host: Arc<Host<B>>,
+    mut request: Request<B>,
+    waited: Duration,
+) -> Stage<B>
+where
+    B: Body + Send + Unpin + 'static,
+{
+    let Grant { id, conn, reused } = grant;
+    let carrier = match conn {
+        Conn::Exclusive(mut conn) => {
+            address_h1(&mut request, &host, conn.link.facts.proxied);
+            // hyper lets one request in before the connection says that it is
+            // ready. This one is free, so if it isn't ready it has died, and
+            // its request comes back at once.
+            conn.reply.set(conn.sender.try_send_request(request));
+            Carrier::H1(conn)
+        }
+        Conn::Shared(mut conn) => {
+            address_h2(&mut request, &host);
+            let reads = conn.link.wire.reads();
+            Carrier::H2 {
+                reply: ReusableBoxFuture::new(conn.sender.try_send_request(request)),
+                link: conn.link,
+                reads,
+            }
+        }
+    };
+    Stage::Sent(Lease {
+        host,
+        id,
+        reused,
+        waited,
+        carrier: Some(carrier),
+    })
+}
+
+/// HTTP/1.1 wants the path in its first line, and the host in a header. A
+/// proxy that passes plain HTTP on wants the whole URL.
+fn address_h1<B>(request: &mut Request<B>, host: &Host<B>, proxied: bool) {
+    if request.uri().scheme().is_some() && !proxied {
+        let mut parts = std::mem::take(request.uri_mut()).into_parts();
+        parts.scheme = None;
+        parts.authority = None;
+        // A path without the rest is a URL, always.
+        *request.uri_mut() = http::Uri::from_parts(parts).unwrap_or_default();
+    }
+    if !request.headers().contains_key(HOST) {
+        request.headers_mut().insert(HOST, host.header.clone());
+    }
+}
+
+/// HTTP/2 wants the whole URL, and no header for the host. The headers that
+/// are about an HTTP/1.1 connection are removed by hyper.
+fn address_h2<B>(request: &mut Request<B>, host: &Host<B>) {
+    let authority = request.headers_mut().remove(HOST);
+    if request.uri().scheme().is_none() {
+        // It has been on an HTTP/1.1 connection that died.
+        let path = request.uri().path_and_query().cloned();
+        let path = path.unwrap_or_else(|| PathAndQuery::from_static("/"));
+        *request.uri_mut() = host.absolute(path);
+    }
+    // A host of the caller's choice stays their choice.
+    if let Some(authority) = authority
+        && authority != host.header
+        && let Ok(authority) = http::uri::Authority::try_from(authority.as_bytes())
+    {
+        let mut parts = std::mem::take(request.uri_mut()).into_parts();
+        parts.authority = Some(authority);
+        *request.uri_mut() = http::Uri::from_parts(parts).unwrap_or_default();
+    }
+}
+
+impl<B: 'static> Lease<B> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Reply<B>> {
+        match &mut self.carrier {
+            Some(Carrier::H1(conn)) => conn.reply.poll(cx),
+            Some(Carrier::H2 { reply, .. }) => reply.poll(cx),
+            // It is taken only by those who consume the lease.
+            None => Poll::Pending,
+        }
+    }
+
+    /// The head of the response is here.
+    fn answered(mut self, mut response: Response<Incoming>) -> Response<PoolBody>
+    where
+        B: Send,
+    {
+        let Some(carrier) = self.carrier.take() else {
+            return response.map(PoolBody::complete);
+        };
+        let facts = match &carrier {
+            Carrier::H1(conn) => &conn.link.facts,
+            Carrier::H2 { link, .. } => &link.facts,
+        };
+        response.extensions_mut().insert(ConnectionInfo {
+            facts: facts.clone(),
+            reused: self.reused,
+            waited: self.waited,
+        });
+        let (host, id) = (self.host.clone(), self.id);
+        let complete = Body::is_end_stream(response.body());
+        match carrier {
+            // Nobody asked for another protocol.
+            Carrier::H1(_) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                host.retire(id, CloseReason::Error);
+                response.map(PoolBody::complete)
+            }
+            Carrier::H1(conn) if complete => {
+                host.put_back(id, conn);
+                response.map(PoolBody::complete)
+            }
+            Carrier::H1(conn) => {
+                host.with(|state| state.reading(id, conn));
+                response.map(|body| PoolBody::new(body, host, id, false))
+            }
+            Carrier::H2 { .. } if complete => {
+                host.with(|state| state.release(id, Instant::now()));
+                response.map(PoolBody::complete)
+            }
+            Carrier::H2 { .. } => response.map(|body| PoolBody::new(body, host, id, true)),
+        }
+    }
+
+    /// The request failed, and with it perhaps the whole connection.
+    fn broken(mut self, wholly: bool) {
+        if let Some(carrier) = self.carrier.take() {
+            if wholly {
+                self.host.retire(self.id, CloseReason::Error);
+            }
+            self.end(carrier, CloseReason::Error);
+        }
+    }
+
+    fn end(&self, carrier: Carrier<B>, reason: CloseReason) {
+        let now = Instant::now();
+        match carrier {
+            Carrier::H1(conn) => {
+                self.host.with(|state| state.retire(self.id, reason, now));
+                drop(conn);
+            }
+            Carrier::H2 { link, reads, reply } => {
+                let silent = link.wire.reads() == reads;
+                self.host.with(|state| {
+                    // One stream's end says nothing of the others; silence
+                    // does.
+                    if silent {
+                        state.retire(self.id, CloseReason::Unresponsive, now);
+                    }
+                    state.release(self.id, now);
+                });
+                drop(reply);
+            }
+        }
+    }
+}
+
+impl<B: 'static> Drop for Lease<B> {
+    fn drop(&mut self) {
+        if let Some(carrier) = self.carrier.take() {
+            self.end(carrier, CloseReason::Cancelled);
+        }
+    }
+}
+
+/// Whether an error ended one stream of a connection, and not all of it.
+fn is_stream_error(error: &hyper::Error) -> bool {
+    find::<h2::Error>(error).is_some_and(h2::Error::is_reset)
+}
+
+/// What hyper's error means, of a request that it has taken.
+fn judge<B>(failed: TrySendError<Request<B>>, host: &Host<B>) -> PoolError {
+    let failed = failed.into_error();
+    let refused = find::<h2::Error>(&failed).is_some_and(|error| {
+        // A GOAWAY's error reaches only streams above the last one that the
+        // peer processed, and those that were never opened (RFC 9113, 6.8).
+        error.is_remote()
+            && (error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM))
+    });
+    let kind = if refused {
+        Kind::Refused
+    } else if failed.is_user() || failed.is_body_write_aborted() {
+        Kind::Send
+    } else {
+        Kind::Head
+    };
+    error(kind, host, Some(failed.into()))
+}
+
+fn error<B>(kind: Kind, host: &Host<B>, cause: Option<BoxError>) -> PoolError {
+    PoolError::new(kind, Some(host.name.clone()), cause)
+}
+
+impl<B> fmt::Debug for ResponseFuture<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let stage = match &self.stage {
+            Stage::Refused(_) => "refused",
+            Stage::CheckOut { .. } => "not begun",
+            Stage::Waiting { .. } => "waiting",
+            Stage::Sent(_) => "sent",
+            Stage::Done => "done",
+        };
+        f.debug_struct("ResponseFuture")
+            .field("stage", &stage)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,291 @@
+//! One host: the bookkeeping behind a lock, and what it decides carried out.
+
+use std::fmt;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Poll, Waker};
+
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderValue, Uri};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use crate::arena::Id;
+use crate::conn::{Abort, H1, Http};
+use crate::dial::Dial;
+use crate::error::Failure;
+use crate::key::{BadUrl, Key};
+use crate::service::Shared;
+use crate::state::{CheckOut, Conn, Effects, Grant, State};
+use crate::stats::{CloseReason, Stats};
+
+/// One host of a pool.
+pub(crate) struct Host<B: 'static> {
+    pub(crate) key: Key,
+    /// `api.example.com:443`, for errors and events.
+    pub(crate) name: Arc<str>,
+    pub(crate) scheme: Scheme,
+    pub(crate) authority: Authority,
+    pub(crate) header: HeaderValue,
+    /// Held for moments, and never across an await. Nothing is woken, spawned
+    /// or dropped under it that could come back for it.
+    state: Mutex<State<Http<B>>>,
+    dialer: Arc<dyn Dial<B>>,
+    pub(crate) pool: Weak<Shared<B>>,
+}
+
+impl<B: 'static> Host<B> {
+    pub(crate) fn new(
+        key: Key,
+        state: State<Http<B>>,
+        dialer: Arc<dyn Dial<B>>,
+        pool: Weak<Shared<B>>,
+    ) -> Result<Self, BadUrl> {
+        let authority = key.authority().ok_or(BadUrl::Relative)?;
+        // Shared from the start, so that a request's copy is a count.
+        let header = HeaderValue::from_maybe_shared(bytes::Bytes::from(authority.to_string()))
+            .map_err(|_| BadUrl::Relative)?;
+        Ok(Self {
+            name: format!("{}:{}", key.host(), key.port()).into(),
+            scheme: key.scheme(),
+            authority,
+            header,
+            key,
+            state: Mutex::new(state),
+            dialer,
+            pool,
+        })
+    }
+
+    /// The host's root, for connectors.
+    pub(crate) fn uri(&self) -> Uri {
+        self.absolute(PathAndQuery::from_static("/"))
+    }
+
+    /// The whole URL of a path on this host.
+    pub(crate) fn absolute(&self, path: PathAndQuery) -> Uri {
+        let mut parts = http::uri::Parts::default();
+        parts.scheme = Some(self.scheme.clone());
+        parts.authority = Some(self.authority.clone());
+        parts.path_and_query = Some(path);
+        // All three parts are there, which is all that can be missing.
+        Uri::from_parts(parts).unwrap_or_default()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<Http<B>>> {
+        // Nothing panics under it; if something did, the counts still hold.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the bookkeeping of an event, and carries out what it decides once
+    /// the lock is free again.
+    pub(crate) fn with<R>(self: &Arc<Self>, event: impl FnOnce(&mut State<Http<B>>) -> R) -> R {
+        let (result, effects, alarm) = {
+            let mut state = self.lock();
+            let before = state.alarm();
+            let result = event(&mut state);
+            let after = state.alarm();
+            let alarm = after.is_some() && (before.is_none() || after < before);
+            let effects = (!state.effects.is_empty()).then(|| std::mem::take(&mut state.effects));
+            (result, effects, alarm)
+        };
+        if let Some(effects) = effects {
+            self.carry_out(effects);
+        }
+        if alarm && let Some(pool) = self.pool.upgrade() {
+            pool.bell.notify_one();
+        }
+        result
+    }
+
+    fn carry_out(self: &Arc<Self>, effects: Effects<Http<B>>) {
+        for id in effects.dial {
+            drop(self.dial(id));
+        }
+        for waker in effects.wake.into_iter().chain(effects.wake_more) {
+            waker.wake();
+        }
+        for abort in effects.abort {
+            abort.abort();
+        }
+        drop(effects.dropped);
+    }
+
+    /// Opens a connection, in a task of its own: whoever asked for it may
+    /// leave, it joins the pool all the same.
+    pub(crate) fn dial(self: &Arc<Self>, id: Id) -> Option<JoinHandle<Result<(), Failure>>> {
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            let failure = Failure::no_runtime();
+            self.with(|state| state.failed(id, &failure, Instant::now()));
+            return None;
+        };
+        Some(runtime.spawn(self.dialer.dial(self.clone(), id)))
+    }
+
+    // ===== Calls =====
+
+    pub(crate) fn check_out(self: &Arc<Self>, now: Instant) -> CheckOut<Http<B>> {
+        self.with(|state| state.check_out(now))
+    }
+
+    pub(crate) fn poll_waiter(
+        self: &Arc<Self>,
+        id: Id,
+        waker: &Waker,
+    ) -> Poll<Option<Result<Grant<Http<B>>, Failure>>> {
+        self.with(|state| state.poll_waiter(id, waker))
+    }
+
+    pub(crate) fn cancel(self: &Arc<Self>, waiter: Id) {
+        self.with(|state| state.cancel(waiter, Instant::now()));
+    }
+
+    /// A call is over without a body to read: the connection is free, as soon
+    /// as hyper says so.
+    pub(crate) fn put_back(self: &Arc<Self>, id: Id, conn: H1<B>) {
+        let now = Instant::now();
+        if conn.sender.is_ready() {
+            self.with(|state| state.put_back(id, conn, true, now));
+        } else {
+            self.with(|state| {
+                let wire = conn.link.wire.clone();
+                state.put_back(id, conn, false, now);
+                await_readiness(state, id, &wire, now);
+            });
+        }
+    }
+
+    /// The connection may have become ready for the next call. True once
+    /// there is nothing left to wait for.
+    pub(crate) fn settle(self: &Arc<Self>, id: Id) -> bool {
+        self.with(|state| state.settle(id, |conn| conn.sender.is_ready(), Instant::now()))
+    }
+
+    pub(crate) fn retire(self: &Arc<Self>, id: Id, reason: CloseReason) {
+        self.with(|state| state.retire(id, reason, Instant::now()));
+    }
+
+    // ===== Connections =====
+
+    pub(crate) fn limit_changed(self: &Arc<Self>, id: Id, limit: usize) {
+        self.with(|state| state.limit_changed(id, limit, Instant::now()));
+    }
+
+    /// The peer takes no further stream.
+    pub(crate) fn gone_away(self: &Arc<Self>, id: Id) {
+        self.retire(id, CloseReason::Peer);
+    }
+
+    pub(crate) fn opened(
+        self: &Arc<Self>,
+        id: Id,
+        conn: Conn<Http<B>>,
+        limit: usize,
+        expires: Option<Instant>,
+        abort: Abort,
+        took: std::time::Duration,
+    ) -> bool {
+        self.with(|state| {
+            state.counters.handshakes.record(took);
+            state.opened(id, conn, limit, expires, abort, Instant::now())
+        })
+    }
+
+    /// The socket is closed, and its place free.
+    pub(crate) fn closed(self: &Arc<Self>, id: Id) {
+        let (closed, vacant) = self.with(|state| {
+            let closed = state.closed(id, Instant::now());
+            (closed, state.is_vacant())
+        });
+        if let Some(closed) = closed {
+            tracing::debug!(
+                target: "tollway::pool",
+                { server.address = self.key.host(),
+                server.port = self.key.port(),
+                reason = closed.reason.as_str(),
+                requests = closed.uses },
+                "connection closed",
+            );
+        }
+        if vacant && let Some(pool) = self.pool.upgrade() {
+            pool.vacated.notify_waiters();
+        }
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        let state = self.lock();
+        Stats {
+            gauges: state.gauges(),
+            counters: state.counters,
+        }
+    }
+}
+
+/// Whoever drives the connection is asked to say when it is ready, and then it
+/// is looked at once more: it may have become so just before.
+fn await_readiness<B: 'static>(
+    state: &mut State<Http<B>>,
+    id: Id,
+    wire: &crate::wire::Wire,
+    now: Instant,
+) {
+    wire.settling.store(true, Ordering::SeqCst);
+    if state.settle(id, |conn| conn.sender.is_ready(), now) {
+        wire.settling.store(false, Ordering::SeqCst);
+    }
+}
+
+/// What a response's body needs of its host, whatever the request's body was.
+pub(crate) trait Release: Send + Sync {
+    /// HTTP/1.1: the body has been read to its end.
+    fn read_out(self: Arc<Self>, id: Id);
+    /// HTTP/2: the stream is over.
+    fn release(self: Arc<Self>, id: Id);
+    /// The connection isn't fit for another call.
+    fn discard(self: Arc<Self>, id: Id, reason: CloseReason);
+    /// For errors.
+    fn name(&self) -> &Arc<str>;
+}
+
+impl<B: Send + 'static> Release for Host<B> {
+    fn read_out(self: Arc<Self>, id: Id) {
+        let now = Instant::now();
+        self.with(|state| {
+            let mut wire = None;
+            let unready = state.read_out(
+                id,
+                |conn| {
+                    let ready = conn.sender.is_ready();
+                    if !ready {
+                        wire = Some(conn.link.wire.clone());
+                    }
+                    ready
+                },
+                now,
+            );
+            if unready && let Some(wire) = wire {
+                await_readiness(state, id, &wire, now);
+            }
+        });
+    }
+
+    fn release(self: Arc<Self>, id: Id) {
+        self.with(|state| state.release(id, Instant::now()));
+    }
+
+    fn discard(self: Arc<Self>, id: Id, reason: CloseReason) {
+        self.retire(id, reason);
+    }
+
+    fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+}
+
+impl<B> fmt::Debug for Host<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Host")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,326 @@
+//! The pool.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::{Request, Response, Uri};
+use http_body::Body;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout_at};
+use tollway_core::BoxError;
+use tower_service::Service;
+
+use crate::body::PoolBody;
+use crate::builder::{Config, PoolBuilder};
+use crate::dial::Dial;
+use crate::error::{Failure, Kind, PoolError};
+use crate::future::ResponseFuture;
+use crate::host::Host;
+use crate::key::{AsKey, BadUrl, Key, KeyRef};
+use crate::reaper;
+use crate::state::{Spoken, State};
+use crate::stats::{PoolStats, Stats};
+
+/// A keep-alive connection pool: a tower service from requests to responses.
+///
+/// A clone is another handle to the same pool. `B` is the type of the
+/// requests' bodies. When the last handle is dropped, idle connections are
+/// closed; calls in flight finish.
+pub struct Pool<B: 'static> {
+    shared: Arc<Shared<B>>,
+}
+
+/// What all handles of a pool share.
+pub(crate) struct Shared<B: 'static> {
+    hosts: RwLock<HashMap<Key, Arc<Host<B>>>>,
+    pub(crate) config: Arc<Config>,
+    dialer: Arc<dyn Dial<B>>,
+    /// Rung when something is due earlier than the reaper knows.
+    pub(crate) bell: Arc<Notify>,
+    /// Rung when the last connection of a host is closed.
+    pub(crate) vacated: Notify,
+    reaper: Mutex<Option<JoinHandle<()>>>,
+    draining: std::sync::atomic::AtomicBool,
+    /// The numbers of hosts that have been forgotten.
+    past: Mutex<Stats>,
+    this: Weak<Self>,
+}
+
+impl<B> Pool<B>
+where
+    B: Body + Send + Unpin + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    /// Everything that can be set, with its defaults.
+    #[must_use]
+    pub fn builder() -> PoolBuilder<B> {
+        PoolBuilder::new()
+    }
+
+    /// Opens connections before they are needed, so that `count` are there:
+    /// before a peak, or at start-up to see that a host can be reached at all.
+    /// Returns how many connections there are then.
+    ///
+    /// `url` is any URL of the host. Over HTTP/2 one connection carries the
+    /// calls of many, so one is opened whatever the count. No more are opened
+    /// than the cap allows, and than are kept idle. They age as all idle
+    /// connections do: warm up less than the idle timeout ahead.
+    ///
+    /// Dropped, the connections that are being opened join the pool
+    /// nonetheless.
+    ///
+    /// # Errors
+    ///
+    /// Where the URL can't be called, or no connection could be opened at all.
+    pub async fn warm(&self, url: &Uri, count: usize) -> Result<usize, PoolError> {
+        let host = self.shared.host(url)?;
+        let mut failure = None;
+        // The first handshake tells the protocol, and with it how many more
+        // there are to be: hence twice.
+        for _ in 0..2 {
+            let ids = host.with(|state| state.warm(count));
+            let attempts: Vec<_> = ids.into_iter().filter_map(|id| host.dial(id)).collect();
+            for attempt in attempts {
+                if let Ok(Err(error)) = attempt.await {
+                    failure = Some(error);
+                }
+            }
+            if host.with(|state| state.spoken()) != Some(Spoken::Http1) {
+                break;
+            }
+        }
+        match (host.stats().open(), failure) {
+            (0, Some(failure)) => {
+                let kind = Kind::Open(failure);
+                Err(PoolError::new(kind, Some(host.name.clone()), None))
+            }
+            (open, _) => Ok(open),
+        }
+    }
+
+    /// Ends the pool gracefully: new calls are refused from now on, those in
+    /// flight (the waiting ones included) may finish within `limit`, idle
+    /// connections are closed at once. What is left after that is cut off.
+    /// Returns how many calls that was: zero is a clean end.
+    ///
+    /// Dropped, the pool stays closed to new calls, and cuts nothing off.
+    pub async fn drain(&self, limit: Duration) -> usize {
+        use std::sync::atomic::Ordering;
+
+        let until = Instant::now() + limit;
+        self.shared.draining.store(true, Ordering::SeqCst);
+        let hosts = self.shared.all_hosts();
+        for host in &hosts {
+            host.with(|state| state.drain(Instant::now()));
+        }
+        let vacant = async {
+            loop {
+                let mut vacated = std::pin::pin!(self.shared.vacated.notified());
+                // Registered before the look, so that nothing is missed
+                // between the two.
+                vacated.as_mut().enable();
+                if hosts
+                    .iter()
+                    .all(|host| host.with(|state| state.is_vacant()))
+                {
+                    return;
+                }
+                vacated.await;
+            }
+        };
+        if timeout_at(until, vacant).await.is_ok() {
+            return 0;
+        }
+        let mut cut_off = 0;
+        for host in &hosts {
+            let stats = host.stats();
+            cut_off += stats.calls() + stats.waiting();
+            host.with(|state| state.abort(&Failure::drained(), Instant::now()));
+        }
+        cut_off
+    }
+
+    /// The numbers at this moment.
+    #[must_use]
+    pub fn stats(&self) -> PoolStats {
+        let past = *self
+            .shared
+            .past
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let mut stats = PoolStats {
+            total: past,
+            hosts: Vec::new(),
+        };
+        for host in self.shared.all_hosts() {
+            let of_host = host.stats();
+            stats.total.add(&of_host);
+            stats.hosts.push((host.key.to_string(), of_host));
+        }
+        stats.hosts.sort_by(|(a, _), (b, _)| a.cmp(b));
+        stats
+    }
+}
+
+impl<B: 'static> Pool<B> {
+    pub(crate) fn new(config: Arc<Config>, dialer: Arc<dyn Dial<B>>) -> Self {
+        Self {
+            shared: Arc::new_cyclic(|this| Shared {
+                hosts: RwLock::default(),
+                config,
+                dialer,
+                bell: Arc::default(),
+                vacated: Notify::new(),
+                reaper: Mutex::default(),
+                draining: false.into(),
+                past: Mutex::default(),
+                this: this.clone(),
+            }),
+        }
+    }
+}
+
+impl<B: 'static> Shared<B> {
+    /// The host that `uri` names, if it may be called.
+    fn host(&self, uri: &Uri) -> Result<Arc<Host<B>>, PoolError> {
+        let bad = |bad| PoolError::new(Kind::Url(bad), None, None);
+        let key = KeyRef::of(uri).map_err(bad)?;
+        if let Some(host) = self.known(key) {
+            return Ok(host);
+        }
+        self.add(key.to_key())
+    }
+
+    fn known(&self, key: KeyRef<'_>) -> Option<Arc<Host<B>>> {
+        let hosts = self.hosts.read().unwrap_or_else(PoisonError::into_inner);
+        hosts.get(&key as &dyn AsKey).cloned()
+    }
+
+    #[cold]
+    fn add(&self, key: Key) -> Result<Arc<Host<B>>, PoolError> {
+        let name: Arc<str> = format!("{}:{}", key.host(), key.port()).into();
+        if !key.https() && !self.config.plain_http {
+            return Err(PoolError::new(Kind::PlainHttp, Some(name), None));
+        }
+        let spoken = self.config.spoken(key.https());
+        let state = State::new(self.config.limits, spoken);
+        let host = Host::new(key.clone(), state, self.dialer.clone(), self.this.clone())
+            .map_err(|bad: BadUrl| PoolError::new(Kind::Url(bad), Some(name), None))?;
+        let mut hosts = self.hosts.write().unwrap_or_else(PoisonError::into_inner);
+        let host = hosts.entry(key).or_insert_with(|| Arc::new(host)).clone();
+        // A drain under way has its list of hosts; this one is late for it.
+        if self.draining.load(std::sync::atomic::Ordering::SeqCst) {
+            host.with(|state| state.drain(Instant::now()));
+        }
+        Ok(host)
+    }
+
+    fn all_hosts(&self) -> Vec<Arc<Host<B>>> {
+        let hosts = self.hosts.read().unwrap_or_else(PoisonError::into_inner);
+        hosts.values().cloned().collect()
+    }
+
+    /// Closes what is due to close. Returns when to come again.
+    pub(crate) fn reap(&self, now: Instant) -> Option<Instant> {
+        let mut next = None;
+        for host in self.all_hosts() {
+            let due = host.with(|state| state.reap(now));
+            next = match (next, due) {
+                (Some(next), Some(due)) => Some(std::cmp::min::<Instant>(next, due)),
+                (next, due) => next.or(due),
+            };
+        }
+        self.forget_hosts();
+        next
+    }
+
+    /// Forgets hosts without connections, so that a crawler's pool doesn't
+    /// grow for ever. What a few hosts are known to speak is worth keeping.
+    fn forget_hosts(&self) {
+        const KEPT: usize = 64;
+
+        let mut hosts = self.hosts.write().unwrap_or_else(PoisonError::into_inner);
+        if hosts.len() <= KEPT {
+            return;
+        }
+        let mut past = self.past.lock().unwrap_or_else(PoisonError::into_inner);
+        hosts.retain(|_, host| {
+            // Handles are only made under the map's lock: with one left, which
+            // is the map's, nobody is about to use it.
+            let unused = Arc::strong_count(host) == 1 && host.with(|state| state.is_vacant());
+            if unused {
+                past.add_past(&host.stats().counters);
+            }
+            !unused
+        });
+    }
+}
+
+impl<B: Send + 'static> Shared<B> {
+    /// Starts the reaper, unless it runs. It begins with the first connection,
+    /// since a pool may be built outside of a runtime, and begins anew should
+    /// its runtime have ended.
+    pub(crate) fn ensure_reaper(&self) {
+        let mut reaper = self.reaper.lock().unwrap_or_else(PoisonError::into_inner);
+        if reaper.as_ref().is_none_or(JoinHandle::is_finished) {
+            let task = reaper::run(self.this.clone(), self.bell.clone());
+            *reaper = Some(tokio::spawn(task));
+        }
+    }
+}
+
+impl<B: 'static> Drop for Shared<B> {
+    fn drop(&mut self) {
+        // Connections hold their host, so it falls to the pool to end the idle
+        // ones.
+        for host in self.all_hosts() {
+            host.with(|state| state.drain(Instant::now()));
+        }
+        self.bell.notify_one();
+    }
+}
+
+impl<B> Service<Request<B>> for Pool<B>
+where
+    B: Body + Send + Unpin + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    type Response = Response<PoolBody>;
+    type Error = PoolError;
+    type Future = ResponseFuture<B>;
+
+    /// Always ready: a call waits for its connection in its future, since only
+    /// its request tells the host.
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        match self.shared.host(request.uri()) {
+            Ok(host) => ResponseFuture::new(host, request, self.shared.config.acquire_timeout),
+            Err(error) => ResponseFuture::refused(error),
+        }
+    }
+}
+
+impl<B> Clone for Pool<B> {
+    fn clone(&self) -> Self {
+        Self {
+            shared: self.shared.clone(),
+        }
+    }
+}
+
+impl<B> fmt::Debug for Pool<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool")
+            .field("config", &self.shared.config)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,99 @@
+//! A pool's calls over HTTP/1.1 and HTTP/2, plain and with TLS.
+
+mod support;
+
+use http::Version;
+use support::{Server, fetch, get, pool, post, text};
+use tollway_pool::{Protocol, TlsVersion};
+
+#[tokio::test]
+async fn a_connection_is_used_again() {
+    let server = Server::http1(|_| async { text("hello") }).await;
+    let pool = pool().build().unwrap();
+    for call in 0..10 {
+        let answer = fetch(&pool, get(server.uri("/v1/things?x=1")))
+            .await
+            .unwrap();
+        assert_eq!(answer.body, "hello");
+        assert_eq!(answer.info.is_reused(), call > 0);
+        assert_eq!(answer.info.protocol(), Version::HTTP_11);
+        assert_eq!(answer.info.remote_addr(), Some(server.addr));
+    }
+    assert_eq!(server.seen.accepted(), 1);
+    let stats = pool.stats();
+    assert_eq!(stats.total().opened(), 1);
+    assert_eq!(stats.total().reused(), 9);
+    assert_eq!(stats.total().idle(), 1);
+    assert_eq!(stats.total().handshakes().count(), 1);
+}
+
+#[tokio::test]
+async fn alpn_decides_between_the_protocols() {
+    for (alpn, version) in [
+        (&["h2", "http/1.1"][..], Version::HTTP_2),
+        (&["http/1.1"][..], Version::HTTP_11),
+        (&[][..], Version::HTTP_11),
+    ] {
+        let server = Server::tls(alpn, |_| async { text("hello") }).await;
+        let pool = pool().build().unwrap();
+        for _ in 0..3 {
+            let answer = fetch(&pool, get(server.uri("/"))).await.unwrap();
+            assert_eq!(answer.info.protocol(), version);
+            assert_eq!(answer.info.tls_version(), Some(TlsVersion::Tls13));
+        }
+        assert_eq!(server.seen.accepted(), 1);
+    }
+}
+
+#[tokio::test]
+async fn http2_is_spoken_with_prior_knowledge_where_asked_for() {
+    let server = Server::http2(100, |request| async move {
+        assert_eq!(request.version(), Version::HTTP_2);
+        text("hello")
+    })
+    .await;
+    let pool = pool().protocol(Protocol::Http2Only).build().unwrap();
+    let answer = fetch(&pool, post(server.uri("/"), "body")).await.unwrap();
+    assert_eq!(answer.info.protocol(), Version::HTTP_2);
+}
+
+#[tokio::test]
+async fn the_request_is_addressed_as_the_protocol_wants_it() {
+    let echo = |request: http::Request<hyper::body::Incoming>| async move {
+        text(format!(
+            "{} {:?}",
+            request.uri(),
+            request.headers().get("host")
+        ))
+    };
+    let server = Server::http1(echo).await;
+    let pool1 = pool().build().unwrap();
+    let port = server.addr.port();
+    for (path, seen) in [("/a/b?c=d", "/a/b?c=d"), ("", "/"), ("?q", "/?q")] {
+        let answer = fetch(&pool1, get(server.uri(path))).await.unwrap();
+        let expected = format!("{seen} Some(\"127.0.0.1:{port}\")");
+        assert_eq!(answer.body, expected);
+    }
+    let mut request = get(server.uri("/"));
+    request
+        .headers_mut()
+        .insert("host", "other.example".parse().unwrap());
+    let answer = fetch(&pool1, request).await.unwrap();
+    assert_eq!(answer.body, "/ Some(\"other.example\")");
+
+    let server = Server::http2(100, echo).await;
+    let pool2 = pool().protocol(Protocol::Http2Only).build().unwrap();
+    let mut request = get(server.uri("/a?b"));
+    request
+        .headers_mut()
+        .insert("connection", "keep-alive".parse().unwrap());
+    let answer = fetch(&pool2, request).await.unwrap();
+    let expected = format!("http://127.0.0.1:{}/a?b None", server.addr.port());
+    assert_eq!(answer.body, expected);
+    let mut request = get(server.uri("/"));
+    request
+        .headers_mut()
+        .insert("host", "other.example".parse().unwrap());
+    let answer = fetch(&pool2, request).await.unwrap();
+    assert_eq!(answer.body, "http://other.example/ None");
+}
