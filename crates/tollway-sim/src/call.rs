@@ -18,12 +18,9 @@ pub(crate) struct Call {
     pub(crate) query: Vec<(String, String)>,
     pub(crate) headers: HeaderMap,
     pub(crate) payload: Bytes,
-    pub(crate) fields: Map<String, Value>,
+    /// `None` for a body that is neither a form nor a JSON object.
+    pub(crate) fields: Option<Map<String, Value>>,
 }
-
-/// A body that is neither a form nor a JSON object.
-#[derive(Debug)]
-pub(crate) struct Malformed;
 
 pub(crate) fn decode(segment: &str) -> Cow<'_, str> {
     percent_decode_str(segment).decode_utf8_lossy()
@@ -36,20 +33,20 @@ pub(crate) fn query(query: Option<&str>) -> Vec<(String, String)> {
 }
 
 /// The fields of a body: a form when it says so, otherwise JSON. No body has no fields.
-pub(crate) fn fields(headers: &HeaderMap, payload: &[u8]) -> Result<Map<String, Value>, Malformed> {
+pub(crate) fn fields(headers: &HeaderMap, payload: &[u8]) -> Option<Map<String, Value>> {
     if payload.is_empty() {
-        return Ok(Map::new());
+        return Some(Map::new());
     }
     let is_form = headers
         .get(CONTENT_TYPE)
         .and_then(|value| value.to_str().ok())
         .is_some_and(|value| value.starts_with("application/x-www-form-urlencoded"));
     if is_form {
-        return Ok(form(payload));
+        return Some(form(payload));
     }
     match serde_json::from_slice(payload) {
-        Ok(Value::Object(fields)) => Ok(fields),
-        _ => Err(Malformed),
+        Ok(Value::Object(fields)) => Some(fields),
+        _ => None,
     }
 }
 

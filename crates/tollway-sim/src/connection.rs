@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep};
 
 /// How requests steer their connection. Shared by its requests and its task.
 #[derive(Debug)]
@@ -99,7 +99,7 @@ impl Control {
                 self.became_idle.notified().await;
                 continue;
             }
-            sleep_until(before.since + timeout).await;
+            sleep(timeout.saturating_sub(before.since.elapsed())).await;
             // A request may have come and gone meanwhile; then the time starts anew.
             if *self.activity() == before {
                 return;

@@ -1,8 +1,10 @@
 //! The gateway's core: reads and writes the books, as the provider would.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use http::StatusCode;
+use serde_json::{Map, Value};
 
 use crate::call::{Call, is_amount, text_at};
 use crate::dialect::{Action, Dialect, Repeat};
@@ -71,8 +73,12 @@ fn write(
     now: Duration,
     due: Duration,
 ) -> Answer {
-    let key = match dialect.key(&call.headers, &call.fields) {
-        Ok(key) => key,
+    let checked = match &call.fields {
+        Some(fields) => dialect.key(&call.headers, fields).map(|key| (key, fields)),
+        None => Err(dialect.invalid("body")),
+    };
+    let (key, fields) = match checked {
+        Ok(checked) => checked,
         Err(reply) => return Answer { reply, due },
     };
     if let Some(first) = key.as_ref().and_then(|key| books.by_key_mut(key)) {
@@ -82,7 +88,7 @@ fn write(
         let reply = dialect.failure(StatusCode::INSUFFICIENT_STORAGE);
         return Answer { reply, due };
     }
-    let reply = match record(dialect, books, call, key, now, due) {
+    let reply = match record(dialect, books, call, key, fields.clone(), now..due) {
         Ok(mut record) => {
             record.answer = match call.route.action {
                 Action::Create(_) => dialect.created(&record),
@@ -127,10 +133,10 @@ fn record(
     books: &mut Books,
     call: &Call,
     key: Option<String>,
-    now: Duration,
-    due: Duration,
+    mut fields: Map<String, Value>,
+    in_flight: Range<Duration>,
 ) -> Result<Record, Reply> {
-    let mut fields = call.fields.clone();
+    let reference = text_at(&fields, dialect.wire().reference);
     let (id, kind) = match call.route.action {
         Action::Create(resource) => {
             if let Some(amount) = resource.amount
@@ -160,11 +166,11 @@ fn record(
         route: call.route,
         kind,
         key,
-        reference: text_at(&call.fields, dialect.wire().reference),
+        reference,
         payload: call.payload.clone(),
         fields,
-        at: now,
-        settles: due,
+        at: in_flight.start,
+        settles: in_flight.end,
         answer: Reply::new(StatusCode::OK, ""),
         repeats: 0,
     })

@@ -12,7 +12,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use rand::rngs::StdRng;
 use serde::Serialize;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep};
 
 use crate::body::SimBody;
 use crate::call::{self, Call};
@@ -146,9 +146,10 @@ struct Exchange<'a> {
 
 /// A request that the limits let through.
 struct Admitted {
-    latency: Duration,
+    /// When its answer is due.
+    due: Duration,
     /// `None` where a fault keeps the request from the core.
-    answer: Option<Answer>,
+    reply: Option<Reply>,
 }
 
 impl Exchange<'_> {
@@ -191,12 +192,11 @@ impl Exchange<'_> {
             }
             Err(_) => return Err(h2::Reason::CANCEL.into()),
         };
-        let Ok(fields) = call::fields(&head.headers, &payload) else {
-            return Ok(Err(dialect.invalid("body")));
-        };
+        let fields = call::fields(&head.headers, &payload);
         if let dialect::Action::Create(resource) = route.action {
-            let parent = resource.parent.and_then(|parent| fields.get(parent));
-            object = parent.and_then(|parent| Some(parent.as_str()?.to_owned()));
+            object = resource
+                .parent
+                .and_then(|parent| call::text_at(fields.as_ref()?, &[parent]));
         }
         Ok(Ok(Call {
             route,
@@ -248,8 +248,12 @@ impl Exchange<'_> {
         }
         stats.accepted += 1;
         let kept_away = fault.is_some_and(|fault| fault.prevents_effect());
-        let answer = (!kept_away).then(|| desk::perform(dialect, books, call, now, due));
-        Ok(Admitted { latency, answer })
+        if kept_away {
+            return Ok(Admitted { due, reply: None });
+        }
+        let Answer { reply, due } = desk::perform(dialect, books, call, now, due);
+        let reply = Some(reply);
+        Ok(Admitted { due, reply })
     }
 
     /// Sends the answer when it is due, or what a fault makes of it.
@@ -260,16 +264,16 @@ impl Exchange<'_> {
         busy: Busy,
     ) -> Result<Response<SimBody>, NoAnswer> {
         let dialect = self.shared.dialect;
-        match &admitted.answer {
-            Some(answer) => sleep_until(self.shared.started + answer.due).await,
-            None => sleep(admitted.latency).await,
+        let wait = admitted.due.saturating_sub(self.shared.started.elapsed());
+        // Even a sleep of no time at all may last until the timer's next tick.
+        if !wait.is_zero() {
+            sleep(wait).await;
         }
         let failure = |status: u16| {
             let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
             dialect.failure(status)
         };
-        let reply = admitted.answer.map(|answer| answer.reply);
-        match (fault, reply) {
+        match (fault, admitted.reply) {
             (None | Some(Fault::SlowBody(Duration::ZERO)), Some(reply)) => {
                 Ok(self.whole(&reply, busy))
             }

@@ -41,9 +41,6 @@ struct Args {
     #[arg(long)]
     sandbox: bool,
 
-    #[command(flatten)]
-    rule: RuleArgs,
-
     /// Share of requests that go wrong, from 0 to 1
     #[arg(long, value_name = "RATE", default_value_t = 0.0)]
     faults: f64,
@@ -59,6 +56,9 @@ struct Args {
     /// What faults and latencies are drawn from: the same seed, the same faults
     #[arg(long, default_value_t = 0)]
     seed: u64,
+
+    #[command(flatten)]
+    rule: RuleArgs,
 }
 
 /// With --rule alone the provider's own rates are counted that way. With --limit one rate on each

@@ -272,6 +272,39 @@ async fn a_lost_answer_is_replayed_under_the_same_key() {
     assert_eq!(gateway.ledger().effects(), 1);
 }
 
+#[tokio::test(start_paused = true)]
+async fn whoever_repeats_under_the_same_key_gets_through_any_mix_exactly_once() {
+    for (http2, seed) in [(false, 3), (true, 4)] {
+        let gateway = Gateway::builder(Provider::Stripe)
+            .unlimited()
+            .faults(Faults::rate(0.5))
+            .seed(seed)
+            .start()
+            .await
+            .unwrap();
+        for n in 0..100 {
+            let reference = format!("r{n}");
+            loop {
+                let mut client = if http2 {
+                    Client::http2(&gateway).await
+                } else {
+                    Client::http1(&gateway).await
+                };
+                match client.pay(Provider::Stripe, &reference).await {
+                    Ok(answer) if answer.status == 200 => break,
+                    Ok(answer) => assert!(answer.status.is_server_error()),
+                    Err(_) => {}
+                }
+            }
+        }
+        let ledger = gateway.ledger();
+        assert_eq!(ledger.by_reference().len(), 100);
+        assert_eq!(ledger.duplicates(), [""; 0]);
+        let kinds: Vec<_> = gateway.stats().faults.into_keys().collect();
+        assert_eq!(kinds.len(), 10, "all kinds of the mix were met: {kinds:?}");
+    }
+}
+
 #[tokio::test]
 async fn the_same_seed_gives_the_same_faults() {
     let mut runs = Vec::new();

@@ -541,6 +541,17 @@ async fn a_field_that_is_missing_or_wrong_is_refused_for_good_and_has_no_effect(
 }
 
 #[tokio::test]
+async fn a_request_that_makes_no_sense_counts_like_any_other() {
+    let (_gateway, mut client) = with_rule(Provider::Stripe, Scope::Gateway, 1).await;
+    let mut statuses = Vec::new();
+    for _ in 0..2 {
+        let answer = client.post("/v1/payouts", &[], "nonsense").await.unwrap();
+        statuses.push(answer.status.as_u16());
+    }
+    assert_eq!(statuses, [400, 429]);
+}
+
+#[tokio::test]
 async fn a_body_beyond_a_mebibyte_is_refused() {
     let (gateway, mut client) = start(Provider::Stripe).await;
     let most = 1024 * 1024;
