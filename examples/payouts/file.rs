@@ -126,7 +126,10 @@ fn payout(record: &csv::StringRecord) -> Result<Payout, String> {
             shorten(reference)
         ));
     }
-    let minor = amount.parse().ok().filter(|minor| (1..=1_000_000_000_000).contains(minor));
+    let minor = amount
+        .parse()
+        .ok()
+        .filter(|minor| (1..=1_000_000_000_000).contains(minor));
     let Some(amount) = minor else {
         return Err(format!(
             "amount `{}` must be a whole number of minor units, 1 to 1000000000000",
@@ -171,9 +174,19 @@ pub(crate) struct BadRow {
 /// Why nothing is sent.
 #[derive(Debug)]
 pub(crate) enum FileError {
-    Unreadable { path: PathBuf, source: io::Error },
-    Rows { path: PathBuf, rows: Vec<BadRow> },
-    TooFew { path: PathBuf, wanted: usize, found: usize },
+    Unreadable {
+        path: PathBuf,
+        source: io::Error,
+    },
+    Rows {
+        path: PathBuf,
+        rows: Vec<BadRow>,
+    },
+    TooFew {
+        path: PathBuf,
+        wanted: usize,
+        found: usize,
+    },
 }
 
 impl fmt::Display for FileError {

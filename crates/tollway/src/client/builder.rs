@@ -1,0 +1,131 @@
+//! A client, to be adjusted and built.
+
+use std::time::Duration;
+
+use tollway_core::{ClassifyLayer, Rules};
+use tollway_idempotency::{Dialect, IdempotencyKeyLayer};
+use tollway_limit::{LimitsBuilder, RateLimitLayer};
+use tollway_pool::{Pool, PoolBuilder};
+use tollway_retry::{RetryLayer, RetryPolicyBuilder};
+use tollway_timeout::{AttemptTimeout, AttemptTimeoutLayer, DeadlineLayer};
+
+use super::stack::{Layers, WireBody};
+use super::{BuildError, Client};
+use crate::Profile;
+
+/// Builds a [`Client`]: a profile, with what is to be otherwise.
+#[derive(Debug)]
+#[must_use = "a builder does nothing until it builds"]
+pub struct ClientBuilder {
+    profile: Profile,
+    pool: PoolBuilder<WireBody>,
+}
+
+impl ClientBuilder {
+    pub(super) fn new(profile: Profile) -> Self {
+        let pool = Pool::builder()
+            .max_connections_per_host(profile.max_connections)
+            .idle_timeout(profile.idle_timeout)
+            .protocol(profile.protocol);
+        Self { profile, pool }
+    }
+
+    /// How long a call may take, everything included: the waits for a permit
+    /// and for a connection, all attempts, the back-off between them, the body.
+    pub fn deadline(mut self, limit: Duration) -> Self {
+        self.profile.deadline = limit;
+        self
+    }
+
+    /// How long one attempt may take.
+    pub fn attempt_timeout(mut self, timeout: impl Into<AttemptTimeout>) -> Self {
+        self.profile.attempt_timeout = timeout.into();
+        self
+    }
+
+    /// The quotas, in place of the profile's.
+    pub fn limits(mut self, limits: LimitsBuilder) -> Self {
+        self.profile.limits = limits;
+        self
+    }
+
+    /// What answers mean, in place of the profile's rules.
+    pub fn rules(mut self, rules: Rules) -> Self {
+        self.profile.rules = rules;
+        self
+    }
+
+    /// Where the provider looks for an idempotency key; `None` where it honours
+    /// none. With a header of another name, tell it the
+    /// [retry](RetryPolicyBuilder::key_headers) too.
+    pub fn keys(mut self, dialect: impl Into<Option<Dialect>>) -> Self {
+        self.profile.keys = dialect.into();
+        self
+    }
+
+    /// How failures are retried, in place of the profile's policy.
+    pub fn retry(mut self, policy: RetryPolicyBuilder) -> Self {
+        self.profile.retry = policy;
+        self
+    }
+
+    /// The TLS settings, in place of TLS 1.3 and 1.2 with the platform's roots.
+    pub fn tls(mut self, config: rustls::ClientConfig) -> Self {
+        self.pool = self.pool.tls(config);
+        self
+    }
+
+    /// Whether `http:` URLs may be called. They are refused by default, since
+    /// what is sent to a payment gateway is secret.
+    pub fn plain_http(mut self, allowed: bool) -> Self {
+        self.pool = self.pool.plain_http(allowed);
+        self
+    }
+
+    /// Adjusts the pool's settings.
+    pub fn pool(
+        mut self,
+        adjust: impl FnOnce(PoolBuilder<WireBody>) -> PoolBuilder<WireBody>,
+    ) -> Self {
+        self.pool = adjust(self.pool);
+        self
+    }
+
+    /// The client.
+    ///
+    /// # Errors
+    ///
+    /// Where a setting makes no sense; the error names it, its value, and what
+    /// was expected.
+    pub fn build(self) -> Result<Client, BuildError> {
+        let Self { profile, pool } = self;
+        let of = |setting| move |error| BuildError::new(setting, error);
+        let limits = profile
+            .limits
+            .build()
+            .map_err(|error| BuildError::new("limits", error))?;
+        let retry = profile
+            .retry
+            .build()
+            .map_err(|error| BuildError::new("retry", error))?;
+        let pool = pool.build().map_err(of("pool"))?;
+        let key = IdempotencyKeyLayer::new().echo(true);
+        let layers = Layers {
+            deadline: DeadlineLayer::new(profile.deadline),
+            key: match profile.keys {
+                Some(dialect) => key.dialect(dialect),
+                // No call has a key.
+                None => key.dialect(Dialect::default().methods([])),
+            },
+            retry: RetryLayer::new(retry),
+            limit: RateLimitLayer::new(limits.clone()),
+            attempt_timeout: AttemptTimeoutLayer::new(profile.attempt_timeout),
+            classify: ClassifyLayer::new(profile.rules),
+        };
+        Ok(Client {
+            stack: layers.over(pool.clone()),
+            limits,
+            pool,
+        })
+    }
+}

@@ -1,0 +1,100 @@
+//! The future of a call, and the body of its response.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use pin_project_lite::pin_project;
+use tollway_core::BoxError;
+use tower_service::Service;
+
+use super::stack::Stack;
+use super::{Body, Error};
+
+type Inner = <Stack as Service<Request<Body>>>::Future;
+type InnerBody = <<Stack as Service<Request<Body>>>::Response as IntoBody>::Body;
+
+/// Names the body of a response type.
+trait IntoBody {
+    type Body;
+}
+
+impl<B> IntoBody for Response<B> {
+    type Body = B;
+}
+
+pin_project! {
+    /// The future of a [`Client`](crate::Client)'s call.
+    #[must_use = "futures do nothing unless polled"]
+    pub struct ResponseFuture {
+        #[pin]
+        inner: Inner,
+    }
+}
+
+impl ResponseFuture {
+    pub(super) fn new(inner: Inner) -> Self {
+        Self { inner }
+    }
+}
+
+impl Future for ResponseFuture {
+    type Output = Result<Response<ResponseBody>, Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.project().inner.poll(cx).map(|result| match result {
+            Ok(response) => Ok(response.map(|inner| ResponseBody { inner })),
+            Err(error) => Err(Error::new(error)),
+        })
+    }
+}
+
+impl fmt::Debug for ResponseFuture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}
+
+pin_project! {
+    /// The body of a [`Client`](crate::Client)'s response.
+    ///
+    /// The attempt's limit on pauses and the call's deadline go on counting
+    /// until its end. Dropped unread, its connection is emptied in the
+    /// background where that is cheap, and closed otherwise.
+    pub struct ResponseBody {
+        #[pin]
+        inner: InnerBody,
+    }
+}
+
+impl HttpBody for ResponseBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        self.project().inner.poll_frame(cx).map_err(Into::into)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+impl fmt::Debug for ResponseBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseBody")
+            .field("size_hint", &self.size_hint())
+            .finish_non_exhaustive()
+    }
+}

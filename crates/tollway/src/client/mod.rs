@@ -1,0 +1,127 @@
+//! The five layers in their order, as one client.
+
+use std::fmt;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response, Uri};
+use http_body::Body as HttpBody;
+use tollway_core::BoxError;
+use tollway_limit::Limits;
+use tollway_pool::{Pool, PoolError, PoolStats};
+use tower_service::Service;
+
+use crate::Profile;
+
+mod body;
+mod builder;
+mod error;
+mod future;
+mod stack;
+
+pub use body::Body;
+pub use builder::ClientBuilder;
+pub use error::{BuildError, Error};
+pub use future::{ResponseBody, ResponseFuture};
+use stack::{Stack, WireBody};
+
+/// An HTTP client for one provider's API: the layers of this family, composed
+/// in the right order over one pool of connections.
+///
+/// A clone is another handle to the same client: the quotas, the retry budget
+/// and the connections are shared. It is a tower service as well, from
+/// `Request<B>` for any body, and always ready: a call waits for its permit and
+/// its connection in its future, since only its request tells which.
+///
+/// # Cancellation
+///
+/// Dropping the future of a call ends it: its place in the queue, its permit
+/// and its connection are given back. A request that had been sent by then may
+/// have had an effect; the provider's quota counts it, and so does the limiter.
+#[derive(Clone)]
+pub struct Client {
+    stack: Stack,
+    limits: Limits,
+    pool: Pool<WireBody>,
+}
+
+impl Client {
+    /// A client for the provider of this profile, to be adjusted and built.
+    pub fn builder(profile: Profile) -> ClientBuilder {
+        ClientBuilder::new(profile)
+    }
+
+    /// Sends `request`, and waits for the head of the response.
+    ///
+    /// The request's URI is absolute. What it carries in its extensions is
+    /// heeded: `Deadline`, `Priority`, `Endpoint`, `IdempotencyKey`.
+    ///
+    /// # Errors
+    ///
+    /// An [`Error`] where there is no response to return, with a
+    /// [verdict](Error::verdict) that says whether the call may have had an
+    /// effect. A response with a status that says so is no error; it carries its
+    /// `Verdict` in its extensions.
+    pub fn send<B>(&self, request: Request<B>) -> ResponseFuture
+    where
+        B: HttpBody<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        self.clone().call(request)
+    }
+
+    /// The limits, to look at, to change, or to share.
+    #[must_use]
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// The pool's numbers at this moment.
+    #[must_use]
+    pub fn pool_stats(&self) -> PoolStats {
+        self.pool.stats()
+    }
+
+    /// Opens connections before a peak, so that `count` are there. Returns how
+    /// many there are then.
+    ///
+    /// # Errors
+    ///
+    /// Where the URL can't be called, or no connection could be opened at all.
+    pub async fn warm(&self, url: &Uri, count: usize) -> Result<usize, PoolError> {
+        self.pool.warm(url, count).await
+    }
+
+    /// Ends the client gracefully: no new connections or calls on any handle,
+    /// those in flight may finish within `limit`. Returns how many calls were
+    /// cut off: zero is a clean end.
+    pub async fn drain(&self, limit: Duration) -> usize {
+        self.pool.drain(limit).await
+    }
+}
+
+impl<B> Service<Request<B>> for Client
+where
+    B: HttpBody<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Response = Response<ResponseBody>;
+    type Error = Error;
+    type Future = ResponseFuture;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        // The outermost layer takes any wait for readiness into the call.
+        self.stack.poll_ready(cx).map_err(Error::new)
+    }
+
+    fn call(&mut self, request: Request<B>) -> ResponseFuture {
+        ResponseFuture::new(self.stack.call(request.map(Body::new)))
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,77 @@
+//! One provider's facts, as data.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use tollway_core::Rules;
+use tollway_idempotency::Dialect;
+use tollway_limit::LimitsBuilder;
+use tollway_pool::Protocol;
+use tollway_retry::RetryPolicyBuilder;
+use tollway_timeout::AttemptTimeout;
+
+pub mod profiles;
+
+/// One provider's facts, as data.
+///
+/// [`profiles`] has five. Each field can be changed, and
+/// [`ClientBuilder`](crate::ClientBuilder) has a method for each. A profile for
+/// another provider starts from [`Profile::new`].
+///
+/// ```
+/// use std::time::Duration;
+/// use tollway::profiles;
+///
+/// let mut profile = profiles::stripe();
+/// profile.deadline = Duration::from_secs(20);
+/// ```
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Profile {
+    /// The provider's name, for telemetry.
+    pub name: Cow<'static, str>,
+    /// Its quotas.
+    pub limits: LimitsBuilder,
+    /// What its answers mean.
+    pub rules: Rules,
+    /// Where it looks for an idempotency key; `None` where it honours none.
+    pub keys: Option<Dialect>,
+    /// How failures are retried.
+    pub retry: RetryPolicyBuilder,
+    /// How long a call may take, everything included.
+    pub deadline: Duration,
+    /// How long one attempt may take.
+    pub attempt_timeout: AttemptTimeout,
+    /// Which HTTP it speaks.
+    pub protocol: Protocol,
+    /// The most connections to one host.
+    pub max_connections: usize,
+    /// How long a connection may be idle before it is closed.
+    pub idle_timeout: Duration,
+}
+
+impl Profile {
+    /// A provider of which nothing is known: no quota but what its answers ask
+    /// for, the verdict of its statuses, no idempotency key, so that nothing of
+    /// unknown outcome is repeated but idempotent methods.
+    ///
+    /// The defaults: 60 s for a call and 30 s for an attempt, as most payment
+    /// SDKs have between 30 and 80 s; 20 connections a host, enough for some
+    /// hundred calls a second at 100 ms each; 15 s idle, inside the 2 to 30 s
+    /// that Modern Treasury asks for.
+    #[must_use]
+    pub fn new(name: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            name: name.into(),
+            limits: LimitsBuilder::default(),
+            rules: Rules::new(),
+            keys: None,
+            retry: tollway_retry::RetryPolicy::builder(),
+            deadline: Duration::from_secs(60),
+            attempt_timeout: AttemptTimeout::new(Duration::from_secs(30)),
+            protocol: Protocol::Auto,
+            max_connections: 20,
+            idle_timeout: Duration::from_secs(15),
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! One payout, until it is certain what became of it.
+
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use http::Response;
+use http_body_util::{BodyExt, Limited};
+use tokio::time::sleep;
+use tollway::core::Verdict;
+use tollway::retry::{Attempts, Outcome};
+use tollway::{Client, ResponseBody};
+
+use crate::file::Payout;
+use crate::provider::{Api, Target, snippet};
+
+/// How often a payout is sent as a call of its own, each with its own retries,
+/// before it is given up.
+const SENDS: u32 = 5;
+
+/// How long a gateway is given to finish what it may have begun, before it is
+/// asked whether it did, and between two times of asking.
+const SETTLING: Duration = Duration::from_secs(1);
+
+/// What became of a payout.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    Succeeded,
+    Rejected(String),
+    /// It may have taken effect, and the provider doesn't say.
+    Unknown(String),
+    /// It certainly never took effect, however often it was sent.
+    Unsent(String),
+}
+
+/// The fate of one payout, and what it took.
+#[derive(Clone, Debug)]
+pub(crate) struct Settled {
+    pub(crate) fate: Fate,
+    pub(crate) attempts: u64,
+    pub(crate) retries: u64,
+    pub(crate) throttled: u64,
+    /// Whether the provider had to be asked what had become of it.
+    pub(crate) reconciled: bool,
+}
+
+/// Sends payouts to one provider.
+#[derive(Clone, Debug)]
+pub(crate) struct Payer {
+    pub(crate) client: Client,
+    pub(crate) api: Api,
+    pub(crate) target: Target,
+}
+
+/// What one call said.
+enum Said {
+    Final(Fate),
+    NotExecuted(String),
+    Unknown(String),
+}
+
+impl Payer {
+    /// Pays `payout` exactly once, or says why that is not certain.
+    pub(crate) async fn pay(&self, payout: &Payout) -> Settled {
+        let mut settled = Settled {
+            fate: Fate::Unsent(String::new()),
+            attempts: 0,
+            retries: 0,
+            throttled: 0,
+            reconciled: false,
+        };
+        for _ in 0..SENDS {
+            let said = self.send(payout, &mut settled).await;
+            settled.fate = match said {
+                Said::Final(fate) => fate,
+                Said::NotExecuted(why) => {
+                    settled.fate = Fate::Unsent(why);
+                    continue;
+                }
+                Said::Unknown(why) => {
+                    settled.reconciled = true;
+                    match self.took_effect(&payout.reference).await {
+                        Some(true) => Fate::Succeeded,
+                        // Certainly not: it may be sent again.
+                        Some(false) => {
+                            settled.fate = Fate::Unsent(why);
+                            continue;
+                        }
+                        None => Fate::Unknown(why),
+                    }
+                }
+            };
+            break;
+        }
+        settled.retries = settled.attempts.saturating_sub(1);
+        settled
+    }
+
+    async fn send(&self, payout: &Payout, settled: &mut Settled) -> Said {
+        let request = match self.api.create(&self.target, payout) {
+            Ok(request) => request,
+            Err(error) => return Said::NotExecuted(error.to_string()),
+        };
+        match self.client.send(request).await {
+            Ok(response) => {
+                count(settled, Attempts::of(response.extensions()), 1);
+                self.read(response).await
+            }
+            Err(error) => {
+                count(settled, error.attempts(), 0);
+                let why = format!("{error:#}");
+                if error.is_not_executed() {
+                    Said::NotExecuted(why)
+                } else if error.verdict() == Verdict::Rejected {
+                    Said::Final(Fate::Rejected(why))
+                } else {
+                    Said::Unknown(why)
+                }
+            }
+        }
+    }
+
+    async fn read(&self, response: Response<ResponseBody>) -> Said {
+        let verdict = Verdict::of_response(&response);
+        let status = response.status();
+        // A 2xx is proof enough, whether or not its body arrives.
+        let body = read_body(response).await.unwrap_or_default();
+        let why = format!("{status}: {}", snippet(&body));
+        match verdict {
+            Verdict::Done => Said::Final(Fate::Succeeded),
+            Verdict::Rejected => Said::Final(Fate::Rejected(why)),
+            Verdict::NotExecuted { .. } => Said::NotExecuted(why),
+            Verdict::Unknown => Said::Unknown(why),
+        }
+    }
+
+    /// Asks the provider by reference whether a payout took effect.
+    ///
+    /// Only a "no" said twice counts as one: a gateway may still be busy with
+    /// what it lost the connection to.
+    async fn took_effect(&self, reference: &str) -> Option<bool> {
+        for _ in 0..2 {
+            sleep(SETTLING).await;
+            let request = self.api.look_up(&self.target, reference).ok()?;
+            let response = self.client.send(request).await.ok()?;
+            let status = response.status().as_u16();
+            let body = read_body(response).await?;
+            if self.api.found(status, &body)? {
+                return Some(true);
+            }
+        }
+        Some(false)
+    }
+}
+
+/// The body, if it arrives and isn't absurdly long.
+async fn read_body(response: Response<ResponseBody>) -> Option<Bytes> {
+    let body = Limited::new(response.into_body(), 1024 * 1024);
+    body.collect().await.ok().map(|body| body.to_bytes())
+}
+
+/// Adds up a call's attempts. A response without a story took one.
+fn count(settled: &mut Settled, story: Option<&Attempts>, unless: u64) {
+    settled.attempts += story.map_or(unless, |story| story.made().into());
+    let refused =
+        |outcome: &Outcome| matches!(outcome, Outcome::Status(status) if status.as_u16() == 429);
+    let throttled = story.map_or(0, |story| {
+        story
+            .records()
+            .iter()
+            .filter(|record| refused(&record.outcome))
+            .count()
+    });
+    settled.throttled += u64::try_from(throttled).unwrap_or(u64::MAX);
+}
+
+/// Seconds since 1970, the seed when none is given.
+pub(crate) fn some_seed() -> u64 {
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}

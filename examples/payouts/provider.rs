@@ -1,0 +1,204 @@
+//! A payout in each provider's words.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::request::Builder;
+use http::{Request, Uri};
+use serde_json::{Value, json};
+use tollway::Profile;
+use tollway::core::{BoxError, IdempotencyKey, InvalidKey};
+use tollway::idempotency::key_from_reference;
+use tollway::{Body, profiles};
+use tollway_sim::Provider;
+use tollway_sim::rule::Rule;
+
+use crate::file::Payout;
+
+/// Keys and request ids are derived from the business's references, under this
+/// name. A run that was interrupted and is started anew repeats them, and the
+/// provider recognises what it has already seen.
+const NAMESPACE: &str = "tollway-payouts";
+
+/// What is to be known of a provider to send it payouts.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Api(pub(crate) Provider);
+
+impl Api {
+    pub(crate) fn profile(self) -> Profile {
+        match self.0 {
+            Provider::Payrix => profiles::payrix(),
+            Provider::Stripe => profiles::stripe(),
+            Provider::ModernTreasury => profiles::modern_treasury(),
+            Provider::Savvy => profiles::savvy(),
+            Provider::Payalo => profiles::payalo(),
+        }
+    }
+
+    /// The rate that the provider allows for payouts, if it limits it.
+    pub(crate) fn rule(self) -> Option<Rule> {
+        let second = Duration::from_secs(1);
+        Some(match self.0 {
+            Provider::Payrix => Rule::sliding_log(1000, 10 * second),
+            Provider::Stripe => Rule::sliding_log(15, second),
+            Provider::ModernTreasury | Provider::Savvy => Rule::sliding_log(100, second),
+            Provider::Payalo => return None,
+        })
+    }
+
+    /// The request that pays `payout`.
+    pub(crate) fn create(
+        self,
+        target: &Target,
+        payout: &Payout,
+    ) -> Result<Request<Body>, BoxError> {
+        let path = match self.0 {
+            Provider::Payrix => "/txns",
+            Provider::Stripe => "/v1/payouts",
+            Provider::ModernTreasury => "/api/payment_orders",
+            Provider::Savvy | Provider::Payalo => "/payments",
+        };
+        let mut request = target.request("POST", path)?;
+        if let Provider::Stripe | Provider::ModernTreasury = self.0 {
+            request = request.extension(key(payout)?);
+        }
+        let (content_type, body) = if self.0 == Provider::Stripe {
+            ("application/x-www-form-urlencoded", stripe_form(payout))
+        } else {
+            ("application/json", self.json(payout)?.to_string())
+        };
+        Ok(request
+            .header("content-type", content_type)
+            .body(Body::from(body))?)
+    }
+
+    fn json(self, payout: &Payout) -> Result<Value, InvalidKey> {
+        let Payout {
+            reference,
+            amount,
+            currency,
+            beneficiary,
+        } = payout;
+        Ok(match self.0 {
+            Provider::Payrix => json!({
+                "order": reference, "total": amount, "currency": currency, "merchant": beneficiary,
+            }),
+            Provider::Stripe => Value::Null,
+            Provider::ModernTreasury => json!({
+                "type": "ach", "direction": "credit", "amount": amount, "currency": currency,
+                "receiving_account_id": beneficiary, "metadata": {"reference": reference},
+            }),
+            Provider::Savvy => json!({
+                "RequestId": key(payout)?.as_str(),
+                "Reference": reference, "Amount": amount, "Currency": currency,
+                "Beneficiary": beneficiary,
+            }),
+            Provider::Payalo => json!({
+                "merchantReference": reference, "amount": amount, "currency": currency,
+                "beneficiary": beneficiary,
+            }),
+        })
+    }
+
+    /// The request that asks whether the payout of this reference took effect.
+    pub(crate) fn look_up(
+        self,
+        target: &Target,
+        reference: &str,
+    ) -> Result<Request<Body>, BoxError> {
+        // References are letters, digits, `-`, `_` and `.`: nothing to escape.
+        let path = match self.0 {
+            Provider::Payrix => format!("/txns?order%5Bequals%5D={reference}"),
+            Provider::Stripe => format!("/v1/payouts?metadata%5Breference%5D={reference}"),
+            Provider::ModernTreasury => {
+                format!("/api/payment_orders?metadata%5Breference%5D={reference}")
+            }
+            Provider::Savvy => format!("/payments?Reference={reference}"),
+            Provider::Payalo => format!("/payments/{reference}/status"),
+        };
+        Ok(target.request("GET", &path)?.body(Body::empty())?)
+    }
+
+    /// What the answer to a look-up says: whether there is such a payout, or
+    /// `None` where it doesn't tell.
+    pub(crate) fn found(self, status: u16, body: &[u8]) -> Option<bool> {
+        let list = match self.0 {
+            Provider::Payrix => "/response/data",
+            Provider::Stripe => "/data",
+            Provider::ModernTreasury => "",
+            Provider::Savvy | Provider::Payalo => {
+                return match status {
+                    200 => Some(true),
+                    404 => Some(false),
+                    _ => None,
+                };
+            }
+        };
+        if status != 200 {
+            return None;
+        }
+        let body: Value = serde_json::from_slice(body).ok()?;
+        let matches = body.pointer(list)?.as_array()?;
+        Some(!matches.is_empty())
+    }
+}
+
+fn key(payout: &Payout) -> Result<IdempotencyKey, InvalidKey> {
+    key_from_reference(NAMESPACE, &payout.reference)
+}
+
+fn stripe_form(payout: &Payout) -> String {
+    form_urlencoded::Serializer::new(String::new())
+        .append_pair("amount", &payout.amount.to_string())
+        .append_pair("currency", &payout.currency.to_ascii_lowercase())
+        .append_pair("destination", &payout.beneficiary)
+        .append_pair("metadata[reference]", &payout.reference)
+        .finish()
+}
+
+/// Where requests go, and what all of them carry.
+#[derive(Clone, Debug)]
+pub(crate) struct Target {
+    base: String,
+    headers: http::HeaderMap,
+}
+
+impl Target {
+    pub(crate) fn new(url: &str, headers: http::HeaderMap) -> Result<Self, BoxError> {
+        let uri: Uri = url.parse()?;
+        match (uri.scheme_str(), uri.host()) {
+            (Some("https"), Some(_))
+            | (Some("http"), Some("localhost" | "127.0.0.1" | "[::1]")) => {}
+            (Some("http"), Some(host)) => {
+                return Err(format!(
+                    "{host}: plain HTTP is for a gateway on this machine; use https"
+                )
+                .into());
+            }
+            _ => return Err(format!("`{url}` is no URL; try https://host[:port]").into()),
+        }
+        Ok(Self {
+            base: url.trim_end_matches('/').to_owned(),
+            headers,
+        })
+    }
+
+    pub(crate) fn is_plain(&self) -> bool {
+        self.base.starts_with("http:")
+    }
+
+    fn request(&self, method: &str, path: &str) -> Result<Builder, BoxError> {
+        let uri: Uri = format!("{}{path}", self.base).parse()?;
+        let mut request = Request::builder().method(method).uri(uri);
+        for (name, value) in &self.headers {
+            request = request.header(name, value);
+        }
+        Ok(request)
+    }
+}
+
+/// The start of a body, for a message.
+pub(crate) fn snippet(body: &Bytes) -> String {
+    let text = String::from_utf8_lossy(&body[..body.len().min(200)]);
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
