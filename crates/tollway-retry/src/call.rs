@@ -13,7 +13,7 @@ use tower_service::Service;
 use crate::budget::{Cost, Withdrawal};
 use crate::decide::{Course, Decision, Situation};
 use crate::drain::Drain;
-use crate::head::{Evidence, Head};
+use crate::head::{Evidence, KeptHead};
 use crate::replay::Replay;
 use crate::story::{AttemptRecord, Attempts, Outcome, Records, Stop};
 use crate::{ReplayBody, RetryError, RetryPolicy, Seed, telemetry};
@@ -29,10 +29,6 @@ pub(crate) struct Call<S, B, R> {
 }
 
 /// What is kept for the next attempt.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "the large one is the rule, and a box would be an allocation for every call"
-)]
 enum Kept<S, B> {
     Resend(Resend<S, B>),
     /// No retry is ever made.
@@ -41,7 +37,7 @@ enum Kept<S, B> {
 
 struct Resend<S, B> {
     service: S,
-    head: Head,
+    head: KeptHead,
     body: Replay<B>,
 }
 
@@ -88,7 +84,7 @@ where
             let evidence = Evidence::of(&request, settings, started);
             (Kept::Nothing(evidence), request.map(ReplayBody::plain))
         } else {
-            let head = Head::of(&request);
+            let head = KeptHead::of(&request);
             let (parts, body) = request.into_parts();
             let (body, replay) = ReplayBody::new(body, settings.replay_bound);
             let resend = Resend {
@@ -109,25 +105,23 @@ where
 }
 
 impl<S, B, R: Seed> Call<S, B, R> {
-    /// An attempt has ended.
-    pub(crate) fn settle<ResB>(&mut self, outcome: Result<Response<ResB>, BoxError>) -> Next<ResB> {
-        let judgement = judge(&outcome);
-        match outcome {
-            Ok(response) if self.progress.is_none() && judgement.verdict.is_final() => {
-                self.policy.budget().deposit_success();
-                Next::Return(Ok(response))
-            }
-            outcome => self.settle_further(outcome, judgement),
+    /// Whether this is the final answer to the first attempt: then there is
+    /// nothing to do, nor to tell.
+    pub(crate) fn is_plain<ResB>(&self, response: &Response<ResB>) -> bool {
+        let plain = self.progress.is_none() && judge(response).verdict.is_final();
+        if plain {
+            self.policy.budget().deposit_success();
         }
+        plain
     }
 
-    /// The same, where it isn't the final answer to the first attempt.
+    /// An attempt has ended with anything else.
     #[cold]
-    fn settle_further<ResB>(
-        &mut self,
-        outcome: Result<Response<ResB>, BoxError>,
-        judgement: Judgement,
-    ) -> Next<ResB> {
+    pub(crate) fn settle<ResB>(&mut self, outcome: Result<Response<ResB>, BoxError>) -> Next<ResB> {
+        let judgement = match &outcome {
+            Ok(response) => judge(response),
+            Err(error) => Verdict::of_error(&**error).into(),
+        };
         let now = Instant::now();
         let settings = self.policy.settings();
         let progress = self.progress.get_or_insert_with(|| {
@@ -210,7 +204,7 @@ impl<S, B, R: Seed> Call<S, B, R> {
         let mut request = if is_last {
             // What can't be used again isn't copied, nor recorded.
             let body = mem::replace(&mut resend.body, Replay::none()).next();
-            mem::take(&mut resend.head).into_request(body)
+            resend.head.take_request(body)
         } else {
             resend.head.to_request(resend.body.next())
         };
@@ -305,15 +299,13 @@ impl Progress {
     }
 }
 
-/// What came of an attempt means this.
-fn judge<B>(outcome: &Result<Response<B>, BoxError>) -> Judgement {
-    match outcome {
-        // The wall clock is only needed where the answer was classified by
-        // nobody, and asks for a delay until a date.
-        Ok(response) if response.status().is_success() => Verdict::of(response.extensions())
-            .unwrap_or(Verdict::Done)
-            .into(),
-        Ok(response) => Judgement::of_response(response, SystemTime::now()),
-        Err(error) => Verdict::of_error(&**error).into(),
+/// What the answer to an attempt means.
+fn judge<B>(response: &Response<B>) -> Judgement {
+    if response.status().is_success() {
+        // Most answers. The wall clock is only needed where a head asks for a
+        // delay until a date.
+        let verdict = Verdict::of(response.extensions());
+        return verdict.unwrap_or(Verdict::Done).into();
     }
+    Judgement::of_response(response, SystemTime::now())
 }

@@ -86,7 +86,12 @@ where
         loop {
             match this.state.as_mut().project() {
                 StateProj::Attempt { future } => {
-                    let outcome = ready!(future.poll(cx)).map_err(Into::into);
+                    let outcome = match ready!(future.poll(cx)) {
+                        Ok(response) if this.call.is_plain(&response) => {
+                            return Poll::Ready(Ok(response));
+                        }
+                        outcome => outcome.map_err(Into::into),
+                    };
                     match this.call.settle(outcome) {
                         Next::Return(result) => return Poll::Ready(result),
                         Next::Repeat { at, response } => {

@@ -1,39 +1,27 @@
 //! What is kept of a request, so that it can be made again.
 
-use http::header::{HeaderMap, HeaderName, HeaderValue};
+use std::cell::RefCell;
+use std::ops::{Deref, DerefMut};
+
+use http::header::{HeaderName, HeaderValue};
 use http::{Extensions, Method, Request, Uri, Version};
 use tokio::time::Instant;
 use tollway_core::{Deadline, Endpoint, IdempotencyKey, Priority};
 
 use crate::policy::Settings;
 
-/// As many headers are kept in place, without an allocation. A payment API's
-/// request has four to seven.
-const INLINE: usize = 8;
-
-/// A copy of a request's head, all but free on the way to a call that needs no
-/// retry: every name and value is shared, and nothing is allocated for a
-/// handful of headers.
+/// A copy of a request's head. It shares every name and value with the request.
+#[derive(Default)]
 pub(crate) struct Head {
     method: Method,
     uri: Uri,
     version: Version,
-    headers: Headers,
+    headers: Vec<(HeaderName, HeaderValue)>,
     extensions: Carried,
 }
 
-#[expect(
-    clippy::large_enum_variant,
-    reason = "the large one is the rule, and a box would be an allocation for every call"
-)]
-enum Headers {
-    // Filled from the front.
-    Few([Option<(HeaderName, HeaderValue)>; INLINE]),
-    Many(HeaderMap),
-}
-
-/// The extensions: those that Tollway's layers know in place, or else a clone
-/// of the map, which costs several allocations.
+/// The extensions: those that Tollway's layers know, or else a clone of the
+/// map, which costs several allocations.
 enum Carried {
     Known {
         deadline: Option<Deadline>,
@@ -44,21 +32,26 @@ enum Carried {
     Any(Extensions),
 }
 
-impl Default for Head {
-    fn default() -> Self {
-        Self::of(&Request::new(()))
-    }
-}
-
 impl Head {
-    pub(crate) fn of<B>(request: &Request<B>) -> Self {
-        Self {
-            method: request.method().clone(),
-            uri: request.uri().clone(),
-            version: request.version(),
-            headers: Headers::of(request.headers()),
-            extensions: Carried::of(request.extensions()),
-        }
+    fn fill<B>(&mut self, request: &Request<B>) {
+        self.method.clone_from(request.method());
+        self.uri.clone_from(request.uri());
+        self.version = request.version();
+        let headers = request.headers().iter();
+        self.headers
+            .extend(headers.map(|(name, value)| (name.clone(), value.clone())));
+        self.extensions = Carried::of(request.extensions());
+    }
+
+    /// Lets go of everything but the room for headers.
+    fn clear(&mut self) {
+        let mut headers = std::mem::take(&mut self.headers);
+        headers.clear();
+        headers.shrink_to(MAX_ROOM);
+        *self = Self {
+            headers,
+            ..Self::default()
+        };
     }
 
     /// The request once more, with `body`.
@@ -67,19 +60,25 @@ impl Head {
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = self.uri.clone();
         *request.version_mut() = self.version;
-        *request.headers_mut() = self.headers.to_map();
+        request.headers_mut().reserve(self.headers.len());
+        for (name, value) in &self.headers {
+            request.headers_mut().append(name.clone(), value.clone());
+        }
         *request.extensions_mut() = self.extensions.to_map();
         request
     }
 
-    /// The same, for the last time.
-    pub(crate) fn into_request<B>(self, body: B) -> Request<B> {
+    /// The same, for the last time. What stays behind is empty.
+    pub(crate) fn take_request<B>(&mut self, body: B) -> Request<B> {
         let mut request = Request::new(body);
-        *request.method_mut() = self.method;
-        *request.uri_mut() = self.uri;
+        *request.method_mut() = std::mem::take(&mut self.method);
+        *request.uri_mut() = std::mem::take(&mut self.uri);
         *request.version_mut() = self.version;
-        *request.headers_mut() = self.headers.into_map();
-        *request.extensions_mut() = self.extensions.into_map();
+        request.headers_mut().reserve(self.headers.len());
+        for (name, value) in self.headers.drain(..) {
+            request.headers_mut().append(name, value);
+        }
+        *request.extensions_mut() = std::mem::take(&mut self.extensions).into_map();
         request
     }
 
@@ -95,75 +94,40 @@ impl Head {
             Carried::Known { key, .. } => key.as_ref(),
             Carried::Any(extensions) => IdempotencyKey::of(extensions),
         };
-        Evidence::new(&self.method, carried, settings, started, |name| {
-            self.headers.get(name)
+        Evidence::new(&self.method, carried, settings, started, |wanted| {
+            let field = self.headers.iter().find(|(name, _)| name == wanted)?;
+            Some(&field.1)
         })
     }
 }
 
-impl Headers {
-    fn of(map: &HeaderMap) -> Self {
-        if map.len() > INLINE {
-            return Self::Many(map.clone());
-        }
-        let mut few = [const { None }; INLINE];
-        for (slot, (name, value)) in few.iter_mut().zip(map) {
-            *slot = Some((name.clone(), value.clone()));
-        }
-        Self::Few(few)
-    }
-
-    fn to_map(&self) -> HeaderMap {
-        match self {
-            Self::Few(few) => Self::collect(few.iter().flatten().cloned()),
-            Self::Many(map) => map.clone(),
-        }
-    }
-
-    fn into_map(self) -> HeaderMap {
-        match self {
-            Self::Few(few) => Self::collect(few.into_iter().flatten()),
-            Self::Many(map) => map,
-        }
-    }
-
-    fn collect(entries: impl Iterator<Item = (HeaderName, HeaderValue)>) -> HeaderMap {
-        let mut map = HeaderMap::with_capacity(INLINE);
-        for (name, value) in entries {
-            map.append(name, value);
-        }
-        map
-    }
-
-    fn get(&self, wanted: &HeaderName) -> Option<&HeaderValue> {
-        match self {
-            Self::Few(few) => few
-                .iter()
-                .flatten()
-                .find_map(|(name, value)| (name == wanted).then_some(value)),
-            Self::Many(map) => map.get(wanted),
+impl Default for Carried {
+    fn default() -> Self {
+        Self::Known {
+            deadline: None,
+            priority: None,
+            endpoint: None,
+            key: None,
         }
     }
 }
 
 impl Carried {
     fn of(extensions: &Extensions) -> Self {
-        let deadline = Deadline::of(extensions);
-        let priority = extensions.get::<Priority>();
-        let endpoint = Endpoint::of(extensions);
-        let key = IdempotencyKey::of(extensions);
-        let known = usize::from(deadline.is_some())
-            + usize::from(priority.is_some())
-            + usize::from(endpoint.is_some())
-            + usize::from(key.is_some());
-        if known < extensions.len() {
+        // Looked up, the most usual first, until none is left to find.
+        let mut left = extensions.len();
+        let deadline = find::<Deadline>(extensions, &mut left);
+        let key = find::<IdempotencyKey>(extensions, &mut left);
+        let priority = find::<Priority>(extensions, &mut left);
+        let endpoint = find::<Endpoint>(extensions, &mut left);
+        if left > 0 {
             return Self::Any(extensions.clone());
         }
         Self::Known {
             deadline,
-            priority: priority.copied(),
-            endpoint: endpoint.cloned(),
-            key: key.cloned(),
+            priority,
+            endpoint,
+            key,
         }
     }
 
@@ -211,6 +175,80 @@ impl Carried {
             extensions.insert(key);
         }
         extensions
+    }
+}
+
+/// The extension of this type, which is counted off from those `left`.
+fn find<T: Clone + Send + Sync + 'static>(extensions: &Extensions, left: &mut usize) -> Option<T> {
+    if *left == 0 {
+        return None;
+    }
+    let found = extensions.get::<T>().cloned();
+    *left -= usize::from(found.is_some());
+    found
+}
+
+thread_local! {
+    #[expect(clippy::vec_box, reason = "the box is what is kept")]
+    static SPARE: RefCell<Vec<Box<Head>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// As many heads that are out of use wait on each thread for the next calls.
+const MAX_SPARE: usize = 64;
+
+/// A head that waits for the next call keeps room for as many headers.
+const MAX_ROOM: usize = 16;
+
+/// A head in a box that is used again and again.
+///
+/// Every call keeps a head, and hardly any needs it. As a part of the future it
+/// would be the largest by far, and copied each time the future is moved; in a
+/// box of its own it would cost allocations on every call. So the boxes are
+/// kept, a few on each thread: a steady load allocates none.
+pub(crate) struct KeptHead(Option<Box<Head>>);
+
+impl KeptHead {
+    pub(crate) fn of<B>(request: &Request<B>) -> Self {
+        // Without the thread's store, which a thread that ends may have lost
+        // already, a box is a box.
+        let spare = SPARE.try_with(|spare| spare.try_borrow_mut().ok()?.pop());
+        let mut head = spare.ok().flatten().unwrap_or_default();
+        head.fill(request);
+        Self(Some(head))
+    }
+}
+
+impl Deref for KeptHead {
+    type Target = Head;
+
+    fn deref(&self) -> &Head {
+        self.0.as_ref().expect(IN_PLACE)
+    }
+}
+
+impl DerefMut for KeptHead {
+    fn deref_mut(&mut self) -> &mut Head {
+        self.0.as_mut().expect(IN_PLACE)
+    }
+}
+
+const IN_PLACE: &str = "the box is taken out only when it is dropped";
+
+impl Drop for KeptHead {
+    fn drop(&mut self) {
+        let Some(mut head) = self.0.take() else {
+            return;
+        };
+        // What the caller's values do when they are dropped is their own: not
+        // while the store is borrowed.
+        head.clear();
+        let _ = SPARE.try_with(|spare| {
+            if let Ok(mut spare) = spare.try_borrow_mut()
+                && spare.len() < MAX_SPARE
+            {
+                spare.push(head);
+            }
+        });
     }
 }
 
@@ -272,7 +310,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_copy_is_equal_with_few_headers_and_with_many(
+        fn a_copy_is_equal(
             fields in prop::collection::vec(("[a-c]{1,2}", "[ -~]{0,8}", any::<bool>()), 0..20),
             foreign: bool,
         ) {
@@ -294,9 +332,9 @@ mod tests {
                 request.extensions_mut().insert(Foreign(1));
             }
 
-            let head = Head::of(&request);
+            let mut head = KeptHead::of(&request);
             prop_assert_eq!(head.deadline(), Some(deadline));
-            for copy in [head.to_request(()), head.into_request(())] {
+            for copy in [head.to_request(()), head.take_request(())] {
                 prop_assert_eq!(copy.method(), request.method());
                 prop_assert_eq!(copy.uri(), request.uri());
                 prop_assert_eq!(copy.version(), request.version());
@@ -320,7 +358,7 @@ mod tests {
     fn evidence(request: &Request<()>) -> Evidence {
         let policy = RetryPolicy::default();
         let now = Instant::now();
-        let of_copy = Head::of(request).evidence(policy.settings(), now);
+        let of_copy = KeptHead::of(request).evidence(policy.settings(), now);
         let of_request = Evidence::of(request, policy.settings(), now);
         assert_eq!(of_copy.key, of_request.key);
         assert_eq!(of_copy.idempotent, of_request.idempotent);

@@ -65,26 +65,24 @@ where
         if body.is_end_stream() {
             return Self::whole(None);
         }
-        let mut tape = Tape::new(bound);
         // Who knows his length mostly has it all at hand. Asked here, such a
         // body needs no recording. One that hasn't is asked again, with a real
         // waker, when it is sent.
-        if body.size_hint().exact().is_some() {
-            let mut cx = Context::from_waker(Waker::noop());
-            match Pin::new(&mut body).poll_frame(&mut cx) {
-                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
-                    Ok(data) if body.is_end_stream() => {
-                        return Self::whole(Some(into_bytes(data)));
-                    }
-                    Ok(data) => tape.start_with(into_bytes(data)),
-                    Err(frame) => tape.end_with(frame.into_trailers().ok()),
-                },
-                Poll::Ready(Some(Err(error))) => tape.fail_with(error.into()),
-                Poll::Ready(None) => return Self::whole(None),
-                Poll::Pending => {}
-            }
-        }
-        let tape = Arc::new(Mutex::new(tape.reading(body)));
+        let first = match body.size_hint().exact() {
+            Some(_) => Pin::new(&mut body).poll_frame(&mut Context::from_waker(Waker::noop())),
+            None => Poll::Pending,
+        };
+        let tape = match first {
+            Poll::Pending => Tape::new(Some(body), bound),
+            Poll::Ready(None) => return Self::whole(None),
+            Poll::Ready(Some(Err(error))) => Tape::broken(error.into()),
+            Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                Ok(data) if body.is_end_stream() => return Self::whole(Some(into_bytes(data))),
+                Ok(data) => Tape::new(Some(body), bound).starting_with(into_bytes(data)),
+                Err(frame) => Tape::new(None, bound).ending_with(frame.into_trailers().ok()),
+            },
+        };
+        let tape = Arc::new(Mutex::new(tape));
         let replay = Replay(Source::Tape(Arc::clone(&tape)));
         (Self(Kind::Taped { tape, attempt: 0 }), replay)
     }

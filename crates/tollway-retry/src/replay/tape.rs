@@ -47,13 +47,13 @@ enum State {
 }
 
 impl<B> Tape<B> {
-    pub(super) const fn new(bound: usize) -> Self {
+    pub(super) const fn new(rest: Option<B>, bound: usize) -> Self {
         Self {
             frames: Vec::new(),
             at: 0,
             held: 0,
             bound,
-            rest: None,
+            rest,
             trailers: None,
             trailers_played: false,
             error: None,
@@ -63,27 +63,25 @@ impl<B> Tape<B> {
         }
     }
 
-    /// Puts a frame on it that was read before anybody asked.
-    pub(super) fn start_with(&mut self, data: Bytes) {
-        // It is in memory already, so the bound has no say yet.
+    /// Of a body that failed before anybody asked.
+    pub(super) fn broken(error: BoxError) -> Self {
+        Self {
+            error: Some(error),
+            state: State::Lost,
+            ..Self::new(None, 0)
+        }
+    }
+
+    /// With a frame that was read before anybody asked. It is in memory already,
+    /// so the bound has no say yet.
+    pub(super) fn starting_with(mut self, data: Bytes) -> Self {
         self.held = weight(&data);
         self.frames.push(data);
+        self
     }
 
-    pub(super) fn end_with(&mut self, trailers: Option<HeaderMap>) {
+    pub(super) fn ending_with(mut self, trailers: Option<HeaderMap>) -> Self {
         self.trailers = trailers;
-    }
-
-    pub(super) fn fail_with(&mut self, error: BoxError) {
-        self.error = Some(error);
-        self.state = State::Lost;
-    }
-
-    /// The same, with the original to read on from.
-    pub(super) fn reading(mut self, body: B) -> Self {
-        if self.trailers.is_none() && self.error.is_none() {
-            self.rest = Some(body);
-        }
         self
     }
 
