@@ -76,3 +76,8 @@ pub use tollway_pool as pool;
 pub use tollway_retry as retry;
 #[cfg(feature = "timeout")]
 pub use tollway_timeout as timeout;
+
+/// Compiles the README's code.
+#[cfg(all(doctest, feature = "client"))]
+#[doc = include_str!("../../../README.md")]
+mod readme {}

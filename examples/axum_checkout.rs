@@ -1,0 +1,205 @@
+//! An axum service that calls a payment gateway through one shared client.
+//!
+//! `POST /checkout` with `{"reference": "...", "amount": 1250, "currency": "EUR"}`
+//! pays through a simulated Stripe that fails now and then. The inbound request
+//! has a deadline, and passes it on: the outgoing call, its retries and its wait
+//! for a permit included, ends with it. Ctrl-C shuts down gracefully: calls in
+//! flight finish.
+
+use std::time::Duration;
+
+use axum::error_handling::HandleErrorLayer;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use axum::{Extension, Json, Router};
+use http::Request;
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpListener;
+use tollway::core::{BoxError, Deadline, Priority, Verdict};
+use tollway::idempotency::key_from_reference;
+use tollway::timeout::{DeadlineLayer, is_timeout};
+use tollway::{Body, Client, profiles};
+use tollway_sim::{Faults, Gateway, Provider};
+use tower::ServiceBuilder;
+
+#[derive(Clone)]
+struct Shop {
+    client: Client,
+    gateway: String,
+}
+
+#[derive(Deserialize)]
+struct Order {
+    reference: String,
+    amount: u64,
+    currency: String,
+}
+
+#[derive(Serialize)]
+struct Paid {
+    reference: String,
+    outcome: &'static str,
+}
+
+fn app(shop: Shop) -> Router {
+    // The deadline of the inbound request. It stands in its extensions, where
+    // the handler finds it.
+    let deadline = ServiceBuilder::new()
+        .layer(HandleErrorLayer::new(|error: BoxError| async move {
+            if is_timeout(&*error) {
+                (StatusCode::GATEWAY_TIMEOUT, "out of time\n")
+            } else {
+                (StatusCode::INTERNAL_SERVER_ERROR, "something went wrong\n")
+            }
+        }))
+        .layer(DeadlineLayer::new(Duration::from_secs(10)));
+    Router::new()
+        .route("/checkout", post(checkout))
+        .layer(deadline)
+        .with_state(shop)
+}
+
+async fn checkout(
+    State(shop): State<Shop>,
+    Extension(deadline): Extension<Deadline>,
+    Json(order): Json<Order>,
+) -> Result<Response, Failure> {
+    // A customer who presses the button twice sends the same reference, and
+    // pays once.
+    let key = key_from_reference("checkout", &order.reference)?;
+    let body = form_urlencoded::Serializer::new(String::new())
+        .append_pair("amount", &order.amount.to_string())
+        .append_pair("currency", &order.currency.to_ascii_lowercase())
+        .append_pair("metadata[reference]", &order.reference)
+        .finish();
+    let request = Request::post(format!("{}/v1/payment_intents", shop.gateway))
+        .header("content-type", "application/x-www-form-urlencoded")
+        .extension(deadline)
+        .extension(Priority::High)
+        .extension(key)
+        .body(Body::from(body))?;
+    let (status, outcome) = match shop.client.send(request).await {
+        Ok(response) => match Verdict::of_response(&response) {
+            Verdict::Done => (StatusCode::OK, "paid"),
+            Verdict::Rejected => (StatusCode::PAYMENT_REQUIRED, "refused"),
+            Verdict::NotExecuted { .. } => (StatusCode::SERVICE_UNAVAILABLE, "not paid"),
+            Verdict::Unknown => (StatusCode::ACCEPTED, "unknown, we look it up"),
+        },
+        Err(error) if error.is_not_executed() => (StatusCode::SERVICE_UNAVAILABLE, "not paid"),
+        Err(error) => {
+            // Where the outcome is unknown a real shop notes it, and asks the
+            // gateway later, or waits for its webhook.
+            eprintln!("{}: {error:#}", order.reference);
+            (StatusCode::ACCEPTED, "unknown, we look it up")
+        }
+    };
+    let reference = order.reference;
+    Ok((status, Json(Paid { reference, outcome })).into_response())
+}
+
+/// What no caller should see the details of.
+struct Failure(BoxError);
+
+impl<E: Into<BoxError>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self(error.into())
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        eprintln!("{}", self.0);
+        (StatusCode::BAD_REQUEST, "that is no order\n").into_response()
+    }
+}
+
+async fn shop(faults: Faults) -> Result<(Shop, Gateway), BoxError> {
+    let gateway = Gateway::builder(Provider::Stripe)
+        .faults(faults)
+        .start()
+        .await?;
+    let client = Client::builder(profiles::stripe())
+        .plain_http(true)
+        .build()?;
+    let shop = Shop {
+        client,
+        gateway: gateway.url(),
+    };
+    Ok((shop, gateway))
+}
+
+#[tokio::main]
+async fn main() -> Result<(), BoxError> {
+    let (shop, gateway) = shop(Faults::rate(0.2)).await?;
+    let client = shop.client.clone();
+    let listener = TcpListener::bind("127.0.0.1:3000").await?;
+    println!("serving on http://{}; try", listener.local_addr()?);
+    println!(
+        "  curl -H 'content-type: application/json' http://127.0.0.1:3000/checkout \\\n    \
+         -d '{{\"reference\": \"order-1\", \"amount\": 1250, \"currency\": \"EUR\"}}'"
+    );
+    axum::serve(listener, app(shop))
+        .with_graceful_shutdown(async {
+            // Where there is no signal to wait for, the server serves for ever.
+            if tokio::signal::ctrl_c().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        })
+        .await?;
+    // No inbound call is left; now the outbound connections.
+    let cut_off = client.drain(Duration::from_secs(5)).await;
+    println!("closed, {cut_off} calls cut off");
+    gateway.shutdown().await;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+    use tollway_sim::Fault;
+    use tower::ServiceExt;
+
+    use super::*;
+
+    fn order(reference: &str) -> Request<axum::body::Body> {
+        let body = format!(r#"{{"reference":"{reference}","amount":1250,"currency":"EUR"}}"#);
+        Request::post("/checkout")
+            .header("content-type", "application/json")
+            .body(body.into())
+            .unwrap()
+    }
+
+    async fn text(response: Response) -> String {
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        String::from_utf8(body.to_vec()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn an_order_is_paid_once_though_the_gateway_fails_and_the_button_is_pressed_twice() {
+        let (shop, gateway) = shop(Faults::script([Some(Fault::ErrorAfter(500))]))
+            .await
+            .unwrap();
+        let app = app(shop);
+        for _ in 0..2 {
+            let response = app.clone().oneshot(order("order-1")).await.unwrap();
+            assert_eq!(response.status(), StatusCode::OK);
+            let said = text(response).await;
+            assert_eq!(said, r#"{"reference":"order-1","outcome":"paid"}"#);
+        }
+        assert_eq!(gateway.ledger().times_applied("order-1"), 1);
+    }
+
+    #[tokio::test]
+    async fn the_inbound_deadline_ends_the_outgoing_call() {
+        let hang = Fault::Hang(Duration::from_secs(60));
+        let (shop, gateway) = shop(Faults::script([Some(hang)])).await.unwrap();
+        let mut request = order("order-2");
+        let soon = tokio::time::Instant::now() + Duration::from_millis(200);
+        request.extensions_mut().insert(Deadline::at(soon));
+        let response = app(shop).oneshot(request).await.unwrap();
+        assert_eq!(response.status(), StatusCode::ACCEPTED);
+        assert_eq!(gateway.ledger().times_applied("order-2"), 0);
+    }
+}
