@@ -11,48 +11,59 @@ use tollway_core::{Attempt, BoxError, Deadline, Fault, Judgement, Phase, Verdict
 use tower_service::Service;
 
 use crate::budget::{Cost, Withdrawal};
-use crate::decide::{Course, Decision, Situation};
+use crate::decide::{Course, Decision, Situation, asked_for};
 use crate::drain::Drain;
 use crate::head::{Evidence, KeptHead};
+use crate::policy::Settings;
 use crate::replay::Replay;
 use crate::story::{AttemptRecord, Attempts, Outcome, Records, Stop};
 use crate::{ReplayBody, RetryError, RetryPolicy, Seed, telemetry};
 
 /// A call: what is kept of it, and what has come of it so far.
 pub(crate) struct Call<S, B, R> {
-    policy: RetryPolicy<R>,
-    started: Instant,
-    kept: Kept<S, B>,
+    pub(crate) policy: RetryPolicy<R>,
+    pub(crate) started: Instant,
+    pub(crate) kept: Kept<S, B>,
     /// None until an attempt ends with anything but a final answer, so that
     /// most calls don't pay for it.
     progress: Option<Box<Progress>>,
 }
 
 /// What is kept for the next attempt.
-enum Kept<S, B> {
+pub(crate) enum Kept<S, B> {
     Resend(Resend<S, B>),
     /// No retry is ever made.
     Nothing(Evidence),
 }
 
-struct Resend<S, B> {
-    service: S,
-    head: KeptHead,
-    body: Replay<B>,
+pub(crate) struct Resend<S, B> {
+    pub(crate) service: S,
+    pub(crate) head: KeptHead,
+    pub(crate) body: Replay<B>,
 }
 
 /// A call's way after its first attempt.
-struct Progress {
+pub(crate) struct Progress {
     course: Course,
     records: Records,
     evidence: Evidence,
     deadline: Option<Deadline>,
-    /// The latest attempt: which, since when, after what wait, and what it was
-    /// paid with.
+    /// The number of the latest attempt.
     attempt: Attempt,
-    since: Instant,
-    delay: Duration,
+    /// The attempt that is waited for.
+    pub(crate) run: Run,
+    /// What the latest retry was paid with.
     paid: Option<Withdrawal>,
+    /// What the answer to an attempt asked for that wasn't the last to end.
+    not_before: Option<Instant>,
+}
+
+/// One attempt's place in time.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Run {
+    /// The wait before it.
+    pub(crate) delay: Duration,
+    pub(crate) since: Instant,
 }
 
 /// What happens after an attempt.
@@ -105,37 +116,53 @@ where
 }
 
 impl<S, B, R: Seed> Call<S, B, R> {
-    /// Whether this is the final answer to the first attempt: then there is
-    /// nothing to do, nor to tell.
+    /// Whether this is the final answer to the only attempt: then there is
+    /// nothing to decide, nor to tell.
     pub(crate) fn is_plain<ResB>(&self, response: &Response<ResB>) -> bool {
         let plain = self.progress.is_none() && judge(response).verdict.is_final();
         if plain {
-            self.policy.budget().deposit_success();
+            let settings = self.policy.settings();
+            settings.budget.deposit_success();
+            if let Some(hedge) = &settings.hedge {
+                hedge.observe(self.started.elapsed());
+            }
         }
         plain
     }
 
-    /// An attempt has ended with anything else.
-    #[cold]
-    pub(crate) fn settle<ResB>(&mut self, outcome: Result<Response<ResB>, BoxError>) -> Next<ResB> {
-        let judgement = match &outcome {
-            Ok(response) => judge(response),
-            Err(error) => Verdict::of_error(&**error).into(),
-        };
-        let now = Instant::now();
+    pub(crate) fn progress(&mut self) -> (&mut Progress, &Settings<R>) {
         let settings = self.policy.settings();
         let progress = self.progress.get_or_insert_with(|| {
-            let seed = settings.seed.seed();
-            Box::new(match &self.kept {
+            let (evidence, deadline) = match &self.kept {
                 Kept::Resend(Resend { head, .. }) => {
-                    let evidence = head.evidence(settings, self.started);
-                    Progress::new(seed, evidence, head.deadline(), self.started)
+                    (head.evidence(settings, self.started), head.deadline())
                 }
-                Kept::Nothing(evidence) => {
-                    Progress::new(seed, evidence.clone(), None, self.started)
-                }
+                Kept::Nothing(evidence) => (evidence.clone(), None),
+            };
+            Box::new(Progress {
+                course: Course::new(settings.seed.seed()),
+                records: Records::default(),
+                evidence,
+                deadline,
+                attempt: Attempt::FIRST,
+                run: Run {
+                    delay: Duration::ZERO,
+                    since: self.started,
+                },
+                paid: None,
+                not_before: None,
             })
         });
+        (progress, settings)
+    }
+
+    /// An attempt has ended with anything else, and no other is under way.
+    #[cold]
+    pub(crate) fn settle<ResB>(&mut self, outcome: Result<Response<ResB>, BoxError>) -> Next<ResB> {
+        let now = Instant::now();
+        let judgement = judge_outcome(&outcome);
+        let replayable = matches!(&self.kept, Kept::Resend(resend) if resend.body.is_possible());
+        let (progress, settings) = self.progress();
         progress.record(&outcome, judgement.verdict, now);
         if judgement.verdict.is_final() {
             match progress.paid.take() {
@@ -148,8 +175,9 @@ impl<S, B, R: Seed> Call<S, B, R> {
             made: progress.records.made(),
             judgement,
             evidence: &progress.evidence,
-            replayable: matches!(&self.kept, Kept::Resend(resend) if resend.body.is_possible()),
+            replayable,
             deadline: progress.deadline,
+            not_before: progress.not_before,
         };
         let (stop, wait) = match progress.course.decide(settings, &situation) {
             Decision::Stop(stop, wait) => (stop, wait),
@@ -158,7 +186,7 @@ impl<S, B, R: Seed> Call<S, B, R> {
                 // isn't made.
                 progress.paid = settings.budget.withdraw(now, Cost::of(judgement.verdict));
                 if progress.paid.is_some() {
-                    progress.delay = delay;
+                    progress.run.delay = delay;
                     telemetry::retry(situation.made, judgement.verdict, delay, &outcome);
                     return Next::Repeat {
                         at: (!delay.is_zero()).then(|| now + delay),
@@ -199,34 +227,35 @@ impl<S, B, R: Seed> Call<S, B, R> {
             let fault = Fault::new(Verdict::Unknown).in_phase(Phase::BackOff);
             return Poll::Ready(Err(progress.fail(fault.into(), Stop::KeyExpired)));
         }
-        progress.begin(now);
-        let is_last = progress.attempt.number() >= self.policy.settings().max_attempts;
-        let mut request = if is_last {
+        progress.run.since = now;
+        if let Some(paid) = &mut progress.paid {
+            paid.sent();
+        }
+        let max_attempts = self.policy.settings().max_attempts;
+        Poll::Ready(Ok(resend.send(progress.next_attempt(), max_attempts)))
+    }
+}
+
+impl<S, B> Resend<S, B> {
+    /// Hands attempt number `attempt` to the service, which is ready.
+    pub(crate) fn send(&mut self, attempt: Attempt, max_attempts: u32) -> S::Future
+    where
+        S: Service<Request<ReplayBody<B>>>,
+    {
+        let mut request = if attempt.number() >= max_attempts {
             // What can't be used again isn't copied, nor recorded.
-            let body = mem::replace(&mut resend.body, Replay::none()).next();
-            resend.head.take_request(body)
+            let body = mem::replace(&mut self.body, Replay::none()).next();
+            self.head.take_request(body)
         } else {
-            resend.head.to_request(resend.body.next())
+            self.head.to_request(self.body.next())
         };
-        request.extensions_mut().insert(progress.attempt);
-        Poll::Ready(Ok(resend.service.call(request)))
+        request.extensions_mut().insert(attempt);
+        self.service.call(request)
     }
 }
 
 impl Progress {
-    fn new(seed: u64, evidence: Evidence, deadline: Option<Deadline>, started: Instant) -> Self {
-        Self {
-            course: Course::new(seed),
-            records: Records::default(),
-            evidence,
-            deadline,
-            attempt: Attempt::FIRST,
-            since: started,
-            delay: Duration::ZERO,
-            paid: None,
-        }
-    }
-
+    /// Puts an attempt that has ended into the story.
     fn record<B>(
         &mut self,
         outcome: &Result<Response<B>, BoxError>,
@@ -239,18 +268,38 @@ impl Progress {
                 Ok(response) => Outcome::Status(response.status()),
                 Err(error) => Outcome::of_error(&**error),
             },
-            delay: self.delay,
-            duration: now.saturating_duration_since(self.since),
+            delay: self.run.delay,
+            duration: now.saturating_duration_since(self.run.since),
         });
     }
 
-    /// The next attempt is on its way.
-    fn begin(&mut self, now: Instant) {
+    /// The same of an attempt that wasn't the last to end.
+    pub(crate) fn note<B>(
+        &mut self,
+        outcome: &Result<Response<B>, BoxError>,
+        judgement: Judgement,
+        now: Instant,
+    ) {
+        self.record(outcome, judgement.verdict, now);
+        self.course.note(judgement.verdict);
+        let asked = asked_for(judgement).and_then(|delay| now.checked_add(delay));
+        self.not_before = self.not_before.max(asked);
+    }
+
+    /// The same of an attempt that is dropped, since another one was answered.
+    pub(crate) fn record_cancelled(&mut self, now: Instant) {
+        self.records.push(AttemptRecord {
+            verdict: Verdict::Unknown,
+            outcome: Outcome::Cancelled,
+            delay: self.run.delay,
+            duration: now.saturating_duration_since(self.run.since),
+        });
+    }
+
+    /// The number of an attempt that is about to be made.
+    pub(crate) fn next_attempt(&mut self) -> Attempt {
         self.attempt = self.attempt.next();
-        self.since = now;
-        if let Some(paid) = &mut self.paid {
-            paid.sent();
-        }
+        self.attempt
     }
 
     fn key_has_expired(&self, now: Instant) -> bool {
@@ -296,6 +345,14 @@ impl Progress {
             Err(error) => error,
             Ok(_) => unreachable!(),
         }
+    }
+}
+
+/// What an attempt's outcome means.
+pub(crate) fn judge_outcome<B>(outcome: &Result<Response<B>, BoxError>) -> Judgement {
+    match outcome {
+        Ok(response) => judge(response),
+        Err(error) => Verdict::of_error(&**error).into(),
     }
 }
 

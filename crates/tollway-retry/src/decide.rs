@@ -20,6 +20,8 @@ pub(crate) struct Situation<'a> {
     pub(crate) evidence: &'a Evidence,
     pub(crate) replayable: bool,
     pub(crate) deadline: Option<Deadline>,
+    /// What a hedging attempt's answer asked for.
+    pub(crate) not_before: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +51,12 @@ impl Course {
         }
     }
 
+    /// An attempt has ended that isn't decided upon, since another one is under
+    /// way.
+    pub(crate) fn note(&mut self, verdict: Verdict) {
+        self.unknown |= verdict == Verdict::Unknown;
+    }
+
     /// What the call as a whole means, if it ends with this verdict: an attempt
     /// that was not executed says nothing about one before it whose outcome is
     /// unknown; a final answer does.
@@ -76,7 +84,7 @@ impl Course {
         situation: &Situation<'_>,
     ) -> Decision {
         let Judgement { verdict, advice } = situation.judgement;
-        self.unknown |= verdict == Verdict::Unknown;
+        self.note(verdict);
 
         if verdict.is_final() {
             return Decision::Stop(Stop::Final, None);
@@ -99,7 +107,10 @@ impl Course {
             return Decision::Stop(Stop::NotReplayable, None);
         }
 
-        let asked = asked_for(situation.judgement);
+        let earlier = situation
+            .not_before
+            .map(|at| at.saturating_duration_since(situation.now));
+        let asked = asked_for(situation.judgement).max(earlier.filter(|delay| !delay.is_zero()));
         if let Some(asked) = asked.filter(|asked| *asked > settings.max_retry_after) {
             return Decision::Stop(Stop::DelayTooLong, Some(asked));
         }
@@ -140,7 +151,7 @@ impl Course {
 }
 
 /// The delay that the provider asks for, whichever way it says so.
-fn asked_for(judgement: Judgement) -> Option<Duration> {
+pub(crate) fn asked_for(judgement: Judgement) -> Option<Duration> {
     let by_verdict = match judgement.verdict {
         Verdict::NotExecuted { retry_after, .. } => retry_after,
         _ => None,

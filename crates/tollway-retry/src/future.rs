@@ -12,6 +12,7 @@ use tower_service::Service;
 
 use crate::call::{Call, Next};
 use crate::drain::Drain;
+use crate::rival::Rival;
 use crate::{RandomSeed, ReplayBody, RetryError, Seed};
 
 pin_project! {
@@ -23,6 +24,8 @@ pin_project! {
         call: Call<S, B, R>,
         #[pin]
         state: State<S::Future, ResB>,
+        // The hedging attempt beside the first one, if there is to be one.
+        rival: Option<Box<Rival<S::Future>>>,
     }
 }
 
@@ -33,6 +36,10 @@ pin_project! {
         Attempt {
             #[pin]
             future: F,
+        },
+        // The hedging attempt is under way alone.
+        Rival {
+            future: Pin<Box<F>>,
         },
         // It is to be repeated at `at`; its response is read to the end, so
         // that its connection is free for others.
@@ -53,8 +60,12 @@ impl<S, B, ResB, R> RetryFuture<S, B, ResB, R>
 where
     S: Service<Request<ReplayBody<B>>>,
 {
-    pub(crate) fn new(call: Call<S, B, R>, future: S::Future) -> Self {
+    pub(crate) fn new(call: Call<S, B, R>, future: S::Future) -> Self
+    where
+        R: Seed,
+    {
         Self {
+            rival: call.plan_rival(),
             call,
             state: State::Attempt { future },
         }
@@ -84,33 +95,56 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         loop {
-            match this.state.as_mut().project() {
-                StateProj::Attempt { future } => {
-                    let outcome = match ready!(future.poll(cx)) {
-                        Ok(response) if this.call.is_plain(&response) => {
-                            return Poll::Ready(Ok(response));
-                        }
-                        outcome => outcome.map_err(Into::into),
-                    };
-                    match this.call.settle(outcome) {
-                        Next::Return(result) => return Poll::Ready(result),
-                        Next::Repeat { at, response } => {
-                            let drain = response.and_then(|body| this.call.drain(body));
-                            this.state.set(match drain {
-                                Some(drain) => State::Drain { drain, at },
-                                None => State::wait(at),
-                            });
+            let outcome = match this.state.as_mut().project() {
+                StateProj::Attempt { future } => match future.poll(cx) {
+                    Poll::Ready(Ok(response)) if this.call.is_plain(&response) => {
+                        return Poll::Ready(Ok(response));
+                    }
+                    Poll::Ready(outcome) => {
+                        let outcome = outcome.map_err(Into::into);
+                        let rival = this.rival.take().and_then(|rival| rival.under_way());
+                        match rival {
+                            None => outcome,
+                            Some((future, run)) => match this.call.first_ended(outcome, run) {
+                                Some(outcome) => outcome,
+                                None => {
+                                    this.state.set(State::Rival { future });
+                                    continue;
+                                }
+                            },
                         }
                     }
-                }
+                    Poll::Pending => {
+                        let Some(rival) = this.rival else {
+                            return Poll::Pending;
+                        };
+                        let outcome = ready!(this.call.poll_rival(rival, cx));
+                        let run = rival.run();
+                        *this.rival = None;
+                        match outcome.and_then(|outcome| this.call.rival_ended(outcome, run)) {
+                            Some(outcome) => {
+                                // Cancelled here, and not when the caller gets
+                                // round to dropping this future.
+                                this.state.set(State::Ready);
+                                outcome
+                            }
+                            // The first attempt goes on alone, and has been
+                            // polled.
+                            None => return Poll::Pending,
+                        }
+                    }
+                },
+                StateProj::Rival { future } => ready!(future.as_mut().poll(cx)).map_err(Into::into),
                 StateProj::Drain { drain, at } => {
                     ready!(drain.poll(cx));
                     let at = *at;
                     this.state.set(State::wait(at));
+                    continue;
                 }
                 StateProj::Wait { sleep } => {
                     ready!(sleep.as_mut().poll(cx));
                     this.state.set(State::Ready);
+                    continue;
                 }
                 StateProj::Ready => {
                     let future = match ready!(this.call.poll_resend(cx)) {
@@ -118,6 +152,17 @@ where
                         Err(error) => return Poll::Ready(Err(error)),
                     };
                     this.state.set(State::Attempt { future });
+                    continue;
+                }
+            };
+            match this.call.settle(outcome) {
+                Next::Return(result) => return Poll::Ready(result),
+                Next::Repeat { at, response } => {
+                    let drain = response.and_then(|body| this.call.drain(body));
+                    this.state.set(match drain {
+                        Some(drain) => State::Drain { drain, at },
+                        None => State::wait(at),
+                    });
                 }
             }
         }

@@ -89,6 +89,10 @@ impl Head {
         }
     }
 
+    pub(crate) fn is_idempotent(&self) -> bool {
+        self.method.is_idempotent()
+    }
+
     pub(crate) fn evidence<R>(&self, settings: &Settings<R>, started: Instant) -> Evidence {
         let carried = match &self.extensions {
             Carried::Known { key, .. } => key.as_ref(),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::HeaderName;
 
 use crate::error::InvalidPolicy;
-use crate::{BackOff, Budget, RandomSeed};
+use crate::{BackOff, Budget, Hedge, RandomSeed};
 
 /// What a retry layer does, as data.
 ///
@@ -44,6 +44,7 @@ pub(crate) struct Settings<R> {
     pub(crate) key_headers: Vec<HeaderName>,
     pub(crate) key_life: Duration,
     pub(crate) budget: Budget,
+    pub(crate) hedge: Option<Hedge>,
     pub(crate) seed: R,
 }
 
@@ -60,6 +61,7 @@ impl RetryPolicy {
             key_headers: vec![HeaderName::from_static("idempotency-key")],
             key_life: Duration::from_secs(24 * 60 * 60),
             budget: Budget::default(),
+            hedge: None,
             seed: RandomSeed,
         })
     }
@@ -115,6 +117,7 @@ impl<R> Settings<R> {
             .field("key_headers", &self.key_headers)
             .field("key_life", &self.key_life)
             .field("budget", &self.budget)
+            .field("hedge", &self.hedge)
             .finish_non_exhaustive()
     }
 }
@@ -206,6 +209,13 @@ impl<R> RetryPolicyBuilder<R> {
         self
     }
 
+    /// A second attempt beside a slow first one, where the method is
+    /// idempotent. Default: none.
+    pub fn hedge(mut self, hedge: Hedge) -> Self {
+        self.0.hedge = Some(hedge);
+        self
+    }
+
     /// Where the randomness of the back-off comes from. For tests.
     pub fn seed<R2>(self, seed: R2) -> RetryPolicyBuilder<R2> {
         let Settings {
@@ -218,6 +228,7 @@ impl<R> RetryPolicyBuilder<R> {
             key_headers,
             key_life,
             budget,
+            hedge,
             seed: _,
         } = self.0;
         RetryPolicyBuilder(Settings {
@@ -230,6 +241,7 @@ impl<R> RetryPolicyBuilder<R> {
             key_headers,
             key_life,
             budget,
+            hedge,
             seed,
         })
     }

@@ -107,6 +107,8 @@ pub enum Outcome {
     Status(StatusCode),
     /// An error with this text, cut to 256 bytes.
     Error(Box<str>),
+    /// Nothing: a hedging attempt beside it was answered first.
+    Cancelled,
 }
 
 impl Outcome {

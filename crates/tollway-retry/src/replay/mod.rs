@@ -184,6 +184,11 @@ impl<B> Replay<B> {
         }
     }
 
+    /// Whether several attempts can have the body at the same time.
+    pub(crate) const fn is_shared(&self) -> bool {
+        matches!(self.0, Source::Whole(_))
+    }
+
     /// The body of the next attempt. Only to be asked for where
     /// [`is_possible`](Self::is_possible) said so; else it fails when read.
     pub(crate) fn next(&self) -> ReplayBody<B> {

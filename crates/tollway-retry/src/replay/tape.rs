@@ -108,6 +108,11 @@ impl<B> Tape<B> {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn held_bytes(&self) -> usize {
+        self.frames.iter().map(Bytes::len).sum()
+    }
+
     /// Records `data`, unless it is too much.
     fn record(&mut self, data: &Bytes) {
         if self.state != State::Recording {
