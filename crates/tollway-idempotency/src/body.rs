@@ -42,6 +42,16 @@ impl<B> KeyBody<B> {
     }
 }
 
+impl<B> KeyBody<B> {
+    /// What was read of the body, if it was read and not yet sent.
+    pub(crate) fn data(&self) -> Option<&Bytes> {
+        match &self.inner {
+            Inner::Untouched { .. } => None,
+            Inner::Read { data, .. } => data.as_ref(),
+        }
+    }
+}
+
 impl<B: Body> Body for KeyBody<B> {
     type Data = Bytes;
     type Error = B::Error;

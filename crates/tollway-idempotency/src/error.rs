@@ -16,7 +16,7 @@ use crate::json::Unreadable;
 /// `source()` chain, its verdict included.
 #[derive(Debug)]
 pub struct KeyError {
-    link: Link,
+    link: Box<Link>,
 }
 
 /// The link below the `KeyError`, which holds everything.
@@ -76,7 +76,7 @@ impl KeyError {
 
     fn new(why: Why, key: Option<IdempotencyKey>, source: BoxError) -> Self {
         Self {
-            link: Link { key, why, source },
+            link: Box::new(Link { key, why, source }),
         }
     }
 
@@ -115,7 +115,7 @@ impl fmt::Display for KeyError {
 
 impl Error for KeyError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        Some(&self.link)
+        Some(&*self.link)
     }
 }
 

@@ -5,7 +5,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use http::request::Parts;
 use http::{Request, Response};
 use http_body::Body;
 use http_body_util::combinators::Collect;
@@ -43,27 +42,44 @@ pin_project! {
         B: Body,
         B::Error: Into<BoxError>,
     {
-        Reading {
-            #[pin] body: Collect<Limited<B>>,
-            head: Head<S, G>,
-            chosen: Option<Chosen>,
-        },
-        Readying {
-            head: Head<S, G>,
-            body: KeyBody<B>,
-            chosen: Chosen,
-        },
+        // Before the call, where the body is read first: a body that holds the
+        // key, or a key that is remembered with its payload. Boxed, since it
+        // would double the size that every other call moves.
+        Reading { reading: Pin<Box<Reading<S, G, B>>> },
+        Readying { readying: Box<Readying<S, G, B>> },
         Called { #[pin] future: F, outcome: Option<Outcome> },
-        Refused { error: KeyError },
+        Refused { error: BoxError },
         Done,
     }
 }
 
-/// What a call that hasn't gone yet holds beside its body and its key.
-struct Head<S, G> {
+pin_project! {
+    struct Reading<S, G, B>
+    where
+        B: Body,
+        B::Error: Into<BoxError>,
+    {
+        #[pin]
+        body: Collect<Limited<B>>,
+        // All there until the body is.
+        rest: Option<Rest<S, G>>,
+    }
+}
+
+/// What a call holds beside its body while that is read.
+struct Rest<S, G> {
     inner: S,
     keys: Arc<Keys<G>>,
-    parts: Parts,
+    head: Request<()>,
+    chosen: Option<Chosen>,
+}
+
+/// A call that goes as soon as the inner service is ready.
+struct Readying<S, G, B> {
+    inner: S,
+    keys: Arc<Keys<G>>,
+    request: Request<KeyBody<B>>,
+    chosen: Chosen,
 }
 
 impl<S, G, B> IdempotencyKeyFuture<S, G, B>
@@ -75,16 +91,22 @@ where
     pub(crate) fn reading(
         inner: S,
         keys: Arc<Keys<G>>,
-        parts: Parts,
         chosen: Option<Chosen>,
-        body: B,
+        request: Request<B>,
     ) -> Self {
+        let (parts, body) = request.into_parts();
+        let rest = Rest {
+            inner,
+            keys,
+            head: Request::from_parts(parts, ()),
+            chosen,
+        };
+        let reading = Box::pin(Reading {
+            body: Limited::new(body, Dialect::MAX_BODY).collect(),
+            rest: Some(rest),
+        });
         Self {
-            state: State::Reading {
-                body: Limited::new(body, Dialect::MAX_BODY).collect(),
-                head: Head { inner, keys, parts },
-                chosen,
-            },
+            state: State::Reading { reading },
         }
     }
 
@@ -95,6 +117,7 @@ where
     }
 
     pub(crate) fn refused(error: KeyError) -> Self {
+        let error = error.into();
         Self {
             state: State::Refused { error },
         }
@@ -115,51 +138,26 @@ where
         let mut state = self.project().state;
         loop {
             match state.as_mut().project() {
-                StateProj::Reading { body, head, chosen } => {
-                    let read = ready!(body.poll(cx));
-                    let (body, chosen) = match read {
-                        Ok(body) => {
-                            let trailers = body.trailers().cloned();
-                            match head
-                                .keys
-                                .read(chosen.take(), &mut head.parts, body.to_bytes())
-                            {
-                                Ok((data, chosen)) => (KeyBody::read(data, trailers), chosen),
-                                Err(error) => {
-                                    state.set(State::Done);
-                                    return Poll::Ready(Err(error.into()));
-                                }
-                            }
-                        }
-                        Err(error) => {
-                            let key = chosen.take().map(|chosen| chosen.key);
-                            state.set(State::Done);
-                            return Poll::Ready(Err(KeyError::body(key, error).into()));
-                        }
-                    };
-                    if let StateOwned::Reading { head, .. } =
-                        state.as_mut().project_replace(State::Done)
-                    {
-                        state.set(State::Readying { head, body, chosen });
-                    }
-                }
-                StateProj::Readying { head, .. } => {
-                    if let Err(error) = ready!(head.inner.poll_ready(cx)) {
+                StateProj::Reading { reading } => match ready!(reading.as_mut().poll_body(cx)) {
+                    Ok(readying) => state.set(State::Readying {
+                        readying: Box::new(readying),
+                    }),
+                    Err(error) => {
                         state.set(State::Done);
                         return Poll::Ready(Err(error.into()));
                     }
-                    // Remembered only now, with the call right behind it: until
-                    // here the future can be dropped without a trace.
-                    if let StateOwned::Readying { head, body, chosen } =
+                },
+                StateProj::Readying { readying } => {
+                    if let Err(error) = ready!(readying.inner.poll_ready(cx)) {
+                        state.set(State::Done);
+                        return Poll::Ready(Err(error.into()));
+                    }
+                    if let StateOwned::Readying { readying } =
                         state.as_mut().project_replace(State::Done)
                     {
-                        match head.call(body, chosen) {
-                            Ok((future, outcome)) => state.set(State::Called {
-                                future,
-                                outcome: Some(outcome),
-                            }),
-                            Err(error) => return Poll::Ready(Err(error.into())),
-                        }
+                        let (future, outcome) = readying.call()?;
+                        let outcome = Some(outcome);
+                        state.set(State::Called { future, outcome });
                     }
                 }
                 StateProj::Called { future, outcome } => {
@@ -177,7 +175,7 @@ where
                 }
                 StateProj::Refused { .. } | StateProj::Done => {
                     return match state.project_replace(State::Done) {
-                        StateOwned::Refused { error } => Poll::Ready(Err(error.into())),
+                        StateOwned::Refused { error } => Poll::Ready(Err(error)),
                         _ => panic!("polled after completion"),
                     };
                 }
@@ -186,19 +184,60 @@ where
     }
 }
 
-impl<S, G: KeyGenerator> Head<S, G> {
-    fn call<B>(mut self, body: KeyBody<B>, chosen: Chosen) -> Result<(S::Future, Outcome), KeyError>
+impl<S, G, B> Reading<S, G, B>
+where
+    G: KeyGenerator,
+    B: Body,
+    B::Error: Into<BoxError>,
+{
+    /// Ready once the body was read, and the key is known.
+    fn poll_body(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Readying<S, G, B>, KeyError>> {
+        let this = self.project();
+        let read = ready!(this.body.poll(cx));
+        let Some(rest) = this.rest.take() else {
+            panic!("polled after completion");
+        };
+        let Rest {
+            inner,
+            keys,
+            mut head,
+            chosen,
+        } = rest;
+        let body = match read {
+            Ok(body) => body,
+            Err(error) => {
+                let key = chosen.map(|chosen| chosen.key);
+                return Poll::Ready(Err(KeyError::body(key, error)));
+            }
+        };
+        let trailers = body.trailers().cloned();
+        let (data, chosen) = keys.read(chosen, head.headers_mut(), body.to_bytes())?;
+        Poll::Ready(Ok(Readying {
+            inner,
+            keys,
+            request: head.map(|()| KeyBody::read(data, trailers)),
+            chosen,
+        }))
+    }
+}
+
+impl<S, G: KeyGenerator, B> Readying<S, G, B> {
+    /// Calls the inner service, which is ready. The key is remembered only
+    /// now, with the call right behind it: until here the future can be dropped
+    /// without a trace.
+    fn call(mut self) -> Result<(S::Future, Outcome), KeyError>
     where
         S: Service<Request<KeyBody<B>>>,
     {
-        let Parts {
-            headers,
-            extensions,
-            ..
-        } = &mut self.parts;
-        let outcome = self.keys.admit(chosen, headers, extensions)?;
-        let future = self.inner.call(Request::from_parts(self.parts, body));
-        Ok((future, outcome))
+        // The body shares its bytes with this copy.
+        let data = self.request.body().data().cloned();
+        let outcome = self
+            .keys
+            .admit(self.chosen, &mut self.request, data.as_deref())?;
+        Ok((self.inner.call(self.request), outcome))
     }
 }
 

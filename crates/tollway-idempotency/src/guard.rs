@@ -6,12 +6,12 @@ use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use http::request::Parts;
+use http::Request;
 use tokio::time::Instant;
 use tollway_core::IdempotencyKey;
 
 /// A hash of 128 bits, keyed at random per process.
-pub(crate) type Digest = u128;
+pub(crate) type Digest = [u64; 2];
 
 /// Two keyed hashes of 64 bits, side by side. At 128 bits an accidental match
 /// is out of the question; the random keys keep a payload that somebody else
@@ -25,13 +25,13 @@ impl Digester {
     }
 
     /// Method, path with query, and the body if it is known.
-    pub(crate) fn payload(&self, parts: &Parts, body: Option<&[u8]>) -> Digest {
-        let path = parts.uri.path_and_query().map(|path| path.as_str());
-        self.digest((&parts.method, path, body))
+    pub(crate) fn payload<B>(&self, request: &Request<B>, body: Option<&[u8]>) -> Digest {
+        let path = request.uri().path_and_query().map(|path| path.as_str());
+        self.digest((request.method(), path, body))
     }
 
     fn digest(&self, value: impl std::hash::Hash) -> Digest {
-        u128::from(self.0.hash_one(&value)) << 64 | u128::from(self.1.hash_one(&value))
+        [self.0.hash_one(&value), self.1.hash_one(&value)]
     }
 }
 
@@ -153,8 +153,8 @@ impl Memory {
         }
     }
 
-    pub(crate) fn payload(&self, parts: &Parts, body: Option<&[u8]>) -> Digest {
-        self.digester.payload(parts, body)
+    pub(crate) fn payload<B>(&self, request: &Request<B>, body: Option<&[u8]>) -> Digest {
+        self.digester.payload(request, body)
     }
 
     /// See [`Guard::admit`].

@@ -3,15 +3,14 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, HeaderMap, HeaderName};
-use http::request::Parts;
-use http::{Extensions, Response};
+use http::header::{CONTENT_LENGTH, Entry, HeaderMap};
+use http::{Request, Response};
 use tokio::time::Instant;
 use tollway_core::{BoxError, IdempotencyKey, Verdict};
 
 use crate::dialect::{self, Dialect, Misfit, Place};
 use crate::error::{Field, Why};
-use crate::guard::{Digest, Memory, Refusal, Ticket};
+use crate::guard::{Memory, Refusal, Ticket};
 use crate::json::Unreadable;
 use crate::{KeyError, KeyGenerator, json};
 
@@ -28,8 +27,6 @@ pub(crate) struct Chosen {
     pub(crate) key: IdempotencyKey,
     /// Who chose it.
     pub(crate) by: By,
-    /// The payload that the key stands for, where it is to be remembered.
-    payload: Option<Digest>,
 }
 
 /// Who chose a key.
@@ -45,102 +42,101 @@ pub(crate) enum By {
 
 impl Chosen {
     fn new(key: IdempotencyKey, by: By) -> Self {
-        Self {
-            key,
-            by,
-            payload: None,
-        }
+        Self { key, by }
     }
 }
 
 impl<G: KeyGenerator> Keys<G> {
     /// The key that the caller gave in the extensions or in the header, or else
-    /// a new one where that is already clear: not before the body was read, if
-    /// the key stands there.
-    pub(crate) fn choose(
-        &self,
-        headers: &HeaderMap,
-        extensions: &Extensions,
-    ) -> Result<Option<Chosen>, KeyError> {
-        let (is_field, written) = match &self.dialect.place {
-            Place::Header { name, quoted } => (false, header(headers, name, *quoted)?),
-            Place::Field { .. } => (true, None),
+    /// a new one. `None` where that isn't clear before the body was read. A key
+    /// whose place is a header stands there afterwards; what the caller wrote
+    /// stays as it is.
+    pub(crate) fn choose<B>(&self, request: &mut Request<B>) -> Result<Option<Chosen>, KeyError> {
+        let given = IdempotencyKey::of(request.extensions()).cloned();
+        let given = given.map(|key| Chosen::new(key, By::Extension));
+        if let Some(chosen) = &given {
+            self.check(&chosen.key, Why::Given)?;
+        }
+        let Place::Header { name, quoted } = &self.dialect.place else {
+            return Ok(given);
         };
-        let chosen = match (IdempotencyKey::of(extensions), written) {
-            (None, None) if is_field => return Ok(None),
-            (None, None) => return self.mint().map(Some),
-            (None, Some(key)) => Chosen::new(key, By::Request),
-            (Some(key), None) => Chosen::new(key.clone(), By::Extension),
-            (Some(key), Some(written)) => {
-                agree(key, &written)?;
-                Chosen::new(key.clone(), By::Extension)
+        // One look-up, whether the header is there or not.
+        match request.headers_mut().entry(name) {
+            Entry::Occupied(written) => {
+                if written.iter().nth(1).is_some() {
+                    return Err(KeyError::refused(Why::Repeated, None));
+                }
+                let key = dialect::read(written.get(), *quoted)
+                    .map_err(|misfit| KeyError::refused(Why::Given(misfit), None))?;
+                self.check(&key, Why::Given)?;
+                match given {
+                    Some(given) => agree(given, &key).map(Some),
+                    None => Ok(Some(Chosen::new(key, By::Request))),
+                }
             }
-        };
-        match self.dialect.check(&chosen.key) {
-            Ok(()) => Ok(Some(chosen)),
-            Err(misfit) => Err(KeyError::refused(Why::Given(misfit), Some(chosen.key))),
+            Entry::Vacant(place) => {
+                let chosen = match given {
+                    Some(given) => given,
+                    None => self.mint()?,
+                };
+                let value = dialect::write(&chosen.key, *quoted)
+                    .map_err(|misfit| KeyError::refused(Why::Generated(misfit), None))?;
+                place.insert(value);
+                Ok(Some(chosen))
+            }
         }
     }
 
     fn mint(&self) -> Result<Chosen, KeyError> {
         let key = self.generator.generate();
         let key = key.map_err(|invalid| KeyError::refused(Why::Generated(invalid.into()), None))?;
-        match self.dialect.check(&key) {
-            Ok(()) => Ok(Chosen::new(key, By::Generator)),
-            Err(misfit) => Err(KeyError::refused(Why::Generated(misfit), Some(key))),
-        }
+        self.check(&key, Why::Generated)?;
+        Ok(Chosen::new(key, By::Generator))
     }
 
-    /// Whether the payload that `chosen` stands for is to be remembered.
+    fn check(&self, key: &IdempotencyKey, why: fn(Misfit) -> Why) -> Result<(), KeyError> {
+        self.dialect
+            .check(key)
+            .map_err(|misfit| KeyError::refused(why(misfit), Some(key.clone())))
+    }
+
+    /// Whether `chosen` is to be remembered with its payload. One just made
+    /// can't have stood for anything before.
     pub(crate) fn remembers(&self, chosen: &Chosen) -> bool {
         self.memory.is_some() && chosen.by != By::Generator
-    }
-
-    /// Notes the payload that `chosen` stands for, the body as far as it is
-    /// known.
-    pub(crate) fn note(&self, chosen: &mut Chosen, parts: &Parts, body: Option<&[u8]>) {
-        if let Some(memory) = self.memory.as_ref().filter(|_| chosen.by != By::Generator) {
-            chosen.payload = Some(memory.payload(parts, body));
-        }
     }
 
     /// The body to send, and the key of its call, now that the body is known.
     pub(crate) fn read(
         &self,
         chosen: Option<Chosen>,
-        parts: &mut Parts,
+        headers: &mut HeaderMap,
         body: Bytes,
     ) -> Result<(Bytes, Chosen), KeyError> {
-        let (body, mut chosen) = match (&self.dialect.place, chosen) {
-            (Place::Header { .. }, Some(chosen)) => (body, chosen),
-            (Place::Header { .. }, None) => (body, self.mint()?),
-            (Place::Field { name, insert }, chosen) => match self.found(name, &body)? {
-                Some(found) => {
-                    if let Some(chosen) = &chosen {
-                        agree(&chosen.key, &found.key)?;
-                    }
-                    (body, chosen.unwrap_or(found))
-                }
-                None if *insert => {
-                    let chosen = match chosen {
-                        Some(chosen) => chosen,
+        match (&self.dialect.place, chosen) {
+            (Place::Header { .. }, Some(chosen)) => Ok((body, chosen)),
+            (Place::Header { .. }, None) => Ok((body, self.mint()?)),
+            (Place::Field { name, insert }, given) => match (self.found(name, &body)?, given) {
+                (Some(found), None) => Ok((body, found)),
+                (Some(found), Some(given)) => Ok((body, agree(given, &found.key)?)),
+                (None, given) if *insert => {
+                    let chosen = match given {
+                        Some(given) => given,
                         None => self.mint()?,
                     };
                     let body = json::with_field(&body, name, chosen.key.as_str())
                         .map_err(|why| unreadable(name, why))?;
-                    if let Some(len) = parts.headers.get_mut(CONTENT_LENGTH) {
+                    if let Some(len) = headers.get_mut(CONTENT_LENGTH) {
                         *len = body.len().into();
                     }
-                    (body, chosen)
+                    Ok((body, chosen))
                 }
-                None => {
+                (None, _) => {
                     let why = Why::Field(name.as_ref().into(), Field::Missing);
-                    return Err(KeyError::refused(why, None));
+                    Err(KeyError::refused(why, None))
                 }
             },
-        };
-        self.note(&mut chosen, parts, Some(&body));
-        Ok((body, chosen))
+        }
     }
 
     fn found(&self, name: &str, body: &[u8]) -> Result<Option<Chosen>, KeyError> {
@@ -149,57 +145,41 @@ impl<G: KeyGenerator> Keys<G> {
         let Some(text) = json::field(body, name).map_err(|why| unreadable(name, why))? else {
             return Ok(None);
         };
-        let key: IdempotencyKey = text
+        let key = text
             .parse()
             .map_err(|invalid| misfit(Misfit::Invalid(invalid)))?;
         self.dialect.check(&key).map_err(misfit)?;
         Ok(Some(Chosen::new(key, By::Request)))
     }
 
-    /// Lets the call go: writes its key where it belongs, and remembers it.
-    pub(crate) fn admit(
+    /// Lets the call go, its body being known or not, and remembers its key.
+    pub(crate) fn admit<B>(
         &self,
         chosen: Chosen,
-        headers: &mut HeaderMap,
-        extensions: &mut Extensions,
+        request: &mut Request<B>,
+        body: Option<&[u8]>,
     ) -> Result<Outcome, KeyError> {
-        let Chosen {
-            mut key,
-            by,
-            payload,
-        } = chosen;
-        let mut tell = by == By::Extension;
-        match &self.dialect.place {
-            Place::Header { name, quoted } => {
-                // What the caller wrote stays as it is.
-                if by == By::Generator || !headers.contains_key(name) {
-                    match dialect::write(&key, *quoted) {
-                        Ok(value) => headers.insert(name, value),
-                        Err(misfit) => {
-                            return Err(KeyError::refused(Why::Generated(misfit), Some(key)));
-                        }
-                    };
-                }
-            }
-            Place::Field { .. } => tell = true,
-        }
+        let Chosen { mut key, by } = chosen;
         let mut ticket = None;
-        // The usual case ends here: the header says it all, and the clock isn't
-        // asked. Each extension costs an allocation, the first one three.
-        if tell || payload.is_some() || self.dialect.life < Dialect::DEFAULT_LIFE {
+        let mut tell = by == By::Extension || matches!(self.dialect.place, Place::Field { .. });
+        // A key just made, in a header, that lives as long as everybody thinks,
+        // ends here: the header says it all, and the clock isn't asked. An
+        // extension costs an allocation, the first one three.
+        if tell || by != By::Generator || self.dialect.life < Dialect::DEFAULT_LIFE {
             let now = Instant::now();
             if !key.is_valid(now) {
                 return Err(KeyError::refused(Why::Used(Refusal::Expired), Some(key)));
             }
-            if let (Some(payload), Some(memory)) = (payload, &self.memory) {
+            if let Some(memory) = self.memory.as_ref().filter(|_| by != By::Generator) {
+                let payload = memory.payload(request, body);
                 match memory.admit(&key, payload, self.dialect.life, now) {
-                    Ok(admitted) => ticket = Some(admitted),
+                    Ok(admitted) => ticket = Some(Box::new(admitted)),
                     Err(refusal) => {
                         return Err(KeyError::refused(Why::Used(refusal), Some(key)));
                     }
                 }
             }
-            let since = ticket.as_ref().map_or(now, Ticket::since);
+            let since = ticket.as_ref().map_or(now, |ticket| ticket.since());
             if let Some(until) = since.checked_add(self.dialect.life) {
                 // An earlier end that the caller knows of stays.
                 if key.is_valid(until) {
@@ -208,7 +188,7 @@ impl<G: KeyGenerator> Keys<G> {
                 tell |= until.saturating_duration_since(now) < Dialect::DEFAULT_LIFE;
             }
             if tell {
-                extensions.insert(key.clone());
+                request.extensions_mut().insert(key.clone());
             }
         }
         Ok(Outcome {
@@ -219,31 +199,12 @@ impl<G: KeyGenerator> Keys<G> {
     }
 }
 
-/// The key in the header `name`, if it stands there.
-fn header(
-    headers: &HeaderMap,
-    name: &HeaderName,
-    quoted: bool,
-) -> Result<Option<IdempotencyKey>, KeyError> {
-    let mut values = headers.get_all(name).iter();
-    let Some(value) = values.next() else {
-        return Ok(None);
-    };
-    if values.next().is_some() {
-        return Err(KeyError::refused(Why::Repeated, None));
-    }
-    match dialect::read(value, quoted) {
-        Ok(key) => Ok(Some(key)),
-        Err(misfit) => Err(KeyError::refused(Why::Given(misfit), None)),
-    }
-}
-
-/// Refuses a call with two keys.
-fn agree(key: &IdempotencyKey, other: &IdempotencyKey) -> Result<(), KeyError> {
-    if key.as_str() == other.as_str() {
-        Ok(())
+/// The key that was given, if the one that was found is the same.
+fn agree(given: Chosen, found: &IdempotencyKey) -> Result<Chosen, KeyError> {
+    if given.key.as_str() == found.as_str() {
+        Ok(given)
     } else {
-        Err(KeyError::refused(Why::Contradiction, None))
+        Err(KeyError::refused(Why::Contradiction, Some(given.key)))
     }
 }
 
@@ -255,7 +216,8 @@ fn unreadable(name: &str, why: Unreadable) -> KeyError {
 pub(crate) struct Outcome {
     key: IdempotencyKey,
     echo: bool,
-    ticket: Option<Ticket>,
+    // Boxed, since calls seldom have one, and every layer above moves this.
+    ticket: Option<Box<Ticket>>,
 }
 
 impl Outcome {

@@ -48,7 +48,7 @@ impl KeyGenerator for UuidV7 {
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
-        let millis = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+        let millis = now.as_secs() * 1000 + u64::from(now.subsec_millis());
         let mut random = [0; 10];
         rand::rng().fill_bytes(&mut random);
         key_of_uuid(uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid())

@@ -53,7 +53,7 @@ where
         self.inner.poll_ready(cx).map_err(Into::into)
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let keys = &self.keys;
         if !keys
             .dialect
@@ -62,22 +62,19 @@ where
             let request = request.map(KeyBody::untouched);
             return IdempotencyKeyFuture::called(self.inner.call(request), None);
         }
-        let chosen = match keys.choose(request.headers(), request.extensions()) {
-            Ok(chosen) => chosen,
-            Err(error) => return IdempotencyKeyFuture::refused(error),
-        };
-        let (mut parts, body) = request.into_parts();
-        let mut chosen = match chosen {
-            Some(chosen) if !must_read(keys, &chosen, &body) => chosen,
-            chosen => {
-                let (inner, keys) = (self.inner.clone(), Arc::clone(keys));
-                return IdempotencyKeyFuture::reading(inner, keys, parts, chosen, body);
+        let outcome = match keys.choose(&mut request) {
+            Ok(Some(chosen)) if !must_read(keys, &chosen, request.body()) => {
+                keys.admit(chosen, &mut request, None)
             }
+            Ok(chosen) => {
+                let (inner, keys) = (self.inner.clone(), Arc::clone(keys));
+                return IdempotencyKeyFuture::reading(inner, keys, chosen, request);
+            }
+            Err(error) => Err(error),
         };
-        keys.note(&mut chosen, &parts, None);
-        match keys.admit(chosen, &mut parts.headers, &mut parts.extensions) {
+        match outcome {
             Ok(outcome) => {
-                let request = Request::from_parts(parts, KeyBody::untouched(body));
+                let request = request.map(KeyBody::untouched);
                 IdempotencyKeyFuture::called(self.inner.call(request), Some(outcome))
             }
             Err(error) => IdempotencyKeyFuture::refused(error),

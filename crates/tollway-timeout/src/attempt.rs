@@ -2,10 +2,8 @@
 
 use std::time::Duration;
 
+use http::Extensions;
 use tollway_core::Attempt;
-
-use crate::error::Limit;
-use crate::timer::Bounds;
 
 /// How long one attempt may take, as plain data.
 ///
@@ -84,24 +82,16 @@ impl AttemptTimeout {
         self.body_pause.unwrap_or_else(|| self.head_of(attempt))
     }
 
-    /// The bounds on the head and on each pause in the body of the attempt
+    /// The limits on the head and on each pause in the body, of the attempt
     /// whose request has these extensions.
-    pub(crate) fn bounds(&self, extensions: &http::Extensions) -> (Bounds, Bounds) {
-        let deadline = tollway_core::Deadline::of(extensions);
+    pub(crate) fn of(&self, extensions: &Extensions) -> (Duration, Duration) {
         // The look-up is spared where the number makes no difference.
         let attempt = if self.later.is_empty() {
             Attempt::FIRST
         } else {
             Attempt::of(extensions)
         };
-        let bounds = |limit, wait| Bounds {
-            deadline,
-            wait: Some((limit, wait)),
-        };
-        (
-            bounds(Limit::Attempt, self.head_of(attempt)),
-            bounds(Limit::BodyPause, self.body_pause_of(attempt)),
-        )
+        (self.head_of(attempt), self.body_pause_of(attempt))
     }
 }
 

@@ -5,10 +5,12 @@ use std::task::{Context, Poll};
 
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
+use tokio::time::{Sleep, sleep_until};
 use tollway_core::{BoxError, Phase};
 
 use crate::TimeoutError;
-use crate::timer::Timer;
+use crate::error::Limit;
+use crate::timer::Wait;
 
 pin_project! {
     /// A response body that ends with a [`TimeoutError`] when time runs out:
@@ -22,16 +24,19 @@ pin_project! {
     pub struct TimeoutBody<B> {
         #[pin]
         inner: Option<B>,
-        #[pin]
-        timer: Timer,
+        wait: Wait,
+        // Boxed: most bodies are there at once, and every layer above moves
+        // the response.
+        sleep: Option<Pin<Box<Sleep>>>,
     }
 }
 
 impl<B> TimeoutBody<B> {
-    pub(crate) fn new(inner: B, timer: Timer) -> Self {
+    pub(crate) fn new(inner: B, wait: Wait) -> Self {
         Self {
             inner: Some(inner),
-            timer,
+            wait,
+            sleep: None,
         }
     }
 
@@ -60,17 +65,24 @@ where
         };
         match inner.poll_frame(cx) {
             Poll::Ready(frame) => {
-                this.timer.rewind();
+                this.wait.rewind();
                 Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
             }
-            Poll::Pending => match this.timer.poll(cx) {
-                Poll::Ready(ran_out) => {
-                    this.inner.set(None);
-                    let error = TimeoutError::new(ran_out, Phase::Body, true);
-                    Poll::Ready(Some(Err(error.into())))
+            Poll::Pending => {
+                let sleep = this.sleep;
+                let ran_out = this.wait.poll(Limit::BodyPause, cx, move |end| {
+                    let sleep = sleep.get_or_insert_with(|| Box::pin(sleep_until(end)));
+                    sleep.as_mut()
+                });
+                match ran_out {
+                    Poll::Pending => Phase::Body.pending(),
+                    Poll::Ready(ran_out) => {
+                        this.inner.set(None);
+                        let error = TimeoutError::new(ran_out, Phase::Body, true);
+                        Poll::Ready(Some(Err(error.into())))
+                    }
                 }
-                Poll::Pending => Phase::Body.pending(),
-            },
+            }
         }
     }
 

@@ -3,13 +3,16 @@
 use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use http::{Request, Response};
 use pin_project_lite::pin_project;
+use tokio::time::{Instant, Sleep, sleep_until};
 use tollway_core::{BoxError, Phase};
 use tower_service::Service;
 
-use crate::timer::{Bounds, Timer};
+use crate::error::Limit;
+use crate::timer::Wait;
 use crate::{TimeoutBody, TimeoutError};
 
 pin_project! {
@@ -23,10 +26,11 @@ pin_project! {
     {
         #[pin]
         state: State<S, B, S::Future>,
+        wait: Wait,
         #[pin]
-        timer: Timer,
-        // The bounds of the response's body.
-        body: Bounds,
+        sleep: Option<Sleep>,
+        // The limit on each pause in the response's body.
+        pause: Option<Duration>,
         // Whether something of the request may have been written.
         sent: bool,
     }
@@ -36,49 +40,48 @@ pin_project! {
     #[project = StateProj]
     #[project_replace = StateOwned]
     enum State<S, B, F> {
-        // The inner service was not ready when the request came. `phase` is
-        // what that most likely means, where it leaves no note.
-        Readying { service: S, request: Request<B>, phase: Phase },
+        // The inner service was not ready when the request came. That is rare,
+        // and boxed, since every call moves a future of this size.
+        Readying { readying: Box<Readying<S, B>> },
         Called { #[pin] future: F },
         // Too late to begin with.
-        Refused { error: TimeoutError },
+        Refused { error: BoxError },
         Done,
     }
+}
+
+/// A call whose service isn't ready yet.
+pub(crate) struct Readying<S, B> {
+    pub(crate) service: S,
+    pub(crate) request: Request<B>,
+    /// What that most likely means, where the service leaves no note.
+    pub(crate) phase: Phase,
 }
 
 impl<S, B> TimeoutFuture<S, B>
 where
     S: Service<Request<B>>,
 {
-    pub(crate) fn readying(
-        service: S,
-        request: Request<B>,
-        phase: Phase,
-        timer: Timer,
-        body: Bounds,
-    ) -> Self {
-        let state = State::Readying {
-            service,
-            request,
-            phase,
-        };
-        Self::in_state(state, timer, body)
+    pub(crate) fn readying(readying: Readying<S, B>, wait: Wait, pause: Option<Duration>) -> Self {
+        let readying = Box::new(readying);
+        Self::new(State::Readying { readying }, wait, pause)
     }
 
-    pub(crate) fn called(future: S::Future, timer: Timer, body: Bounds) -> Self {
-        Self::in_state(State::Called { future }, timer, body)
+    pub(crate) fn called(future: S::Future, wait: Wait, pause: Option<Duration>) -> Self {
+        Self::new(State::Called { future }, wait, pause)
     }
 
     pub(crate) fn refused(error: TimeoutError) -> Self {
-        let bounds = Bounds::default();
-        Self::in_state(State::Refused { error }, Timer::new(bounds, None), bounds)
+        let error = error.into();
+        Self::new(State::Refused { error }, Wait::ENDLESS, None)
     }
 
-    fn in_state(state: State<S, B, S::Future>, timer: Timer, body: Bounds) -> Self {
+    fn new(state: State<S, B, S::Future>, wait: Wait, pause: Option<Duration>) -> Self {
         Self {
             state,
-            timer,
-            body,
+            wait,
+            sleep: None,
+            pause,
             sent: false,
         }
     }
@@ -95,16 +98,17 @@ where
         let mut this = self.project();
         loop {
             let (poll, noted) = match this.state.as_mut().project() {
-                StateProj::Readying { service, phase, .. } => {
-                    let phase = *phase;
-                    match Phase::observe(|| service.poll_ready(cx)) {
+                StateProj::Readying { readying } => {
+                    match Phase::observe(|| readying.service.poll_ready(cx)) {
                         (Poll::Ready(Ok(())), _) => {
-                            if let StateOwned::Readying {
-                                mut service,
-                                request,
-                                ..
-                            } = this.state.as_mut().project_replace(State::Done)
+                            if let StateOwned::Readying { readying } =
+                                this.state.as_mut().project_replace(State::Done)
                             {
+                                let Readying {
+                                    mut service,
+                                    request,
+                                    ..
+                                } = *readying;
                                 let future = service.call(request);
                                 this.state.set(State::Called { future });
                             }
@@ -115,14 +119,16 @@ where
                         // written holds whatever the inner service says.
                         (Poll::Pending, noted) => (
                             Poll::Pending,
-                            noted.filter(|p| p.is_before_sending()).or(Some(phase)),
+                            noted
+                                .filter(|p| p.is_before_sending())
+                                .or(Some(readying.phase)),
                         ),
                     }
                 }
                 StateProj::Called { future } => Phase::observe(|| future.poll(cx)),
                 StateProj::Refused { .. } | StateProj::Done => {
                     return match this.state.project_replace(State::Done) {
-                        StateOwned::Refused { error } => Poll::Ready(Err(error.into())),
+                        StateOwned::Refused { error } => Poll::Ready(Err(error)),
                         _ => panic!("polled after completion"),
                     };
                 }
@@ -132,17 +138,20 @@ where
             if let Poll::Ready(result) = poll {
                 this.state.set(State::Done);
                 let response = result.map_err(Into::into)?;
-                let timer = Timer::new(*this.body, this.timer.since());
-                return Poll::Ready(Ok(response.map(|body| TimeoutBody::new(body, timer))));
+                let wait = this.wait.followed_by(*this.pause);
+                return Poll::Ready(Ok(response.map(|body| TimeoutBody::new(body, wait))));
             }
             // Once a wait was anything but one before sending, there is no
             // way back: a later note may be about another request, that of a
             // hidden retry for instance.
             let phase = noted.unwrap_or(Phase::Head);
             *this.sent |= !phase.is_before_sending();
-            match this.timer.poll(cx) {
+            let sleep = this.sleep.as_mut();
+            match this.wait.poll(Limit::Attempt, cx, |end| made(sleep, end)) {
                 Poll::Pending => return phase.pending(),
                 Poll::Ready(ran_out) => {
+                    // Given up at once, whatever the caller does with the rest
+                    // of this future.
                     this.state.set(State::Done);
                     let error = TimeoutError::new(ran_out, phase, *this.sent);
                     return Poll::Ready(Err(error.into()));
@@ -152,13 +161,21 @@ where
     }
 }
 
+/// The timer in its place, made for `end` if there is none.
+fn made(mut place: Pin<&mut Option<Sleep>>, end: Instant) -> Pin<&mut Sleep> {
+    if place.is_none() {
+        place.set(Some(sleep_until(end)));
+    }
+    place.as_pin_mut().expect("just made")
+}
+
 impl<S, B> fmt::Debug for TimeoutFuture<S, B>
 where
     S: Service<Request<B>>,
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TimeoutFuture")
-            .field("timer", &self.timer)
+            .field("wait", &self.wait)
             .finish_non_exhaustive()
     }
 }

@@ -11,7 +11,8 @@ use tollway_core::{BoxError, Deadline, Phase};
 use tower_service::Service;
 
 use crate::error::Limit;
-use crate::timer::{Bounds, RanOut, Timer};
+use crate::future::Readying;
+use crate::timer::{RanOut, Wait};
 use crate::{AttemptTimeout, TimeoutBody, TimeoutError, TimeoutFuture};
 
 /// The service of [`DeadlineLayer`](crate::DeadlineLayer).
@@ -57,25 +58,10 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let inherited = Deadline::of(request.extensions());
-        if inherited.is_none() && self.limit.is_none() {
-            return self.inner.call(
-                request,
-                Phase::Permit,
-                Bounds::default(),
-                Bounds::default(),
-                None,
-            );
-        }
         let now = Instant::now();
         let own = self.limit.and_then(|limit| Deadline::after(now, limit));
         let Some(deadline) = own.into_iter().chain(inherited).min() else {
-            return self.inner.call(
-                request,
-                Phase::Permit,
-                Bounds::default(),
-                Bounds::default(),
-                None,
-            );
+            return self.inner.call(request, Phase::Permit, Wait::ENDLESS, None);
         };
         if deadline.has_passed(now) {
             let ran_out = RanOut {
@@ -85,20 +71,16 @@ where
             };
             return TimeoutFuture::refused(TimeoutError::new(ran_out, Phase::Permit, false));
         }
-        // The first extension of a request costs three allocations, another
-        // one; to overwrite costs none.
-        match request.extensions_mut().get_mut::<Deadline>() {
+        // A request's first extension costs three allocations, a further one
+        // costs one, and to overwrite costs none.
+        match request.extensions_mut().get_mut() {
             Some(carried) => *carried = deadline,
             None => {
                 request.extensions_mut().insert(deadline);
             }
         }
-        let bounds = Bounds {
-            deadline: Some(deadline),
-            wait: None,
-        };
-        self.inner
-            .call(request, Phase::Permit, bounds, bounds, Some(now))
+        let wait = Wait::new(Some(Instant::from_std(deadline.instant())), None, Some(now));
+        self.inner.call(request, Phase::Permit, wait, None)
     }
 }
 
@@ -144,8 +126,11 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let (head, body) = self.timeout.bounds(request.extensions());
-        self.inner.call(request, Phase::Connect, head, body, None)
+        let (head, pause) = self.timeout.of(request.extensions());
+        let deadline = Deadline::of(request.extensions());
+        let deadline = deadline.map(|deadline| Instant::from_std(deadline.instant()));
+        let wait = Wait::new(deadline, Some(head), None);
+        self.inner.call(request, Phase::Connect, wait, Some(pause))
     }
 }
 
@@ -179,26 +164,30 @@ impl<S> Readied<S> {
         Poll::Ready(Ok(()))
     }
 
+    /// Calls the service, or has it made ready inside the call, where `phase`
+    /// is what waiting for that means.
     fn call<B>(
         &mut self,
         request: Request<B>,
-        readying: Phase,
-        head: Bounds,
-        body: Bounds,
-        since: Option<Instant>,
+        phase: Phase,
+        wait: Wait,
+        pause: Option<Duration>,
     ) -> TimeoutFuture<S, B>
     where
         S: Service<Request<B>> + Clone,
     {
-        let timer = Timer::new(head, since);
         if mem::take(&mut self.ready) {
-            return TimeoutFuture::called(self.inner.call(request), timer, body);
+            return TimeoutFuture::called(self.inner.call(request), wait, pause);
         }
         // The one that was asked goes into the call, and with it its place in
         // whatever queue it waits.
         let clone = self.inner.clone();
-        let asked = mem::replace(&mut self.inner, clone);
-        TimeoutFuture::readying(asked, request, readying, timer, body)
+        let readying = Readying {
+            service: mem::replace(&mut self.inner, clone),
+            request,
+            phase,
+        };
+        TimeoutFuture::readying(readying, wait, pause)
     }
 }
 

@@ -4,60 +4,35 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use pin_project_lite::pin_project;
-use tokio::time::{Instant, Sleep, sleep_until};
-use tollway_core::Deadline;
+use tokio::time::{Instant, Sleep};
 
 use crate::error::Limit;
 
-/// What may run out while something is awaited.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Bounds {
-    /// The instant that ends the whole call.
-    pub(crate) deadline: Option<Deadline>,
-    /// The longest that this one wait may take.
-    pub(crate) wait: Option<(Limit, Duration)>,
-}
-
-impl Bounds {
-    /// The instant that ends a wait begun at `since`, and whose it is. Where
-    /// both fall together it is the deadline: the call is over, not only the
-    /// attempt.
-    fn end(self, since: Instant) -> Option<(Limit, Instant)> {
-        let deadline = self
-            .deadline
-            .map(|at| (Limit::Deadline, Instant::from_std(at.instant())));
-        // A wait that ends beyond what the clock can say never ends.
-        let wait = self
-            .wait
-            .and_then(|(limit, wait)| Some((limit, since.checked_add(wait)?)));
-        match (deadline, wait) {
-            (Some(deadline), Some(wait)) if wait.1 < deadline.1 => Some(wait),
-            (Some(deadline), _) => Some(deadline),
-            (None, wait) => wait,
-        }
-    }
-}
-
-/// A wait that has ended, or will.
+/// One wait after the other, and the instant that ends each. Only a state
+/// machine: it is told the time.
 #[derive(Clone, Copy, Debug)]
-struct Wait {
-    since: Instant,
-    end: Instant,
-    limit: Limit,
+pub(crate) struct Wait {
+    /// Ends every wait.
+    deadline: Option<Instant>,
+    /// Ends a wait that takes longer.
+    limit: Option<Duration>,
+    /// When the wait began, and when it ends: unknown until somebody waits.
+    since: Option<Instant>,
+    end: Option<Instant>,
 }
 
-impl Wait {
-    fn ran_out(self, now: Instant) -> RanOut {
-        RanOut {
-            limit: self.limit,
-            after: now.saturating_duration_since(self.since),
-            of: self.end.saturating_duration_since(self.since),
-        }
-    }
+/// Where a wait stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// Nothing ends it.
+    Endless,
+    /// It goes on until then. `new` on the first time that this is said.
+    Until { end: Instant, new: bool },
+    /// It is over.
+    Over(RanOut),
 }
 
-/// Which limit ran out, after how long, of how much.
+/// What ran out, after how long, of how much.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RanOut {
     pub(crate) limit: Limit,
@@ -65,74 +40,105 @@ pub(crate) struct RanOut {
     pub(crate) of: Duration,
 }
 
-pin_project! {
-    /// The timer of one future or one body.
-    ///
-    /// It is asked only where the thing that it watches is pending, and only
-    /// then reads the clock and registers with the runtime: what is answered
-    /// at once pays for neither.
-    #[derive(Debug)]
-    pub(crate) struct Timer {
-        bounds: Bounds,
-        // When the wait began, where that is known before it is first asked.
-        since: Option<Instant>,
-        wait: Option<Wait>,
-        #[pin]
-        sleep: Option<Sleep>,
-    }
-}
+impl Wait {
+    pub(crate) const ENDLESS: Self = Self::new(None, None, None);
 
-impl Timer {
-    /// A timer for a wait that began at `since`, or else begins when the timer
-    /// is first asked.
-    pub(crate) fn new(bounds: Bounds, since: Option<Instant>) -> Self {
+    /// A wait that began at `since`, or else begins when it is first asked
+    /// about.
+    pub(crate) const fn new(
+        deadline: Option<Instant>,
+        limit: Option<Duration>,
+        since: Option<Instant>,
+    ) -> Self {
         Self {
-            bounds,
+            deadline,
+            limit,
             since,
-            wait: None,
-            sleep: None,
+            end: None,
         }
     }
 
-    pub(crate) fn since(&self) -> Option<Instant> {
-        self.since
+    /// The same deadline, and another limit, for the waits that follow this
+    /// one. The time until a deadline alone goes on counting.
+    pub(crate) fn followed_by(self, limit: Option<Duration>) -> Self {
+        let since = match limit {
+            Some(_) => None,
+            None => self.since,
+        };
+        Self::new(self.deadline, limit, since)
     }
 
-    /// What was awaited has come. The next wait begins when the timer is asked
-    /// again; the registration is kept for it.
-    pub(crate) fn rewind(self: Pin<&mut Self>) {
-        *self.project().wait = None;
+    /// What was awaited has come; the next wait begins when it is asked about.
+    pub(crate) fn rewind(&mut self) {
+        if self.limit.is_some() {
+            self.since = None;
+            self.end = None;
+        }
     }
 
-    /// Ready once the wait has outlasted its bounds.
-    pub(crate) fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<RanOut> {
-        let mut this = self.project();
-        let now = Instant::now();
-        let wait = match *this.wait {
-            Some(wait) => wait,
+    /// Where the wait stands at `now`. `limit` is the name of its limit.
+    pub(crate) fn at(&mut self, now: Instant, limit: Limit) -> Progress {
+        let since = *self.since.get_or_insert(now);
+        let (end, new) = match self.end {
+            Some(end) => (end, false),
             None => {
-                let since = this.since.unwrap_or(now);
-                let Some((limit, end)) = this.bounds.end(since) else {
-                    return Poll::Pending;
-                };
-                match this.sleep.as_mut().as_pin_mut() {
-                    Some(sleep) => sleep.reset(end),
-                    None => this.sleep.set(Some(sleep_until(end))),
+                // A wait that ends beyond what the clock can say never ends.
+                let own = self.limit.and_then(|limit| since.checked_add(limit));
+                match own.into_iter().chain(self.deadline).min() {
+                    Some(end) => (*self.end.insert(end), true),
+                    None => return Progress::Endless,
                 }
-                *this.wait.insert(Wait { since, end, limit })
             }
         };
-        // The clock decides, and the runtime's timer only wakes. The timer can
-        // say "pending" past its time: where the task has used up its budget,
-        // and where the layer above waits for the same instant and its timer
-        // fired a moment before. The error from down here says more than the
-        // one from above, so it must not come second.
-        if now >= wait.end {
-            return Poll::Ready(wait.ran_out(now));
+        if now < end {
+            return Progress::Until { end, new };
         }
-        match this.sleep.as_pin_mut() {
-            Some(sleep) => sleep.poll(cx).map(|()| wait.ran_out(Instant::now())),
-            None => Poll::Pending,
+        Progress::Over(RanOut {
+            // Where both fall together it is the deadline: the call is over,
+            // not only the attempt.
+            limit: if self.deadline == Some(end) {
+                Limit::Deadline
+            } else {
+                limit
+            },
+            after: now.saturating_duration_since(since),
+            of: end.saturating_duration_since(since),
+        })
+    }
+
+    /// Drives the wait on the runtime's timer. `sleep` hands out the timer,
+    /// made for the instant it is given or made before.
+    ///
+    /// It is asked only where the thing awaited is pending, and only then reads
+    /// the clock and registers with the runtime: what is answered at once pays
+    /// for neither.
+    pub(crate) fn poll<'a>(
+        &mut self,
+        limit: Limit,
+        cx: &mut Context<'_>,
+        sleep: impl FnOnce(Instant) -> Pin<&'a mut Sleep>,
+    ) -> Poll<RanOut> {
+        // The clock decides, and the timer only wakes. A timer can say
+        // "pending" past its time: where the task has used up its budget, and
+        // where the layer above waits for the same instant and its timer fired
+        // a moment before. The error from down here says more than the one
+        // from above, so it must not come second.
+        match self.at(Instant::now(), limit) {
+            Progress::Endless => Poll::Pending,
+            Progress::Over(ran_out) => Poll::Ready(ran_out),
+            Progress::Until { end, new } => {
+                let mut sleep = sleep(end);
+                if new && sleep.deadline() != end {
+                    sleep.as_mut().reset(end);
+                }
+                match sleep.poll(cx) {
+                    Poll::Pending => Poll::Pending,
+                    Poll::Ready(()) => match self.at(Instant::now().max(end), limit) {
+                        Progress::Over(ran_out) => Poll::Ready(ran_out),
+                        Progress::Endless | Progress::Until { .. } => Poll::Pending,
+                    },
+                }
+            }
         }
     }
 }
