@@ -1,186 +1,32 @@
-//! What the layer does, in virtual time over a scripted service.
+//! What the layer does, cell by cell and line by line.
 
-use std::collections::VecDeque;
-use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode};
+use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Full};
 use tokio::time::Instant;
 use tollway_core::{
-    Attempt, BoxError, Deadline, Fault, IdempotencyKey, Phase, Priority, RetryAdvice, Scope,
-    Verdict,
+    BoxError, Deadline, Fault, IdempotencyKey, Phase, Priority, RetryAdvice, Scope, Verdict,
 };
 use tollway_retry::{
-    Attempts, BackOff, Budget, Outcome, ReplayBody, RetryError, RetryLayer, RetryPolicy,
-    RetryPolicyBuilder, Stop,
+    Attempts, Budget, Outcome, ReplayBody, RetryError, RetryFuture, RetryLayer, RetryPolicy, Stop,
 };
-use tower::{Layer, Service, ServiceExt};
+use tower::{Layer, Service, ServiceExt, service_fn};
 
-type Answer = Result<Response<Full<Bytes>>, BoxError>;
-
-/// Gives the answers it was told, in order, and then 200s; keeps what it saw.
-#[derive(Clone, Default)]
-struct Gateway(Arc<Mutex<Inner>>);
-
-#[derive(Default)]
-struct Inner {
-    answers: VecDeque<Answer>,
-    takes: Duration,
-    seen: Vec<Seen>,
-}
-
-#[derive(Debug)]
-struct Seen {
-    at: Instant,
-    attempt: Attempt,
-    method: Method,
-    headers: HeaderMap,
-    priority: Priority,
-    body: Bytes,
-}
-
-impl Gateway {
-    fn answering(answers: impl IntoIterator<Item = Answer>) -> Self {
-        let gateway = Self::default();
-        gateway.0.lock().unwrap().answers.extend(answers);
-        gateway
-    }
-
-    fn taking(self, time: Duration) -> Self {
-        self.0.lock().unwrap().takes = time;
-        self
-    }
-
-    fn made(&self) -> usize {
-        self.0.lock().unwrap().seen.len()
-    }
-
-    /// The waits between the attempts.
-    fn gaps(&self) -> Vec<Duration> {
-        let inner = self.0.lock().unwrap();
-        inner.seen.windows(2).map(|w| w[1].at - w[0].at).collect()
-    }
-}
-
-impl Service<Request<ReplayBody<Full<Bytes>>>> for Gateway {
-    type Response = Response<Full<Bytes>>;
-    type Error = BoxError;
-    type Future = Pin<Box<dyn Future<Output = Answer> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<ReplayBody<Full<Bytes>>>) -> Self::Future {
-        let gateway = self.clone();
-        Box::pin(async move {
-            let at = Instant::now();
-            let (parts, body) = request.into_parts();
-            let body = body.collect().await?.to_bytes();
-            let (answer, takes) = {
-                let mut inner = gateway.0.lock().unwrap();
-                inner.seen.push(Seen {
-                    at,
-                    attempt: Attempt::of(&parts.extensions),
-                    priority: Priority::of(&parts.extensions),
-                    method: parts.method,
-                    headers: parts.headers,
-                    body,
-                });
-                (inner.answers.pop_front(), inner.takes)
-            };
-            tokio::time::sleep(takes).await;
-            answer.unwrap_or_else(|| Ok(status(200)))
-        })
-    }
-}
-
-fn status(code: u16) -> Response<Full<Bytes>> {
-    Response::builder()
-        .status(code)
-        .body(Full::from("answer"))
-        .unwrap()
-}
-
-fn verdict(verdict: Verdict) -> Answer {
-    let mut response = status(if verdict == Verdict::Done { 200 } else { 503 });
-    response.extensions_mut().insert(verdict);
-    Ok(response)
-}
-
-fn not_executed(retry_after: Option<Duration>, scope: Scope) -> Verdict {
-    Verdict::NotExecuted { retry_after, scope }
-}
-
-fn advice(code: u16, advice: RetryAdvice) -> Answer {
-    let mut response = status(code);
-    let verdict = Verdict::of_status(response.status());
-    response.extensions_mut().insert(verdict);
-    response.extensions_mut().insert(advice);
-    Ok(response)
-}
-
-fn error(verdict: Verdict) -> Answer {
-    Err(Fault::new(verdict)
-        .in_phase(Phase::Connect)
-        .caused_by(io::Error::from(io::ErrorKind::ConnectionReset))
-        .into())
-}
-
-fn get() -> Request<Full<Bytes>> {
-    Request::get("/v1/charges/1").body(Full::default()).unwrap()
-}
-
-fn post() -> Request<Full<Bytes>> {
-    Request::post("/v1/charges")
-        .body(Full::from("amount=1"))
-        .unwrap()
-}
-
-fn post_with_key() -> Request<Full<Bytes>> {
-    let mut request = post();
-    let key = "order-1".parse().unwrap();
-    request.headers_mut().insert("idempotency-key", key);
-    request
-}
-
-async fn call(
-    policy: RetryPolicyBuilder<impl tollway_retry::Seed>,
-    gateway: &Gateway,
-    request: Request<Full<Bytes>>,
-) -> Result<Response<Full<Bytes>>, RetryError> {
-    RetryLayer::new(policy.build().unwrap())
-        .layer(gateway.clone())
-        .oneshot(request)
-        .await
-}
-
-fn policy() -> RetryPolicyBuilder<impl tollway_retry::Seed> {
-    RetryPolicy::builder().seed(|| 42)
-}
-
-fn secs(secs: u64) -> Duration {
-    Duration::from_secs(secs)
-}
-
-fn millis(ms: u64) -> Duration {
-    Duration::from_millis(ms)
-}
-
-fn story(response: &Response<Full<Bytes>>) -> &Attempts {
-    Attempts::of(response.extensions()).expect("a story")
-}
+use crate::support::*;
 
 /// Every cell of the table: how many attempts a first answer leads to.
 #[tokio::test(start_paused = true)]
 async fn the_verdict_table_holds_in_every_cell() {
-    let cells: [(&str, fn() -> Answer, [usize; 3]); 8] = [
+    type Cell = (&'static str, fn() -> Answer, [usize; 3]);
+    let cells: [Cell; 8] = [
         // What came, then the attempts of a GET, a POST with a key, a POST.
         ("done", || verdict(Verdict::Done), [1, 1, 1]),
         ("rejected", || verdict(Verdict::Rejected), [1, 1, 1]),
@@ -471,28 +317,116 @@ async fn a_retry_that_succeeds_pays_back() {
     assert_eq!(budget.available(), Some(100.0));
 }
 
+/// Elsewhere the request is cloned even for the last attempt.
 #[tokio::test(start_paused = true)]
-async fn a_call_dropped_in_its_back_off_gives_its_token_back() {
-    let budget = Budget::default();
-    let gateway = Gateway::answering([Ok(status(503))]);
-    let policy = policy()
-        .budget(budget.clone())
-        .back_off(BackOff::exponential(secs(100), secs(100)).unwrap());
-    {
-        let call = call(policy, &gateway, get());
-        let mut call = std::pin::pin!(call);
-        assert!(futures_poll(call.as_mut()).await.is_pending());
-        assert_eq!(budget.available(), Some(99.0));
+async fn nothing_is_copied_that_cannot_be_used() {
+    /// Counts its copies.
+    struct Counted(Arc<AtomicUsize>);
+    impl Clone for Counted {
+        fn clone(&self) -> Self {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            Self(Arc::clone(&self.0))
+        }
     }
-    assert_eq!(budget.available(), Some(100.0));
+
+    // The first of three attempts leaves a copy behind, the second is copied
+    // from it, the third is the copy itself.
+    for (max_attempts, copied) in [(1, 0), (2, 1), (3, 2)] {
+        let copies = Arc::new(AtomicUsize::new(0));
+        let gateway = Gateway::answering((0..9).map(|_| Ok(status(503))));
+        let mut request = get();
+        request
+            .extensions_mut()
+            .insert(Counted(Arc::clone(&copies)));
+        let policy = policy().max_attempts(max_attempts);
+        call(policy, &gateway, request).await.unwrap();
+        assert_eq!(gateway.made(), max_attempts as usize);
+        assert_eq!(copies.load(Ordering::Relaxed), copied);
+    }
 }
 
-async fn futures_poll<F: Future>(mut future: Pin<&mut F>) -> Poll<F::Output> {
-    std::future::poll_fn(|cx| {
-        // Once for the attempt, once for the drain: nothing is left to do then
-        // but to wait.
-        let _ = future.as_mut().poll(cx);
-        Poll::Ready(future.as_mut().poll(cx))
-    })
-    .await
+/// The service below ends between two attempts.
+#[tokio::test(start_paused = true)]
+async fn a_service_that_gets_ready_no_more_ends_the_call() {
+    #[derive(Clone)]
+    struct Mortal(Gateway);
+    impl Service<Request<ReplayBody<Full<Bytes>>>> for Mortal {
+        type Response = Response<Full<Bytes>>;
+        type Error = BoxError;
+        type Future = <Gateway as Service<Request<ReplayBody<Full<Bytes>>>>>::Future;
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+            Poll::Ready(match self.0.made() {
+                0 => Ok(()),
+                _ => Err("closed".into()),
+            })
+        }
+        fn call(&mut self, request: Request<ReplayBody<Full<Bytes>>>) -> Self::Future {
+            self.0.call(request)
+        }
+    }
+
+    for (first, unknown) in [(500, true), (429, false)] {
+        let gateway = Gateway::answering([Ok(status(first))]);
+        let budget = Budget::default();
+        let policy = RetryPolicy::builder()
+            .budget(budget.clone())
+            .build()
+            .unwrap();
+        let service = RetryLayer::new(policy).layer(Mortal(gateway.clone()));
+        let error = service.clone().oneshot(get()).await.unwrap_err();
+        assert_eq!(error.is_unknown(), unknown);
+        assert_eq!(error.is_not_executed(), !unknown);
+        assert_eq!(error.attempts().stop(), Stop::NotReady);
+        assert_eq!(error.attempts().made(), 1);
+        assert_eq!(budget.available(), Some(100.0));
+        // And so does a call that didn't even begin.
+        let error = service.oneshot(get()).await.unwrap_err();
+        assert!(error.is_not_executed());
+        assert_eq!(
+            error.to_string(),
+            "call failed without effect before the first attempt"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_failed_ends_the_call_and_says_so() {
+    let service = RetryLayer::new(RetryPolicy::default()).layer(service_fn(
+        |request: Request<ReplayBody<Broken>>| async move {
+            // As a connection does: the request fails as its body does.
+            request.into_body().collect().await?;
+            Ok::<_, BoxError>(status(200))
+        },
+    ));
+    let request = Request::put("/").body(Broken).unwrap();
+    let error = service.oneshot(request).await.unwrap_err();
+    assert!(error.is_unknown());
+    assert_eq!(error.attempts().stop(), Stop::NotReplayable);
+    assert_eq!(error.attempts().made(), 1);
+}
+
+/// Fails when it is read.
+struct Broken;
+
+impl Body for Broken {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        Poll::Ready(Some(Err(io::ErrorKind::BrokenPipe.into())))
+    }
+}
+
+#[test]
+fn what_crosses_threads_can() {
+    fn can<T: Send + Sync>() {}
+    can::<RetryError>();
+    can::<Attempts>();
+    can::<ReplayBody<Full<Bytes>>>();
+    can::<RetryPolicy>();
+    fn can_move<T: Send>() {}
+    can_move::<RetryFuture<Gateway, Full<Bytes>, Full<Bytes>>>();
 }

@@ -1,0 +1,161 @@
+//! Hedging: a second attempt beside a slow first one.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tollway_core::Verdict;
+use tollway_retry::{BackOff, Budget, Hedge, Outcome, RetryPolicyBuilder, Seed, Stop};
+
+use crate::support::*;
+
+/// A hedge that has seen 200 calls, all of them 100 ms long.
+async fn hedge() -> Hedge {
+    let hedge = Hedge::after_quantile(0.9).unwrap();
+    let gateway = Gateway::default().taking(millis(100));
+    for _ in 0..200 {
+        call(policy().hedge(hedge.clone()), &gateway, get())
+            .await
+            .unwrap();
+    }
+    assert_eq!(gateway.made(), 200);
+    hedge
+}
+
+async fn hedged() -> RetryPolicyBuilder<impl Seed> {
+    policy().hedge(hedge().await)
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_delay_is_the_quantile_of_what_was_seen() {
+    let delay = hedge().await.delay().unwrap();
+    assert!(delay >= millis(100) && delay <= millis(107), "{delay:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_first_attempt_is_overtaken_and_dropped() {
+    let policy = hedged().await;
+    let gateway = Gateway::lasting([secs(30), millis(100)]);
+    let start = Instant::now();
+    let response = call(policy, &gateway, get()).await.unwrap();
+    let took = start.elapsed();
+    assert!(took >= millis(200) && took < millis(210), "{took:?}");
+    assert_eq!((gateway.made(), gateway.dropped()), (2, 1));
+
+    let story = story(&response);
+    assert_eq!((story.made(), story.stop()), (2, Stop::Final));
+    assert_eq!(story.records()[0].outcome, Outcome::Cancelled);
+    assert_eq!(story.records()[0].delay, Duration::ZERO);
+    assert_eq!(story.records()[1].verdict, Verdict::Done);
+    assert!(story.records()[1].delay >= millis(100));
+    assert_eq!(story.records()[1].duration, millis(100));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_first_attempt_that_answers_after_all_wins() {
+    let policy = hedged().await;
+    let gateway = Gateway::lasting([millis(150), secs(30)]);
+    let start = Instant::now();
+    let response = call(policy, &gateway, get()).await.unwrap();
+    assert_eq!(start.elapsed(), millis(150));
+    assert_eq!((gateway.made(), gateway.dropped()), (2, 1));
+    assert_eq!(story(&response).records()[0].outcome, Outcome::Cancelled);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fast_call_is_not_hedged() {
+    let policy = hedged().await;
+    let gateway = Gateway::lasting([millis(99)]);
+    let response = call(policy, &gateway, get()).await.unwrap();
+    assert_eq!(gateway.made(), 1);
+    assert!(response.extensions().is_empty());
+}
+
+/// Two requests at the same time: that's not what a key is for.
+#[tokio::test(start_paused = true)]
+async fn only_an_idempotent_method_is_hedged() {
+    for (request, made) in [(get(), 2), (post(), 1), (post_with_key(), 1)] {
+        let policy = hedged().await;
+        let gateway = Gateway::lasting([secs(1), secs(1)]);
+        call(policy, &gateway, request).await.unwrap();
+        assert_eq!(gateway.made(), made);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hedge_is_paid_for_and_never_paid_back() {
+    let budget = Budget::builder()
+        .capacity(3)
+        .per_success(0.0)
+        .per_second(0.0)
+        .build()
+        .unwrap();
+    let hedge = hedge().await;
+    for made in [2, 2, 2, 1] {
+        let gateway = Gateway::lasting([secs(1), millis(10)]);
+        let policy = policy().hedge(hedge.clone()).budget(budget.clone());
+        call(policy, &gateway, get()).await.unwrap();
+        assert_eq!(gateway.made(), made);
+    }
+    assert_eq!(budget.available(), Some(0.0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_attempts_of_a_hedged_call_are_counted_together() {
+    // Both fail, in either order; then there is one left of three.
+    for lasting in [[millis(500), millis(100)], [millis(200), millis(500)]] {
+        let policy = hedged().await.max_attempts(3);
+        let gateway = Gateway::lasting(lasting);
+        gateway.answer((0..9).map(|_| Ok(status(503))));
+        let response = call(policy, &gateway, get()).await.unwrap();
+        assert_eq!(gateway.made(), 3);
+        assert_eq!(story(&response).stop(), Stop::MaxAttempts);
+        assert_eq!(story(&response).made(), 3);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_fails_leaves_the_call_to_the_other() {
+    for (lasting, answers) in [
+        // The first fails, then the second answers; and the other way round.
+        ([millis(150), secs(1)], [503, 200]),
+        ([secs(1), millis(100)], [200, 503]),
+    ] {
+        let policy = hedged().await;
+        let gateway = Gateway::lasting(lasting);
+        gateway.answer(answers.map(|code| Ok(status(code))));
+        let response = call(policy, &gateway, get()).await.unwrap();
+        assert_eq!(response.status(), 200);
+        assert_eq!(gateway.made(), 2);
+        let verdicts: Vec<_> = story(&response)
+            .records()
+            .iter()
+            .map(|r| r.verdict)
+            .collect();
+        assert_eq!(verdicts, [Verdict::Unknown, Verdict::Done]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delay_that_the_other_attempt_was_asked_for_is_kept() {
+    let policy = hedged()
+        .await
+        .back_off(BackOff::exponential(millis(1), millis(1)).unwrap());
+    let gateway = Gateway::lasting([secs(1), millis(100)]);
+    let mut throttled = status(429);
+    throttled
+        .headers_mut()
+        .insert("retry-after", "20".parse().unwrap());
+    gateway.answer([Ok(status(503)), Ok(throttled)]);
+    let start = Instant::now();
+    call(policy, &gateway, get()).await.unwrap();
+    assert!(start.elapsed() >= secs(20) + millis(200));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dropped_call_drops_both_attempts() {
+    let policy = hedged().await;
+    let gateway = Gateway::lasting([secs(30), secs(30)]);
+    let call = call(policy, &gateway, get());
+    assert!(tokio::time::timeout(secs(1), call).await.is_err());
+    assert_eq!((gateway.made(), gateway.dropped()), (2, 2));
+}

@@ -1,0 +1,122 @@
+//! What the layer does to connections, over real sockets.
+
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::TcpListener;
+use tollway_retry::{Attempts, BackOff, ReplayBody, RetryLayer, RetryPolicy};
+use tower::{Layer, ServiceExt};
+
+use crate::support::*;
+
+type Body = ReplayBody<Full<Bytes>>;
+
+/// The `Content-Length` and the body of a request.
+type Sent = (Option<String>, Bytes);
+
+/// Answers 429 to as many requests, with a body of this length, and then 200.
+struct Server {
+    address: String,
+    connections: Arc<AtomicUsize>,
+    bodies: Arc<Mutex<Vec<Sent>>>,
+}
+
+impl Server {
+    async fn start(refusals: usize, body: usize) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("http://{}/", listener.local_addr().unwrap());
+        let connections = Arc::new(AtomicUsize::new(0));
+        let bodies = Arc::default();
+        let server = Self {
+            address,
+            connections: Arc::clone(&connections),
+            bodies: Arc::clone(&bodies),
+        };
+        let requests = Arc::new(AtomicUsize::new(0));
+        tokio::spawn(async move {
+            loop {
+                let (socket, _) = listener.accept().await.unwrap();
+                connections.fetch_add(1, Ordering::Relaxed);
+                let requests = Arc::clone(&requests);
+                let bodies: Arc<Mutex<Vec<Sent>>> = Arc::clone(&bodies);
+                let service = service_fn(move |request: Request<Incoming>| {
+                    let refuse = requests.fetch_add(1, Ordering::Relaxed) < refusals;
+                    let bodies = Arc::clone(&bodies);
+                    async move {
+                        let length = request.headers().get("content-length");
+                        let length = length.map(|value| value.to_str().unwrap().to_owned());
+                        let sent = request.into_body().collect().await.unwrap().to_bytes();
+                        bodies.lock().unwrap().push((length, sent));
+                        let mut response = Response::new(Full::new(Bytes::from(vec![b'x'; body])));
+                        if refuse {
+                            *response.status_mut() = StatusCode::TOO_MANY_REQUESTS;
+                        }
+                        Ok::<_, Infallible>(response)
+                    }
+                });
+                tokio::spawn(
+                    hyper::server::conn::http1::Builder::new()
+                        .serve_connection(TokioIo::new(socket), service),
+                );
+            }
+        });
+        server
+    }
+
+    /// One call, retried as often as it takes.
+    async fn call(&self, drain: usize) -> Response<Incoming> {
+        let client: Client<HttpConnector, Body> =
+            Client::builder(TokioExecutor::new()).build_http();
+        let policy = RetryPolicy::builder()
+            .max_attempts(100)
+            .back_off(BackOff::exponential(millis(1), millis(2)).unwrap())
+            .drain(drain, secs(1))
+            .build()
+            .unwrap();
+        let request = Request::post(&self.address)
+            .body(Full::from("amount=1"))
+            .unwrap();
+        RetryLayer::new(policy)
+            .layer(client)
+            .oneshot(request)
+            .await
+            .unwrap()
+    }
+
+    fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+}
+
+/// Elsewhere the failed response was held, unread, for the whole back-off: 20
+/// retries took 20 connections.
+#[tokio::test]
+async fn twenty_refusals_use_one_connection() {
+    let server = Server::start(20, 200).await;
+    let response = server.call(16 * 1024).await;
+    assert_eq!(response.status(), StatusCode::OK);
+    let attempts = Attempts::of(response.extensions());
+    assert_eq!(attempts.map(Attempts::made), Some(21));
+    assert_eq!(server.connections(), 1);
+    // And each attempt was the same request.
+    let bodies = server.bodies.lock().unwrap();
+    let same = (Some("8".to_owned()), Bytes::from("amount=1"));
+    assert!(bodies.iter().all(|body| *body == same), "{bodies:?}");
+}
+
+#[tokio::test]
+async fn a_response_longer_than_the_bound_costs_its_connection() {
+    let server = Server::start(3, 300_000).await;
+    let response = server.call(16 * 1024).await;
+    assert_eq!(response.status(), StatusCode::OK);
+    assert_eq!(server.connections(), 4);
+}
