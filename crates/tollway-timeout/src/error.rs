@@ -115,14 +115,11 @@ impl fmt::Display for TimeoutError {
             " ran out while {}, after {after:.3?} of {of:.3?}; ",
             self.phase
         )?;
-        f.write_str(match (self.may_have_been_sent(), limit) {
-            (false, _) => "nothing was sent, so it is safe to repeat",
-            (true, Limit::BodyPause) => {
-                "the request was executed or not: look it up, or repeat it with the same idempotency key"
-            }
-            (true, _) => {
-                "the request may have been executed: look it up, or repeat it with the same idempotency key"
-            }
+        f.write_str(if self.may_have_been_sent() {
+            "the request may have been executed: look it up, or repeat it with the same \
+             idempotency key"
+        } else {
+            "nothing was sent, so it is safe to repeat"
         })
     }
 }

@@ -1,5 +1,138 @@
 //! Layers that end an HTTP call in time: one deadline for the whole call, and
 //! a time limit on each attempt.
+//!
+//! # The problem
+//!
+//! A call waits in many places: for a permit, between attempts, for a
+//! connection, for the head of the answer, for each piece of its body. A limit
+//! on each of them adds up to anything; one limit around a retry starts anew
+//! with each attempt, or cuts the second one short. And when time runs out the
+//! caller of a payment gateway needs to know one thing: may the request have
+//! been executed, or certainly not?
+//!
+//! So there are two layers. [`DeadlineLayer`] stands above everything and gives
+//! the call one instant at which its caller stops caring. That instant travels
+//! down in the request's extensions, as
+//! [`Deadline`](tollway_core::Deadline), where a limiter can refuse a wait and
+//! a retry a back-off that would outlast it. [`AttemptTimeoutLayer`] stands
+//! below the retry and ends one attempt that takes too long, early enough for
+//! another.
+//!
+//! # What tower's `Timeout` doesn't do
+//!
+//! | | tower | here |
+//! | --- | --- | --- |
+//! | `poll_ready` of the inner service | not counted | counted, inside the call |
+//! | the response's body | not covered | covered: deadline, and pauses |
+//! | several attempts | one limit for all | one that can grow |
+//! | a deadline that came with the request | unknown | the earlier one wins |
+//! | the error | "request timed out" | phase, time, limit, and whether it may have been executed |
+//! | the timer | registered for every call | only for a call that has to wait |
+//!
+//! # Example
+//!
+//! ```
+//! use std::time::Duration;
+//!
+//! use http::{Request, Response};
+//! use tollway_core::{BoxError, Phase, Verdict};
+//! use tollway_timeout::{AttemptTimeout, AttemptTimeoutLayer, DeadlineLayer, TimeoutError};
+//! use tower::{ServiceBuilder, ServiceExt, service_fn};
+//!
+//! # #[tokio::main(flavor = "current_thread", start_paused = true)]
+//! # async fn main() {
+//! let never_answers = service_fn(|_: Request<()>| async {
+//!     std::future::pending::<()>().await;
+//!     Ok::<_, BoxError>(Response::new(String::new()))
+//! });
+//! let service = ServiceBuilder::new()
+//!     .layer(DeadlineLayer::new(Duration::from_secs(60)))
+//!     // A retry would stand here.
+//!     .layer(AttemptTimeoutLayer::new(
+//!         AttemptTimeout::new(Duration::from_secs(20)).then(Duration::from_secs(30)),
+//!     ))
+//!     .service(never_answers);
+//!
+//! let error = service.oneshot(Request::new(())).await.unwrap_err();
+//!
+//! assert!(tollway_timeout::is_timeout(&*error));
+//! let error: &TimeoutError = error.downcast_ref().unwrap();
+//! assert_eq!(error.phase(), Phase::Head);
+//! assert_eq!(error.limit(), Duration::from_secs(20));
+//! assert_eq!(Verdict::of_error(error), Verdict::Unknown);
+//! # }
+//! ```
+//!
+//! # A deadline that came in
+//!
+//! A service that calls a gateway while it serves a request should stop when
+//! its own caller has stopped. `DeadlineLayer` on the server side puts the
+//! deadline into the inbound request; the handler passes it on, and the client
+//! side's layer takes the earlier of that and its own. With axum:
+//!
+//! ```
+//! use axum::{Extension, Router, error_handling::HandleErrorLayer, http::StatusCode, routing::post};
+//! use std::time::Duration;
+//! use tollway_core::{BoxError, Deadline};
+//! use tollway_timeout::DeadlineLayer;
+//! use tower::ServiceBuilder;
+//!
+//! async fn pay(Extension(deadline): Extension<Deadline>) {
+//!     let mut outbound = http::Request::new(());
+//!     outbound.extensions_mut().insert(deadline);
+//!     // client.call(outbound).await …
+//! }
+//!
+//! let app: Router = Router::new().route("/pay", post(pay)).layer(
+//!     ServiceBuilder::new()
+//!         .layer(HandleErrorLayer::new(|_: BoxError| async { StatusCode::GATEWAY_TIMEOUT }))
+//!         .layer(DeadlineLayer::new(Duration::from_secs(10))),
+//! );
+//! ```
+//!
+//! # What exactly is limited
+//!
+//! - **Readiness.** Both services are always ready. Where the inner one isn't,
+//!   the wait moves into the call and counts. So they pass on no back-pressure
+//!   through `poll_ready`; a call is the unit that waits, or is refused.
+//! - **The start.** The deadline counts from the call. An attempt's limit
+//!   counts from the call where the request carries a deadline, and else from
+//!   the first poll that finds it waiting, so that a call that is answered at
+//!   once never asks for the time. After its deadline a request isn't sent.
+//! - **The body.** A retry decides when it has the head. So a body that stalls
+//!   afterwards ends with a [`TimeoutError`] that the reader of the body gets,
+//!   as do layers that read a body before they hand the head on: for them, the
+//!   limit on the head covers that reading too. The limit on pauses also ends
+//!   the draining of a failed response.
+//! - **What is there.** An answer, or a piece of a body, that has come is never
+//!   thrown away for being late; only a wait can run out.
+//! - **The end.** What was waited for is dropped at once, so that its
+//!   connection is given up, even if the caller keeps the future or the body.
+//!
+//! Where the deadline falls into an attempt, both layers wait for the same
+//! instant. The lower one answers first, through all layers between, which can
+//! then add what they know: the attempts made, the idempotency key.
+//!
+//! # Whether it may have been executed
+//!
+//! Time that ran out before the inner service was called, or while every wait
+//! so far was noted by the layers below as one for a permit or a connection
+//! ([`Phase::pending`](tollway_core::Phase::pending)), gives
+//! [`NotExecuted`](tollway_core::Verdict::NotExecuted). Everything else gives
+//! [`Unknown`](tollway_core::Verdict::Unknown): without notes from below, that
+//! is any time-out after the call.
+//!
+//! # Telemetry
+//!
+//! One `tracing` event at level debug for each time-out, `time ran out`, with
+//! `timeout.limit` (`deadline`, `attempt`, `body_pause`), `timeout.phase`,
+//! `timeout.after_s`, `timeout.of_s` and `verdict`.
+//!
+//! # Cost
+//!
+//! Neither layer allocates, but for inserting the `Deadline` (three allocations
+//! where the request had no extension, one otherwise) and for what is rare: an
+//! inner service that isn't ready, a body that has to wait, an error.
 
 mod attempt;
 mod body;

@@ -64,12 +64,7 @@ where
             return self.inner.call(request, Phase::Permit, Wait::ENDLESS, None);
         };
         if deadline.has_passed(now) {
-            let ran_out = RanOut {
-                limit: Limit::Deadline,
-                after: Duration::ZERO,
-                of: Duration::ZERO,
-            };
-            return TimeoutFuture::refused(TimeoutError::new(ran_out, Phase::Permit, false));
+            return too_late();
         }
         // A request's first extension costs three allocations, a further one
         // costs one, and to overwrite costs none.
@@ -127,11 +122,30 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let (head, pause) = self.timeout.of(request.extensions());
-        let deadline = Deadline::of(request.extensions());
-        let deadline = deadline.map(|deadline| Instant::from_std(deadline.instant()));
-        let wait = Wait::new(deadline, Some(head), None);
+        let mut wait = Wait::new(None, Some(head), None);
+        if let Some(deadline) = Deadline::of(request.extensions()) {
+            // A request must not go out when nobody waits for its answer any
+            // more: it would take effect for nobody. The layer above may be
+            // about to say so, but it asks down here first.
+            let now = Instant::now();
+            if deadline.has_passed(now) {
+                return too_late();
+            }
+            let deadline = Instant::from_std(deadline.instant());
+            wait = Wait::new(Some(deadline), Some(head), Some(now));
+        }
         self.inner.call(request, Phase::Connect, wait, Some(pause))
     }
+}
+
+/// The answer to a call after its deadline.
+fn too_late<S: Service<Request<B>>, B>() -> TimeoutFuture<S, B> {
+    let ran_out = RanOut {
+        limit: Limit::Deadline,
+        after: Duration::ZERO,
+        of: Duration::ZERO,
+    };
+    TimeoutFuture::refused(TimeoutError::new(ran_out, Phase::Permit, false))
 }
 
 /// A service that is called at once where it is ready, and otherwise made

@@ -1,0 +1,362 @@
+//! One deadline for the whole call.
+
+mod support;
+
+use std::time::Duration;
+
+use http::Request;
+use http_body_util::BodyExt;
+use support::{Slow, secs};
+use tokio::time::{Instant, advance, sleep};
+use tollway_core::{BoxError, Deadline, Fault, Phase, Verdict};
+use tollway_timeout::{AttemptTimeoutLayer, DeadlineLayer, TimeoutError, is_deadline, is_timeout};
+use tower::{Layer, Service, ServiceExt};
+
+fn timeout(error: &BoxError) -> &TimeoutError {
+    error.downcast_ref().expect("a time-out")
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_is_answered_in_time_is_left_alone() {
+    let slow = Slow {
+        head: secs(4),
+        body: vec![secs(1), Duration::ZERO],
+        ..Slow::default()
+    };
+    let service = DeadlineLayer::new(secs(6)).layer(slow);
+    let response = service.oneshot(Request::new(())).await.unwrap();
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(body, "xx");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_deadline_ends_the_wait_for_the_head_at_its_very_instant() {
+    let start = Instant::now();
+    let slow = Slow {
+        head: secs(60),
+        ..Slow::default()
+    };
+    let state = slow.state.clone();
+    let service = DeadlineLayer::new(secs(5)).layer(slow);
+    let error = service.oneshot(Request::new(())).await.unwrap_err();
+    assert_eq!(start.elapsed(), secs(5));
+    assert!(is_deadline(&*error));
+    assert_eq!(timeout(&error).phase(), Phase::Head);
+    assert_eq!(timeout(&error).after(), secs(5));
+    assert_eq!(timeout(&error).limit(), secs(5));
+    assert_eq!(Verdict::of_error(&*error), Verdict::Unknown);
+    assert_eq!(state.alive(), 0, "the inner future is dropped with it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn waiting_for_the_inner_service_to_be_ready_counts() {
+    let start = Instant::now();
+    let slow = Slow {
+        ready_at: Some(start + secs(60)),
+        ..Slow::default()
+    };
+    let state = slow.state.clone();
+    let mut service = DeadlineLayer::new(secs(5)).layer(slow);
+    let ready = ServiceExt::<Request<()>>::ready(&mut service)
+        .await
+        .unwrap();
+    let error = ready.call(Request::new(())).await.unwrap_err();
+    assert_eq!(start.elapsed(), secs(5));
+    assert_eq!(timeout(&error).phase(), Phase::Permit);
+    assert_eq!(Verdict::of_error(&*error), Verdict::NO_EFFECT);
+    assert_eq!(state.calls(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_becomes_ready_in_time_is_called() {
+    let slow = Slow {
+        ready_at: Some(Instant::now() + secs(3)),
+        head: secs(1),
+        ..Slow::default()
+    };
+    let state = slow.state.clone();
+    let service = DeadlineLayer::new(secs(5)).layer(slow);
+    service.oneshot(Request::new(())).await.unwrap();
+    assert_eq!(state.calls(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_left_after_readying_is_what_the_head_gets() {
+    let start = Instant::now();
+    let slow = Slow {
+        ready_at: Some(start + secs(3)),
+        head: secs(3),
+        ..Slow::default()
+    };
+    let service = DeadlineLayer::new(secs(5)).layer(slow);
+    let error = service.oneshot(Request::new(())).await.unwrap_err();
+    assert_eq!(start.elapsed(), secs(5));
+    assert_eq!(timeout(&error).phase(), Phase::Head);
+    assert_eq!(Verdict::of_error(&*error), Verdict::Unknown);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_earlier_of_two_deadlines_wins_and_is_passed_on() {
+    for (own, inherited, wins) in [(10, 4, 4), (4, 10, 4)] {
+        let start = Instant::now();
+        let slow = Slow {
+            head: secs(60),
+            ..Slow::default()
+        };
+        let state = slow.state.clone();
+        let service = DeadlineLayer::new(secs(own)).layer(slow);
+        let mut request = Request::new(());
+        request
+            .extensions_mut()
+            .insert(Deadline::at(start + secs(inherited)));
+        service.oneshot(request).await.unwrap_err();
+        assert_eq!(start.elapsed(), secs(wins));
+        let seen = state.seen.lock().unwrap();
+        assert_eq!(
+            Deadline::of(&seen[0]),
+            Some(Deadline::at(start + secs(wins)))
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_an_inherited_deadline_counts_where_no_limit_is_set() {
+    let slow = Slow {
+        head: secs(60),
+        ..Slow::default()
+    };
+    let state = slow.state.clone();
+    let service = DeadlineLayer::inherited().layer(slow);
+
+    service.clone().oneshot(Request::new(())).await.unwrap();
+    assert_eq!(Deadline::of(&state.seen.lock().unwrap()[0]), None);
+
+    let start = Instant::now();
+    let mut request = Request::new(());
+    request
+        .extensions_mut()
+        .insert(Deadline::at(start + secs(2)));
+    let error = service.oneshot(request).await.unwrap_err();
+    assert_eq!(start.elapsed(), secs(2));
+    assert!(is_deadline(&*error));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_that_has_passed_refuses_the_call_before_it_leaves() {
+    let slow = Slow::default();
+    let state = slow.state.clone();
+    let service = DeadlineLayer::new(secs(10)).layer(slow);
+    let mut request = Request::new(());
+    request
+        .extensions_mut()
+        .insert(Deadline::at(Instant::now()));
+    let error = service.oneshot(request).await.unwrap_err();
+    assert!(is_deadline(&*error));
+    assert!(!timeout(&error).may_have_been_sent());
+    assert_eq!(Verdict::of_error(&*error), Verdict::NO_EFFECT);
+    assert_eq!(state.calls(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_limit_beyond_the_clock_is_none() {
+    let slow = Slow {
+        head: secs(100_000),
+        ..Slow::default()
+    };
+    let state = slow.state.clone();
+    let service = DeadlineLayer::new(Duration::MAX).layer(slow);
+    service.oneshot(Request::new(())).await.unwrap();
+    assert_eq!(Deadline::of(&state.seen.lock().unwrap()[0]), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_body_is_covered_by_the_same_instant() {
+    let start = Instant::now();
+    let slow = Slow {
+        head: secs(3),
+        body: vec![secs(1), secs(1), secs(1), secs(1)],
+        ..Slow::default()
+    };
+    let state = slow.state.clone();
+    let service = DeadlineLayer::new(Duration::from_millis(5500)).layer(slow);
+    let response = service.oneshot(Request::new(())).await.unwrap();
+    let mut body = response.into_body();
+    assert!(body.frame().await.unwrap().is_ok());
+    assert!(body.frame().await.unwrap().is_ok());
+    let error = body.frame().await.unwrap().unwrap_err();
+    assert_eq!(start.elapsed(), Duration::from_millis(5500));
+    assert_eq!(timeout(&error).phase(), Phase::Body);
+    assert_eq!(timeout(&error).limit(), Duration::from_millis(5500));
+    assert_eq!(Verdict::of_error(&*error), Verdict::Unknown);
+    assert_eq!(
+        state.alive(),
+        0,
+        "the body, and its connection, are dropped"
+    );
+    assert!(body.frame().await.is_none(), "an error ends the body");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_there_is_taken_even_after_the_deadline() {
+    let slow = Slow {
+        body: vec![Duration::ZERO, secs(9)],
+        ..Slow::default()
+    };
+    let service = DeadlineLayer::new(secs(5)).layer(slow);
+    let response = service.oneshot(Request::new(())).await.unwrap();
+    sleep(secs(7)).await;
+    let mut body = response.into_body();
+    assert!(body.frame().await.unwrap().is_ok());
+    let error = body.frame().await.unwrap().unwrap_err();
+    assert_eq!(timeout(&error).after(), secs(7));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wait_for_a_connection_is_known_to_have_had_no_effect() {
+    let slow = Slow {
+        connect: secs(60),
+        ..Slow::default()
+    };
+    let service = DeadlineLayer::new(secs(5)).layer(slow);
+    let error = service.oneshot(Request::new(())).await.unwrap_err();
+    assert_eq!(timeout(&error).phase(), Phase::Connect);
+    assert_eq!(Verdict::of_error(&*error), Verdict::NO_EFFECT);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_later_wait_for_a_connection_takes_nothing_back() {
+    // A layer below retries by itself: it sends, then connects anew.
+    #[derive(Clone)]
+    struct SendsThenConnects;
+    impl Service<Request<()>> for SendsThenConnects {
+        type Response = http::Response<String>;
+        type Error = BoxError;
+        type Future = std::pin::Pin<
+            Box<dyn Future<Output = Result<http::Response<String>, BoxError>> + Send>,
+        >;
+        fn poll_ready(
+            &mut self,
+            _: &mut std::task::Context<'_>,
+        ) -> std::task::Poll<Result<(), BoxError>> {
+            std::task::Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, _: Request<()>) -> Self::Future {
+            Box::pin(async {
+                sleep(secs(1)).await;
+                std::future::poll_fn(|_| Phase::Connect.pending::<()>()).await;
+                unreachable!()
+            })
+        }
+    }
+    let service = DeadlineLayer::new(secs(5)).layer(SendsThenConnects);
+    let error = service.oneshot(Request::new(())).await.unwrap_err();
+    assert_eq!(timeout(&error).phase(), Phase::Connect);
+    assert_eq!(Verdict::of_error(&*error), Verdict::Unknown);
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_both_limits_end_together_the_error_comes_from_below() {
+    let slow = Slow {
+        connect: secs(60),
+        ..Slow::default()
+    };
+    let marked = tower::util::MapErrLayer::new(|error: BoxError| -> BoxError {
+        Fault::new(Verdict::of_error(&*error))
+            .caused_by(error)
+            .into()
+    });
+    let inner = marked.layer(AttemptTimeoutLayer::new(secs(30)).layer(slow));
+    let service = DeadlineLayer::new(secs(5)).layer(inner);
+    let error = service.oneshot(Request::new(())).await.unwrap_err();
+    assert!(error.is::<Fault>(), "it came through the layer between");
+    assert!(is_deadline(&*error));
+}
+
+#[tokio::test(start_paused = true)]
+async fn dropped_at_each_await_it_leaves_nothing_behind() {
+    for polls_for in [0, 1, 3, 5] {
+        let slow = Slow {
+            ready_at: Some(Instant::now() + secs(2)),
+            connect: secs(2),
+            head: secs(2),
+            ..Slow::default()
+        };
+        let state = slow.state.clone();
+        let service = DeadlineLayer::new(secs(60)).layer(slow);
+        let mut call = tokio_test::task::spawn(service.oneshot(Request::new(())));
+        assert!(call.poll().is_pending());
+        for _ in 0..polls_for {
+            advance(secs(1)).await;
+            assert!(call.poll().is_pending());
+        }
+        drop(call);
+        assert_eq!(state.alive(), 0, "after {polls_for} s");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_inner_error_comes_through_as_it_is() {
+    let refused = tower::service_fn(|_: Request<()>| async {
+        Err::<http::Response<String>, _>(std::io::Error::other("refused"))
+    });
+    let service = DeadlineLayer::new(secs(5)).layer(refused);
+    let error = service.oneshot(Request::new(())).await.unwrap_err();
+    assert!(error.is::<std::io::Error>());
+    assert!(!is_timeout(&*error));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clone_of_a_ready_service_asks_for_itself() {
+    let slow = Slow::default();
+    let mut service = DeadlineLayer::new(secs(5)).layer(slow);
+    ServiceExt::<Request<()>>::ready(&mut service)
+        .await
+        .unwrap();
+    // `Slow` panics where it is called without being ready.
+    service.clone().call(Request::new(())).await.unwrap();
+    service.call(Request::new(())).await.unwrap();
+}
+
+/// What an axum handler does with the deadline of the request that it serves.
+#[tokio::test(start_paused = true)]
+async fn an_inbound_deadline_bounds_the_calls_that_a_handler_makes() {
+    use axum::{Extension, Router, body::Body, error_handling::HandleErrorLayer, routing::post};
+
+    let slow = Slow {
+        head: secs(60),
+        ..Slow::default()
+    };
+    let gateway = DeadlineLayer::inherited().layer(slow);
+    let handler = move |Extension(deadline): Extension<Deadline>| async move {
+        let mut outbound = Request::new(());
+        outbound.extensions_mut().insert(deadline);
+        match gateway.oneshot(outbound).await {
+            Ok(_) => "paid",
+            Err(error) if is_deadline(&*error) => "too late",
+            Err(_) => "failed",
+        }
+    };
+    // Half a second is kept for the answer itself.
+    let keep = |mut request: Request<Body>| {
+        if let Some(deadline) = request.extensions_mut().get_mut::<Deadline>() {
+            *deadline = Deadline::at(deadline.instant() - Duration::from_millis(500));
+        }
+        request
+    };
+    let router = Router::new().route("/pay", post(handler)).layer(
+        tower::ServiceBuilder::new()
+            .layer(HandleErrorLayer::new(|_: BoxError| async {
+                http::StatusCode::GATEWAY_TIMEOUT
+            }))
+            .layer(DeadlineLayer::new(secs(5)))
+            .map_request(keep),
+    );
+    let start = Instant::now();
+    let response = router
+        .oneshot(Request::post("/pay").body(Body::empty()).unwrap())
+        .await
+        .unwrap();
+    assert_eq!(start.elapsed(), Duration::from_millis(4500));
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(body, "too late");
+}
