@@ -162,3 +162,178 @@ pub(crate) fn asked_for(judgement: Judgement) -> Option<Duration> {
     };
     by_verdict.max(by_advice)
 }
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+    use proptest::prelude::*;
+    use tollway_core::{IdempotencyKey, Scope};
+
+    use super::*;
+    use crate::{BackOff, RetryPolicy, RetryPolicyBuilder};
+
+    const MILLI: Duration = Duration::from_millis(1);
+
+    /// What one attempt came to, and when.
+    #[derive(Clone, Debug)]
+    struct Step {
+        verdict: Verdict,
+        advice: Option<RetryAdvice>,
+        took: Duration,
+        replayable: bool,
+    }
+
+    fn delay() -> impl Strategy<Value = Duration> {
+        (0_u32..200_000).prop_map(|ms| MILLI * ms)
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let verdict = prop_oneof![
+            1 => Just(Verdict::Done),
+            1 => Just(Verdict::Rejected),
+            4 => Just(Verdict::Unknown),
+            4 => (prop::option::of(delay()), prop_oneof![
+                Just(Scope::Call), Just(Scope::Unspecified), Just(Scope::EndpointRate)
+            ]).prop_map(|(retry_after, scope)| Verdict::NotExecuted { retry_after, scope }),
+        ];
+        let advice = prop_oneof![
+            8 => Just(None),
+            1 => Just(Some(RetryAdvice::Never)),
+            1 => Just(Some(RetryAdvice::Once)),
+            2 => delay().prop_map(|delay| Some(RetryAdvice::After(delay))),
+        ];
+        let replayable = prop::bool::weighted(0.95);
+        (verdict, advice, delay(), replayable).prop_map(|(verdict, advice, took, replayable)| {
+            Step {
+                verdict,
+                advice,
+                took,
+                replayable,
+            }
+        })
+    }
+
+    fn policy() -> RetryPolicyBuilder {
+        let back_off = BackOff::exponential(MILLI * 100, MILLI * 800).unwrap();
+        RetryPolicy::builder().back_off(back_off)
+    }
+
+    proptest! {
+        /// The law, said again in the plainest way: over whole calls, no
+        /// attempt is made that the table forbids, none comes too early, none
+        /// is left out that it asks for.
+        #[test]
+        fn a_call_keeps_the_law_from_its_first_attempt_to_its_last(
+            steps in prop::collection::vec(step(), 1..12),
+            idempotent: bool,
+            life in prop::option::of(delay().prop_map(|life| life * 4)),
+            deadline in prop::option::of(delay().prop_map(|limit| limit * 4)),
+            max_attempts in 1_u32..8,
+            seed: u64,
+        ) {
+            let policy = policy().max_attempts(max_attempts).build().unwrap();
+            let settings = policy.settings();
+            let start = Instant::now();
+            let key = life.map(|life| {
+                "k".parse::<IdempotencyKey>().unwrap().valid_until(start + life)
+            });
+            let evidence = Evidence { idempotent, key: key.clone() };
+            let mut course = Course::new(seed);
+            let mut now = start;
+            let mut unknown = false;
+            let mut onces = 0;
+            for (n, step) in (1_u32..).zip(steps) {
+                now += step.took;
+                let judgement = Judgement { verdict: step.verdict, advice: step.advice };
+                let decision = course.decide(settings, &Situation {
+                    now,
+                    made: n,
+                    judgement,
+                    evidence: &evidence,
+                    replayable: step.replayable,
+                    deadline: deadline.map(|limit| Deadline::at(start + limit)),
+                    not_before: None,
+                });
+                unknown |= step.verdict == Verdict::Unknown;
+                onces += u32::from(step.advice == Some(RetryAdvice::Once) && !step.verdict.is_final());
+                let asked = asked_for(judgement);
+
+                // Every reason not to go on that doesn't hang on the delay.
+                let reasons = [
+                    (Stop::Final, step.verdict.is_final()),
+                    (Stop::Advised, step.advice == Some(RetryAdvice::Never)
+                        || step.advice == Some(RetryAdvice::Once) && onces > 1),
+                    (Stop::NoKey, unknown && !idempotent && key.is_none()),
+                    (Stop::MaxAttempts, n >= max_attempts),
+                    (Stop::NotReplayable, !step.replayable),
+                    (Stop::DelayTooLong, asked > Some(Duration::from_secs(60))),
+                ];
+                if let Some((stop, _)) = reasons.into_iter().find(|(_, holds)| *holds) {
+                    prop_assert!(matches!(decision, Decision::Stop(it, _) if it == stop), "{:?}", decision);
+                    break;
+                }
+                let (delay, stopped) = match decision {
+                    Decision::Retry { delay } => (Some(delay), None),
+                    Decision::Stop(stop, delay) => (delay, Some(stop)),
+                };
+                // The delay lies between what was asked for, and one ceiling
+                // more.
+                let low = asked.unwrap_or_default();
+                let high = low + MILLI * 800;
+                let at_once = asked.is_none() && step.verdict == Verdict::NO_EFFECT && n == 1;
+                if let Some(delay) = delay {
+                    let high = if at_once { low } else { high };
+                    prop_assert!(delay >= low && delay <= high);
+                }
+                let dies = |at: Instant| unknown && !idempotent
+                    && key.as_ref().is_some_and(|key| !key.is_valid(at));
+                let late = |at: Instant| deadline.is_some_and(|limit| at >= start + limit);
+                match stopped {
+                    None => {
+                        let at = now + delay.unwrap();
+                        prop_assert!(!dies(at) && !late(at));
+                        now = at;
+                    }
+                    Some(Stop::KeyExpired) => {
+                        prop_assert!(dies(now + high));
+                        break;
+                    }
+                    Some(Stop::Deadline) => {
+                        prop_assert!(late(now + delay.unwrap()));
+                        break;
+                    }
+                    stopped => prop_assert!(false, "{:?} without a reason", stopped),
+                }
+            }
+            // What is unknown stays unknown, until a final answer comes.
+            let refused = course.verdict(Verdict::NO_EFFECT);
+            prop_assert_eq!(refused == Verdict::Unknown, unknown);
+            prop_assert_eq!(course.verdict(Verdict::Done), Verdict::Done);
+        }
+    }
+
+    #[test]
+    fn two_calls_never_share_their_delays() {
+        let policy = policy().build().unwrap();
+        let evidence = Evidence::of(&Request::new(()), policy.settings(), Instant::now());
+        let delays = || {
+            let mut course = Course::new(crate::Seed::seed(&policy.settings().seed));
+            let now = Instant::now();
+            [1, 2, 3].map(|made| {
+                course.decide(
+                    policy.settings(),
+                    &Situation {
+                        now,
+                        made,
+                        judgement: Verdict::Unknown.into(),
+                        evidence: &evidence,
+                        replayable: true,
+                        deadline: None,
+                        not_before: None,
+                    },
+                )
+            })
+        };
+        assert_ne!(delays(), delays());
+    }
+}

@@ -370,6 +370,29 @@ mod tests {
     }
 
     #[test]
+    fn a_box_that_waits_holds_nothing_of_the_last_call() {
+        let bytes = bytes::Bytes::from(b"secret".to_vec());
+        let mut request = Request::new(());
+        let value = HeaderValue::from_maybe_shared(bytes.clone()).unwrap();
+        request.headers_mut().insert(header::AUTHORIZATION, value);
+        let head = KeptHead::of(&request);
+        assert!(!bytes.is_unique());
+        drop((request, head));
+        assert!(bytes.is_unique());
+        // And the next call starts with an empty one.
+        let head = KeptHead::of(&Request::new(()));
+        assert!(head.to_request(()).headers().is_empty());
+    }
+
+    #[test]
+    fn no_more_boxes_wait_than_are_worth_it() {
+        let request = Request::new(());
+        let heads: Vec<_> = (0..2 * MAX_SPARE).map(|_| KeptHead::of(&request)).collect();
+        drop(heads);
+        assert_eq!(SPARE.with_borrow(Vec::len), MAX_SPARE);
+    }
+
+    #[test]
     fn methods_are_idempotent_as_rfc_9110_says() {
         for (method, idempotent) in [
             (Method::GET, true),

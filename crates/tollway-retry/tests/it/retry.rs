@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Full};
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep, sleep};
 use tollway_core::{
     BoxError, Deadline, Fault, IdempotencyKey, Phase, Priority, RetryAdvice, Scope, Verdict,
 };
@@ -91,6 +91,23 @@ async fn a_delay_asked_for_is_kept_to_the_millisecond_with_jitter_on_top() {
         let gap = gateway.gaps()[0];
         assert!(gap >= asked && gap <= asked + millis(501), "{gap:?}");
     }
+}
+
+/// Everybody who was told the same would return at the same instant.
+#[tokio::test(start_paused = true)]
+async fn those_who_were_told_the_same_return_one_by_one() {
+    let throttled = not_executed(Some(secs(10)), Scope::Unspecified);
+    let mut gaps = Vec::new();
+    for _ in 0..20 {
+        let gateway = Gateway::answering([verdict(throttled)]);
+        call(RetryPolicy::builder(), &gateway, post())
+            .await
+            .unwrap();
+        gaps.extend(gateway.gaps());
+    }
+    gaps.sort_unstable();
+    gaps.dedup();
+    assert!(gaps.len() > 10, "{gaps:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -386,6 +403,48 @@ async fn a_service_that_gets_ready_no_more_ends_the_call() {
             error.to_string(),
             "call failed without effect before the first attempt"
         );
+    }
+}
+
+/// The key lives when the wait begins, and is forgotten when the service below
+/// is ready at last.
+#[tokio::test(start_paused = true)]
+async fn a_key_that_dies_while_the_service_gets_ready_is_not_used() {
+    /// Not ready for a minute once the first attempt was made.
+    struct Slow(Gateway, Option<Pin<Box<Sleep>>>);
+    impl Clone for Slow {
+        fn clone(&self) -> Self {
+            Self(self.0.clone(), None)
+        }
+    }
+    impl Service<Request<ReplayBody<Full<Bytes>>>> for Slow {
+        type Response = Response<Full<Bytes>>;
+        type Error = BoxError;
+        type Future = <Gateway as Service<Request<ReplayBody<Full<Bytes>>>>>::Future;
+        fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+            if self.0.made() == 0 {
+                return Poll::Ready(Ok(()));
+            }
+            let sleep = self.1.get_or_insert_with(|| Box::pin(sleep(secs(60))));
+            sleep.as_mut().poll(cx).map(Ok)
+        }
+        fn call(&mut self, request: Request<ReplayBody<Full<Bytes>>>) -> Self::Future {
+            self.0.call(request)
+        }
+    }
+
+    for (life, made) in [(secs(30), 1), (secs(90), 2)] {
+        let gateway = Gateway::answering([Ok(status(503))]);
+        let policy = policy().key_life(life).build().unwrap();
+        let service = RetryLayer::new(policy).layer(Slow(gateway.clone(), None));
+        let result = service.oneshot(post_with_key()).await;
+        assert_eq!(gateway.made(), made);
+        if made == 1 {
+            let error = result.unwrap_err();
+            assert!(error.is_unknown());
+            assert_eq!(error.attempts().stop(), Stop::KeyExpired);
+            assert_eq!(error.idempotency_key().unwrap().as_str(), "order-1");
+        }
     }
 }
 
