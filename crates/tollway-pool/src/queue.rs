@@ -49,13 +49,9 @@ impl<G, F> Queue<G, F> {
         self.waiters.len()
     }
 
-    /// Those who were served and have yet to take it.
     #[cfg(test)]
-    pub(crate) fn served(&self) -> impl Iterator<Item = &G> {
-        self.waiters.iter().filter_map(|(_, waiter)| match waiter {
-            Waiter::Served(grant) => Some(grant),
-            _ => None,
-        })
+    pub(crate) fn waits(&self, id: Id) -> bool {
+        matches!(self.waiters.get(id), Some(Waiter::Waiting(_)))
     }
 
     pub(crate) fn join(&mut self) -> Id {

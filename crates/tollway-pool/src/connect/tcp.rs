@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -49,7 +49,8 @@ impl Service<Uri> for Tcp {
 
     fn call(&mut self, uri: Uri) -> Self::Future {
         let limit = self.timeout;
-        let resolved = Arc::new(AtomicBool::new(false));
+        // A literal address needs no resolver, and hyper-util asks none.
+        let resolved = Arc::new(AtomicBool::new(is_literal(&uri)));
         let mut connector = HttpConnector::new_with_resolver(Resolver {
             resolved: resolved.clone(),
         });
@@ -72,6 +73,14 @@ impl Service<Uri> for Tcp {
             }
         }))
     }
+}
+
+fn is_literal(uri: &Uri) -> bool {
+    let host = uri.host().unwrap_or_default();
+    host.trim_start_matches('[')
+        .trim_end_matches(']')
+        .parse::<IpAddr>()
+        .is_ok()
 }
 
 /// The default idle timeout: a connection that lives longer than it is silent

@@ -1,1 +1,530 @@
+//! The bookkeeping against a naive model of the world around it.
 
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use proptest::prelude::*;
+use tokio::time::Instant;
+
+use super::{CheckOut, Conn, Grant, Kind, Limits, Spoken, State};
+use crate::arena::Id;
+use crate::stats::CloseReason;
+
+#[derive(Debug)]
+struct Model;
+
+impl Kind for Model {
+    type Exclusive = u32;
+    type Shared = u32;
+    type Abort = ();
+    type Failure = &'static str;
+}
+
+const IDLE: Duration = Duration::from_secs(15);
+
+fn limits(connections: usize) -> Limits {
+    Limits {
+        connections,
+        idle: usize::MAX,
+        waiting: usize::MAX,
+        idle_timeout: IDLE,
+        requests: u64::MAX,
+    }
+}
+
+/// Everything that happens outside: attempts, sockets, calls.
+struct World {
+    state: State<Model>,
+    now: Instant,
+    cap: usize,
+    h2_limit: usize,
+    serial: u32,
+    /// Attempts that have yet to report, and whether their socket exists.
+    attempts: Vec<(Id, bool)>,
+    /// Sockets that exist, of reported connections.
+    sockets: Vec<Id>,
+    leases: Vec<Grant<Model>>,
+    reading: Vec<Id>,
+    settling: Vec<Id>,
+    waiters: Vec<Id>,
+}
+
+impl World {
+    fn new(limits: Limits, spoken: Option<Spoken>, h2_limit: usize) -> Self {
+        Self {
+            cap: limits.connections,
+            state: State::new(limits, spoken),
+            now: Instant::now(),
+            h2_limit,
+            serial: 0,
+            attempts: Vec::new(),
+            sockets: Vec::new(),
+            leases: Vec::new(),
+            reading: Vec::new(),
+            settling: Vec::new(),
+            waiters: Vec::new(),
+        }
+    }
+
+    fn carry_out(&mut self) {
+        let effects = std::mem::take(&mut self.state.effects);
+        self.attempts
+            .extend(effects.dial.into_iter().map(|id| (id, false)));
+        self.check();
+    }
+
+    fn granted(&mut self, grant: Grant<Model>) {
+        let on_it = self.leases.iter().filter(|other| other.id == grant.id);
+        match &grant.conn {
+            Conn::Exclusive(_) => {
+                assert_eq!(on_it.count(), 0, "handed out twice");
+                assert!(!self.reading.contains(&grant.id), "handed out unread");
+                assert!(!self.settling.contains(&grant.id), "handed out unready");
+            }
+            Conn::Shared(_) => assert!(on_it.count() < self.h2_limit, "one stream too many"),
+        }
+        self.leases.push(grant);
+    }
+
+    fn check_out(&mut self) {
+        match self.state.check_out(self.now) {
+            CheckOut::Ready(grant) => {
+                assert!(
+                    !self.waiters.iter().any(|id| self.state.queue.waits(*id)),
+                    "overtook a waiter"
+                );
+                self.granted(grant);
+            }
+            CheckOut::Waiting(id) => self.waiters.push(id),
+            CheckOut::Full(_) | CheckOut::Draining => {}
+        }
+        self.carry_out();
+    }
+
+    fn poll_waiter(&mut self, at: usize) {
+        match self.state.poll_waiter(self.waiters[at], Waker::noop()) {
+            Poll::Pending => {}
+            Poll::Ready(outcome) => {
+                self.waiters.remove(at);
+                if let Ok(grant) = outcome.expect("a waiter was forgotten") {
+                    self.granted(grant);
+                }
+            }
+        }
+        self.carry_out();
+    }
+
+    fn attempt_succeeds(&mut self, at: usize, h2: bool) {
+        let (id, _) = self.attempts.remove(at);
+        self.state.socket_opened(id);
+        self.serial += 1;
+        let conn = if h2 {
+            Conn::Shared(self.serial)
+        } else {
+            Conn::Exclusive(self.serial)
+        };
+        let expires = Some(self.now + 4 * IDLE);
+        let (limit, now) = (self.h2_limit, self.now);
+        assert!(self.state.opened(id, conn, limit, expires, (), now));
+        self.sockets.push(id);
+        self.carry_out();
+    }
+
+    fn attempt_fails(&mut self, at: usize) {
+        let (id, socket) = self.attempts.remove(at);
+        self.state.failed(id, &"refused", self.now);
+        if socket {
+            self.sockets.push(id);
+        }
+        self.carry_out();
+    }
+
+    fn socket_closes(&mut self, at: usize) {
+        let id = self.sockets.remove(at);
+        assert!(self.state.closed(id, self.now).is_some());
+        self.settling.retain(|other| *other != id);
+        self.carry_out();
+    }
+
+    fn lease_ends(&mut self, at: usize, how: u8) {
+        let Grant { id, conn, reused } = self.leases.remove(at);
+        let now = self.now;
+        match (conn, how % 5) {
+            (Conn::Exclusive(conn), 0) => self.state.put_back(id, conn, true, now),
+            (Conn::Exclusive(conn), 1) => {
+                if self.sockets.contains(&id) {
+                    self.settling.push(id);
+                }
+                self.state.put_back(id, conn, false, now);
+            }
+            (Conn::Exclusive(conn), 2) => {
+                self.reading.push(id);
+                self.state.reading(id, conn);
+            }
+            (Conn::Shared(_), 0..=2) => self.state.release(id, now),
+            (Conn::Exclusive(_), 3) => self.state.retire(id, CloseReason::Error, now),
+            (Conn::Shared(_), 3) => {
+                self.state.retire(id, CloseReason::Error, now);
+                self.state.release(id, now);
+            }
+            (conn, _) => self.state.give_back(Grant { id, conn, reused }, now),
+        }
+        self.carry_out();
+    }
+
+    fn read_out(&mut self, at: usize, ready: bool) {
+        let id = self.reading.remove(at);
+        if self.state.read_out(id, |_| ready, self.now) {
+            self.settling.push(id);
+        }
+        self.carry_out();
+    }
+
+    fn settles(&mut self, at: usize) {
+        let id = self.settling.remove(at);
+        assert!(self.state.settle(id, |_| true, self.now));
+        self.carry_out();
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.now += time;
+        while let Some(at) = self.state.alarm().filter(|at| *at <= self.now) {
+            let next = self.state.reap(self.now);
+            assert!(next.is_none_or(|next| next > at), "the reaper would spin");
+            // Those that are closed by force do close.
+            let aborted = std::mem::take(&mut self.state.effects.abort);
+            self.carry_out();
+            if !aborted.is_empty() {
+                self.close_the_closing();
+            }
+        }
+    }
+
+    /// The sockets of connections that were told to close do so.
+    fn close_the_closing(&mut self) {
+        let closing = |id: &Id, state: &State<Model>| {
+            let entry = state.table.get(*id).unwrap();
+            matches!(entry.stage, super::Stage::Closing { streams: 0, .. })
+        };
+        while let Some(at) = self.sockets.iter().position(|id| closing(id, &self.state)) {
+            self.socket_closes(at);
+        }
+    }
+
+    fn step(&mut self, step: &Step) {
+        let pick = |at: &usize, len: usize| at.checked_rem(len);
+        match step {
+            Step::CheckOut => self.check_out(),
+            Step::Poll(at) => {
+                if let Some(at) = pick(at, self.waiters.len()) {
+                    self.poll_waiter(at);
+                }
+            }
+            Step::Cancel(at) => {
+                if let Some(at) = pick(at, self.waiters.len()) {
+                    let id = self.waiters.remove(at);
+                    self.state.cancel(id, self.now);
+                    self.carry_out();
+                }
+            }
+            Step::Connected(at) => {
+                if let Some(at) = pick(at, self.attempts.len()) {
+                    self.attempts[at].1 = true;
+                    self.state.socket_opened(self.attempts[at].0);
+                    self.carry_out();
+                }
+            }
+            Step::Opened(at, h2) => {
+                if let Some(at) = pick(at, self.attempts.len()) {
+                    self.attempt_succeeds(at, *h2);
+                }
+            }
+            Step::ClosedWhileOpening(at) => {
+                let with_socket = self.attempts.iter().filter(|(_, socket)| *socket).count();
+                if let Some(at) = pick(at, with_socket) {
+                    let mut with_socket =
+                        (0..self.attempts.len()).filter(|at| self.attempts[*at].1);
+                    let at = with_socket.nth(at).unwrap();
+                    let (id, _) = self.attempts.remove(at);
+                    assert!(self.state.closed(id, self.now).is_none());
+                    let conn = Conn::Exclusive(0);
+                    assert!(!self.state.opened(id, conn, 1, None, (), self.now));
+                    self.state.failed(id, &"closed", self.now);
+                    self.carry_out();
+                }
+            }
+            Step::Failed(at) => {
+                if let Some(at) = pick(at, self.attempts.len()) {
+                    self.attempt_fails(at);
+                }
+            }
+            Step::SocketCloses(at) => {
+                if let Some(at) = pick(at, self.sockets.len()) {
+                    self.socket_closes(at);
+                }
+            }
+            Step::LeaseEnds(at, how) => {
+                if let Some(at) = pick(at, self.leases.len()) {
+                    self.lease_ends(at, *how);
+                }
+            }
+            Step::ReadOut(at, ready) => {
+                if let Some(at) = pick(at, self.reading.len()) {
+                    self.read_out(at, *ready);
+                }
+            }
+            Step::Settles(at) => {
+                if let Some(at) = pick(at, self.settling.len()) {
+                    self.settles(at);
+                }
+            }
+            Step::Pass(millis) => self.pass(Duration::from_millis(*millis)),
+            Step::Warm(count) => {
+                let ids = self.state.warm(*count);
+                self.attempts.extend(ids.into_iter().map(|id| (id, false)));
+                self.carry_out();
+            }
+            Step::Drain => {
+                self.state.drain(self.now);
+                self.carry_out();
+            }
+        }
+    }
+
+    /// What holds after every event.
+    fn check(&self) {
+        let state = &self.state;
+        let alive = self.attempts.len() + self.sockets.len();
+        assert_eq!(state.table.len(), alive, "a socket is counted wrongly");
+        assert!(alive <= self.cap, "above the cap");
+        assert_eq!(state.opening, self.attempts.len());
+
+        let gauges = state.gauges();
+        let sum = gauges.opening + gauges.idle + gauges.in_use + gauges.closing;
+        assert_eq!(sum, alive);
+        let waiting: Vec<_> = self
+            .waiters
+            .iter()
+            .map(|id| state.queue.waits(*id))
+            .collect();
+        assert_eq!(
+            gauges.waiting,
+            waiting.iter().filter(|waits| **waits).count()
+        );
+        assert!(waiting.is_sorted(), "somebody was overtaken: {waiting:?}");
+
+        if !state.queue.is_empty() {
+            assert!(state.idle.is_empty(), "waits beside an idle connection");
+            let roomy = |id: &Id| {
+                let stage = &state.table.get(*id).unwrap().stage;
+                matches!(stage, super::Stage::Shared { streams, limit, .. } if streams < limit)
+            };
+            assert!(
+                !state.shared.iter().any(roomy),
+                "waits beside a free stream"
+            );
+            let coming = gauges.opening + gauges.in_use + gauges.closing;
+            assert!(coming > 0, "waits for nothing");
+        }
+        assert!(state.counters.reused <= state.counters.requests);
+    }
+
+    /// Everything that is under way ends well. Then nobody waits, and once
+    /// idle for long enough, nothing is left.
+    fn finish(mut self) {
+        for _ in 0..10_000 {
+            if let Some((_, _)) = self.attempts.first() {
+                self.attempt_succeeds(0, self.state.spoken() == Some(Spoken::Http2));
+            } else if !self.leases.is_empty() {
+                self.lease_ends(0, 0);
+            } else if !self.reading.is_empty() {
+                self.read_out(0, true);
+            } else if !self.settling.is_empty() {
+                self.settles(0);
+            } else if let Some(at) =
+                (0..self.waiters.len()).find(|at| !self.state.queue.waits(self.waiters[*at]))
+            {
+                self.poll_waiter(at);
+            } else {
+                let before = self.sockets.len();
+                self.close_the_closing();
+                if self.sockets.len() == before && self.attempts.is_empty() {
+                    break;
+                }
+            }
+        }
+        assert!(self.waiters.is_empty(), "a waiter was forgotten");
+        self.pass(IDLE);
+        self.close_the_closing();
+        assert!(self.state.is_vacant(), "left over: {:?}", self.state.table);
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    CheckOut,
+    Poll(usize),
+    Cancel(usize),
+    Connected(usize),
+    Opened(usize, bool),
+    ClosedWhileOpening(usize),
+    Failed(usize),
+    SocketCloses(usize),
+    LeaseEnds(usize, u8),
+    ReadOut(usize, bool),
+    Settles(usize),
+    Pass(u64),
+    Warm(usize),
+    Drain,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let at = || 0..64_usize;
+    prop_oneof![
+        8 => Just(Step::CheckOut),
+        4 => at().prop_map(Step::Poll),
+        2 => at().prop_map(Step::Cancel),
+        2 => at().prop_map(Step::Connected),
+        4 => (at(), any::<bool>()).prop_map(|(at, h2)| Step::Opened(at, h2)),
+        1 => at().prop_map(Step::ClosedWhileOpening),
+        1 => at().prop_map(Step::Failed),
+        1 => at().prop_map(Step::SocketCloses),
+        6 => (at(), any::<u8>()).prop_map(|(at, how)| Step::LeaseEnds(at, how)),
+        2 => (at(), any::<bool>()).prop_map(|(at, ready)| Step::ReadOut(at, ready)),
+        2 => at().prop_map(Step::Settles),
+        1 => (0..40_000_u64).prop_map(Step::Pass),
+        1 => (0..8_usize).prop_map(Step::Warm),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_order_of_events_breaks_the_counts_or_forgets_a_waiter(
+        cap in 1..5_usize,
+        idle in 0..5_usize,
+        waiting in 1..12_usize,
+        requests in prop_oneof![Just(u64::MAX), 1..4_u64],
+        h2_limit in 1..4_usize,
+        spoken in prop_oneof![Just(None), Just(Some(Spoken::Http1)), Just(Some(Spoken::Http2))],
+        steps in prop::collection::vec(step(), 0..150),
+        drain_at in prop::option::of(0..150_usize),
+    ) {
+        let limits = Limits { idle, waiting, requests, ..limits(cap) };
+        let mut world = World::new(limits, spoken, h2_limit);
+        for (at, step) in steps.iter().enumerate() {
+            if drain_at == Some(at) {
+                world.step(&Step::Drain);
+            }
+            world.step(step);
+        }
+        world.finish();
+    }
+}
+
+/// A world in which everything has worked so far.
+fn http1(connections: usize) -> World {
+    World::new(limits(connections), Some(Spoken::Http1), 1)
+}
+
+#[test]
+fn the_most_recently_used_goes_first_so_that_the_others_age_out() {
+    let mut world = http1(3);
+    for _ in 0..3 {
+        world.check_out();
+    }
+    for _ in 0..3 {
+        world.attempt_succeeds(0, false);
+        world.poll_waiter(0);
+    }
+    for _ in 0..3 {
+        world.lease_ends(0, 0);
+    }
+    // One call a second, one after the other: one connection carries them.
+    for _ in 0..20 {
+        world.check_out();
+        world.lease_ends(0, 0);
+        world.pass(Duration::from_secs(1));
+        world.close_the_closing();
+    }
+    assert_eq!(world.sockets.len(), 1);
+    assert_eq!(world.state.counters.closed[CloseReason::Idle as usize], 2);
+}
+
+#[test]
+fn while_the_protocol_is_unknown_one_handshake_is_made_for_all() {
+    let mut world = World::new(limits(20), None, 100);
+    for _ in 0..64 {
+        world.check_out();
+    }
+    assert_eq!(world.attempts.len(), 1);
+    world.attempt_succeeds(0, true);
+    assert_eq!(world.attempts.len(), 0);
+    assert_eq!(world.state.gauges().waiting, 0);
+    assert_eq!(world.state.gauges().calls, 64);
+}
+
+#[test]
+fn once_the_peer_turns_out_to_speak_http1_the_others_get_their_own() {
+    let mut world = World::new(limits(20), None, 100);
+    for _ in 0..64 {
+        world.check_out();
+    }
+    world.attempt_succeeds(0, false);
+    assert_eq!(world.attempts.len(), 19);
+    assert_eq!(world.state.gauges().waiting, 63);
+}
+
+#[test]
+fn a_full_http2_connection_is_joined_by_another_within_the_cap() {
+    let mut world = World::new(limits(2), Some(Spoken::Http2), 10);
+    for _ in 0..25 {
+        world.check_out();
+    }
+    world.attempt_succeeds(0, true);
+    assert_eq!(world.state.gauges().calls, 10);
+    assert_eq!(world.attempts.len(), 1);
+    world.attempt_succeeds(0, true);
+    assert_eq!(world.state.gauges().calls, 20);
+    assert_eq!(world.attempts.len(), 0);
+    assert_eq!(world.state.gauges().waiting, 5);
+}
+
+#[test]
+fn all_who_waited_for_the_one_handshake_share_its_failure() {
+    let mut world = World::new(limits(20), None, 100);
+    for _ in 0..64 {
+        world.check_out();
+    }
+    world.attempt_fails(0);
+    assert_eq!(world.state.gauges().waiting, 0);
+    assert_eq!(world.attempts.len(), 0);
+}
+
+#[test]
+fn a_failed_attempt_costs_one_call_on_http1_and_the_next_gets_its_own() {
+    let mut world = http1(2);
+    for _ in 0..4 {
+        world.check_out();
+    }
+    assert_eq!(world.attempts.len(), 2);
+    world.attempt_fails(0);
+    assert_eq!(world.state.gauges().waiting, 3);
+    assert_eq!(world.attempts.len(), 2);
+    assert!(!world.state.queue.waits(world.waiters[0]));
+}
+
+#[test]
+fn a_connection_that_refuses_to_close_is_closed_by_force() {
+    let mut world = http1(1);
+    world.check_out();
+    world.attempt_succeeds(0, false);
+    world.poll_waiter(0);
+    world.lease_ends(0, 3);
+    world.check_out();
+    assert_eq!(world.attempts.len(), 0, "above the cap");
+    world.pass(super::CLOSING);
+    assert_eq!(world.sockets.len(), 0);
+    assert_eq!(world.attempts.len(), 1);
+}

@@ -1,0 +1,505 @@
+//! Peers that refuse, vanish, lie and break off.
+
+mod support;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Uri;
+use support::{Body, Server, Tls, fetch, get, pool, post, send, serve_http2, text, until};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep};
+use tollway_core::{Fault, Phase, Verdict};
+use tollway_pool::{CloseReason, PoolError, Protocol};
+
+async fn failing(builder: tollway_pool::PoolBuilder<Body>, uri: Uri) -> PoolError {
+    let pool = builder.build().unwrap();
+    let error = fetch(&pool, get(uri)).await.unwrap_err();
+    // Nothing of it is left.
+    until(|| pool.stats().total().opening() + pool.stats().total().closing() == 0).await;
+    assert_eq!(pool.stats().total().waiting(), 0);
+    error
+}
+
+fn localhost(server: &Server) -> Uri {
+    format!("https://localhost:{}/", server.addr.port())
+        .parse()
+        .unwrap()
+}
+
+/// What every error before the request was sent has in common.
+fn assert_no_effect(error: &PoolError) {
+    assert_eq!(error.verdict(), Verdict::NO_EFFECT, "{error}");
+    assert_eq!(Verdict::of_error(error), Verdict::NO_EFFECT);
+    let fault = Fault::find(error).unwrap();
+    assert_eq!(fault.phase(), Some(Phase::Connect));
+    assert!(std::error::Error::source(fault).is_some(), "{error}");
+}
+
+#[tokio::test]
+async fn a_refused_connection_says_so() {
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = closed.local_addr().unwrap();
+    drop(closed);
+    let uri = format!("http://{addr}/").parse().unwrap();
+    let error = failing(pool(), uri).await;
+    assert!(error.is_connect() && !error.is_timeout());
+    assert_no_effect(&error);
+    let expected =
+        format!("{addr} refused the connection: is the server running, and is it the right port?");
+    assert_eq!(error.to_string(), expected);
+    assert_eq!(error.host(), Some(&*addr.to_string()));
+}
+
+#[tokio::test]
+async fn a_name_that_does_not_resolve_says_so() {
+    let error = failing(pool(), "https://nowhere.invalid/".parse().unwrap()).await;
+    assert!(error.is_resolve(), "{error}");
+    assert_no_effect(&error);
+    assert!(
+        error
+            .to_string()
+            .contains("no address for nowhere.invalid:443")
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_black_hole_is_given_up_in_time_wherever_it_swallows() {
+    // SYNs into the void.
+    let void = tower::service_fn(|_: Uri| {
+        std::future::pending::<Result<hyper_util::rt::TokioIo<TcpStream>, std::io::Error>>()
+    });
+    let before = Instant::now();
+    let pool1 = pool().build_over(void).unwrap();
+    let uri = "https://api.example.com/".parse().unwrap();
+    let error = fetch(&pool1, get(uri)).await.unwrap_err();
+    assert!(error.is_connect() && error.is_timeout(), "{error}");
+    assert_no_effect_without_cause(&error);
+    assert_eq!(before.elapsed().as_secs(), 10);
+    assert!(
+        error
+            .to_string()
+            .contains("no answer from api.example.com:443 within 10s")
+    );
+
+    // A peer that accepts, and then says nothing.
+    let server = Server::raw(|mut stream, _| async move {
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+    })
+    .await;
+    let uri: Uri = format!("https://{}/", server.addr).parse().unwrap();
+    let error = failing(pool(), uri).await;
+    assert!(error.is_tls() && error.is_timeout(), "{error}");
+    let uri = server.uri("/");
+    let error = failing(pool().protocol(Protocol::Http2Only), uri).await;
+    assert!(error.is_handshake() && error.is_timeout(), "{error}");
+    until(|| server.seen.open() == 0).await;
+}
+
+fn assert_no_effect_without_cause(error: &PoolError) {
+    assert_eq!(error.verdict(), Verdict::NO_EFFECT, "{error}");
+}
+
+#[tokio::test]
+async fn a_bad_certificate_is_explained() {
+    let handle = |_| async { text("hello") };
+    let server = Server::tls(&[], handle).await;
+    // Trusted by nobody.
+    let other = Tls::of(|params| {
+        let name = rcgen::DnType::CommonName;
+        params.distinguished_name.push(name, "another authority");
+    });
+    let error = failing(pool().tls(other.client()), server.uri("/")).await;
+    assert!(error.is_tls(), "{error}");
+    assert_no_effect(&error);
+    assert!(
+        error.to_string().contains("whom this machine trusts"),
+        "{error}"
+    );
+    // Another's name.
+    let uri: Uri = format!("https://127.0.0.1:{}/", server.addr.port())
+        .parse()
+        .unwrap();
+    let error = failing(pool(), uri).await;
+    assert!(error.is_tls());
+    assert!(error.to_string().contains("is another host's"), "{error}");
+    // Out of date.
+    let expired = Tls::of(|params| params.not_after = rcgen::date_time_ymd(2001, 1, 1));
+    let server = Server::tls_with(expired.server(&[]), handle).await;
+    let error = failing(pool().tls(expired.client()), server.uri("/")).await;
+    assert!(error.is_tls());
+    assert!(error.to_string().contains("has expired"), "{error}");
+}
+
+#[tokio::test]
+async fn plain_http_on_a_tls_port_and_the_other_way_round_are_explained() {
+    let plain = Server::http1(|_| async { text("hello") }).await;
+    let error = failing(pool(), localhost(&plain)).await;
+    assert!(error.is_tls(), "{error}");
+    assert_no_effect(&error);
+    assert!(
+        error
+            .to_string()
+            .contains("does the port speak plain http?")
+    );
+
+    let tls = Server::tls(&[], |_| async { text("hello") }).await;
+    let uri: Uri = format!("http://{}/", tls.addr).parse().unwrap();
+    let error = failing(pool(), uri).await;
+    assert!(error.is_read(), "{error}");
+    assert_eq!(error.verdict(), Verdict::Unknown);
+}
+
+#[tokio::test]
+async fn a_peer_without_http2_fails_the_handshake_and_not_the_request() {
+    let server = Server::http1(|_| async { text("hello") }).await;
+    let error = failing(pool().protocol(Protocol::Http2Only), server.uri("/")).await;
+    assert!(error.is_handshake(), "{error}");
+    assert_no_effect(&error);
+    let server = Server::tls(&["http/1.1"], |_| async { text("hello") }).await;
+    let error = failing(pool().protocol(Protocol::Http2Only), server.uri("/")).await;
+    assert!(error.is_tls(), "{error}");
+    assert!(error.to_string().contains("protocol()"), "{error}");
+}
+
+#[tokio::test]
+async fn a_url_that_cannot_be_called_is_refused_before_anything_is_done() {
+    let pool = tollway_pool::Pool::<Body>::builder()
+        .tls(Tls::get().client())
+        .build()
+        .unwrap();
+    for (uri, says) in [
+        ("/v1/charges", "names no host"),
+        (
+            "http://127.0.0.1:1/",
+            "plain http to 127.0.0.1:1 is refused",
+        ),
+        ("ftp://example.com/", "neither https nor http"),
+        ("https://user:hunter2@example.com/", "authorization header"),
+    ] {
+        let error = fetch(&pool, get(uri.parse().unwrap())).await.unwrap_err();
+        assert_eq!(error.verdict(), Verdict::Rejected);
+        assert!(error.to_string().contains(says), "{error}");
+        assert!(!format!("{error:?}").contains("hunter2"));
+    }
+    let mut request = get("https://example.com/".parse().unwrap());
+    *request.method_mut() = http::Method::CONNECT;
+    let error = fetch(&pool, request).await.unwrap_err();
+    assert!(error.to_string().contains("CONNECT"), "{error}");
+    let mut request = get("https://example.com/".parse().unwrap());
+    let upgrade = "websocket".parse().unwrap();
+    request.headers_mut().insert("upgrade", upgrade);
+    let error = fetch(&pool, request).await.unwrap_err();
+    assert!(error.to_string().contains("upgrade"), "{error}");
+    assert_eq!(pool.stats().total().opened(), 0);
+}
+
+/// Answers so many requests on each connection, then closes it without a word.
+async fn forgetful(requests: usize) -> Server {
+    Server::raw(move |mut stream, seen| async move {
+        let mut buffer = [0; 4096];
+        for _ in 0..requests {
+            let Ok(1..) = stream.read(&mut buffer).await else {
+                return;
+            };
+            seen.request();
+            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+            let _ = stream.write_all(answer).await;
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_request_that_meets_a_connection_which_has_closed_is_sent_on_another() {
+    let server = forgetful(1).await;
+    let pool = pool().build().unwrap();
+    for call in 1..=50 {
+        // The server's end is closed by now; whether the pool knows is luck.
+        fetch(&pool, post(server.uri("/"), "pay")).await.unwrap();
+        assert_eq!(server.seen.requests(), call);
+        until(|| server.seen.open() == 0).await;
+    }
+    assert_eq!(server.seen.accepted(), 50);
+}
+
+#[tokio::test]
+async fn a_peer_that_closes_every_new_connection_is_not_tried_for_ever() {
+    let server = Server::raw(|stream, _| async move { drop(stream) }).await;
+    let pool = pool().build().unwrap();
+    let error = fetch(&pool, post(server.uri("/"), "pay"))
+        .await
+        .unwrap_err();
+    assert!(server.seen.accepted() <= 3, "{}", server.seen.accepted());
+    // Unsent it is not executed; written into a socket that had closed
+    // already, nobody knows.
+    let verdict = error.verdict();
+    assert!(
+        verdict == Verdict::NO_EFFECT || (verdict == Verdict::Unknown && error.is_read()),
+        "{error} {error:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_request_that_was_read_is_never_sent_twice() {
+    let server = Server::raw(|mut stream, seen| async move {
+        let mut buffer = [0; 4096];
+        if let Ok(1..) = stream.read(&mut buffer).await {
+            seen.request();
+        }
+    })
+    .await;
+    let pool = pool().build().unwrap();
+    for call in 1..=20 {
+        let error = fetch(&pool, post(server.uri("/"), "pay"))
+            .await
+            .unwrap_err();
+        assert!(error.is_read(), "{error}");
+        assert_eq!(error.verdict(), Verdict::Unknown);
+        assert_eq!(server.seen.requests(), call);
+    }
+    assert_eq!(server.seen.accepted(), 20);
+    assert_eq!(pool.stats().total().resent(), 0);
+}
+
+#[tokio::test]
+async fn a_connection_that_gave_an_error_is_not_used_again() {
+    // The second request on a connection is answered with garbage.
+    let server = Server::raw(|mut stream, seen| async move {
+        let mut buffer = [0; 4096];
+        let answers = [
+            &b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"[..],
+            b"garbage\r\n\r\n",
+        ];
+        for answer in answers {
+            let Ok(1..) = stream.read(&mut buffer).await else {
+                return;
+            };
+            seen.request();
+            let _ = stream.write_all(answer).await;
+        }
+        let _ = stream.read(&mut buffer).await;
+    })
+    .await;
+    let pool = pool().build().unwrap();
+    fetch(&pool, get(server.uri("/"))).await.unwrap();
+    let error = fetch(&pool, get(server.uri("/"))).await.unwrap_err();
+    assert!(error.is_read(), "{error}");
+    fetch(&pool, get(server.uri("/"))).await.unwrap();
+    assert_eq!(server.seen.accepted(), 2);
+}
+
+// ===== HTTP/2, frame by frame =====
+
+const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
+
+/// GOAWAY without an error, after this stream.
+fn go_away(last_stream: u8) -> [u8; 17] {
+    let mut frame = [0; 17];
+    frame[2] = 8;
+    frame[3] = 7;
+    frame[12] = last_stream;
+    frame
+}
+
+/// RST_STREAM of this stream, with this code.
+fn reset(stream: u8, code: u8) -> [u8; 13] {
+    let mut frame = [0; 13];
+    frame[2] = 4;
+    frame[3] = 3;
+    frame[8] = stream;
+    frame[12] = code;
+    frame
+}
+
+/// Reads until the headers of this stream have come.
+async fn headers_of(stream: &mut TcpStream, id: u8) -> bool {
+    let mut preface = [0; 24];
+    if id == 1 && stream.read_exact(&mut preface).await.is_err() {
+        return false;
+    }
+    loop {
+        let mut head = [0; 9];
+        if stream.read_exact(&mut head).await.is_err() {
+            return false;
+        }
+        let len = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        let mut payload = vec![0; len as usize];
+        if stream.read_exact(&mut payload).await.is_err() {
+            return false;
+        }
+        if head[3] == 1 && head[8] == id {
+            return true;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_the_peer_refuses_was_not_executed() {
+    for frame in [reset(1, 7).to_vec(), go_away(0).to_vec()] {
+        let server = Server::raw(move |mut stream, _| {
+            let frame = frame.clone();
+            async move {
+                let _ = stream.write_all(SETTINGS).await;
+                if headers_of(&mut stream, 1).await {
+                    let _ = stream.write_all(&frame).await;
+                }
+                let _ = stream.read_to_end(&mut Vec::new()).await;
+            }
+        })
+        .await;
+        let pool = pool().protocol(Protocol::Http2Only).build().unwrap();
+        let error = fetch(&pool, post(server.uri("/"), "pay"))
+            .await
+            .unwrap_err();
+        assert!(error.is_refused(), "{error:?}");
+        assert_eq!(error.verdict(), Verdict::NO_EFFECT);
+        assert_eq!(server.seen.accepted(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_breaks_off_is_of_unknown_outcome() {
+    // INTERNAL_ERROR, CANCEL, and a connection that just ends.
+    for frame in [reset(1, 2).to_vec(), reset(1, 8).to_vec(), Vec::new()] {
+        let server = Server::raw(move |mut stream, _| {
+            let frame = frame.clone();
+            async move {
+                let _ = stream.write_all(SETTINGS).await;
+                if headers_of(&mut stream, 1).await && !frame.is_empty() {
+                    let _ = stream.write_all(&frame).await;
+                    let _ = stream.read_to_end(&mut Vec::new()).await;
+                }
+            }
+        })
+        .await;
+        let pool = pool().protocol(Protocol::Http2Only).build().unwrap();
+        let error = fetch(&pool, post(server.uri("/"), "pay"))
+            .await
+            .unwrap_err();
+        assert!(error.is_read(), "{error:?}");
+        assert_eq!(error.verdict(), Verdict::Unknown);
+    }
+}
+
+#[tokio::test]
+async fn after_goaway_the_rest_finishes_and_new_calls_go_elsewhere() {
+    // The first connection answers stream 1 only after it has said GOAWAY.
+    let server = Server::raw(|mut stream, seen| async move {
+        if seen.accepted() > 1 {
+            return serve_http2(stream, seen, 100, |_| async { text("second") }).await;
+        }
+        let _ = stream.write_all(SETTINGS).await;
+        assert!(headers_of(&mut stream, 1).await);
+        let _ = stream.write_all(&go_away(1)).await;
+        while seen.accepted() < 2 {
+            sleep(Duration::from_millis(1)).await;
+        }
+        // HEADERS, with the end of the stream: `:status: 200`.
+        let _ = stream.write_all(&[0, 0, 1, 1, 5, 0, 0, 0, 1, 0x88]).await;
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+    })
+    .await;
+    let pool = pool().protocol(Protocol::Http2Only).build().unwrap();
+    let first = {
+        let (pool, uri) = (pool.clone(), server.uri("/"));
+        tokio::spawn(async move { fetch(&pool, get(uri)).await })
+    };
+    until(|| pool.stats().total().calls() == 1).await;
+    // Sooner or later GOAWAY has arrived, and a call goes elsewhere. Until
+    // then it would be refused.
+    let answer = loop {
+        match fetch(&pool, get(server.uri("/"))).await {
+            Ok(answer) => break answer,
+            Err(error) => assert!(error.is_refused(), "{error:?}"),
+        }
+    };
+    assert_eq!(answer.body, "second");
+    assert_eq!(first.await.unwrap().unwrap().body, "");
+    until(|| pool.stats().total().open() == 1 && pool.stats().total().closing() == 0).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_has_gone_silent_is_retired() {
+    let server = Server::raw(|mut stream, seen| async move {
+        if seen.accepted() > 1 {
+            return serve_http2(stream, seen, 100, |_| async { text("second") }).await;
+        }
+        let _ = stream.write_all(SETTINGS).await;
+        // Reads on, and says nothing more: no answer, no PING's echo.
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+    })
+    .await;
+    let pool1 = pool().protocol(Protocol::Http2Only).build().unwrap();
+    let before = Instant::now();
+    let error = fetch(&pool1, post(server.uri("/"), "pay"))
+        .await
+        .unwrap_err();
+    assert!(error.is_read(), "{error}");
+    assert_eq!(error.verdict(), Verdict::Unknown);
+    assert!(
+        before.elapsed() <= Duration::from_secs(16),
+        "{:?}",
+        before.elapsed()
+    );
+    let answer = fetch(&pool1, get(server.uri("/"))).await.unwrap();
+    assert_eq!(answer.body, "second");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_times_out_on_a_silent_connection_takes_it_out_of_use() {
+    let server = Server::raw(|mut stream, seen| async move {
+        if seen.accepted() > 1 {
+            return serve_http2(stream, seen, 100, |_| async { text("second") }).await;
+        }
+        let _ = stream.write_all(SETTINGS).await;
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+    })
+    .await;
+    let pool = pool()
+        .protocol(Protocol::Http2Only)
+        .http2_keep_alive(None)
+        .build()
+        .unwrap();
+    pool.warm(&server.uri("/"), 1).await.unwrap();
+    // hyper's first ACK of its settings is out of the way.
+    sleep(Duration::from_millis(100)).await;
+    let call = send(&pool, post(server.uri("/"), "pay"));
+    assert!(
+        tokio::time::timeout(Duration::from_secs(1), call)
+            .await
+            .is_err()
+    );
+    assert_eq!(
+        fetch(&pool, get(server.uri("/"))).await.unwrap().body,
+        "second"
+    );
+    assert_eq!(pool.stats().total().closed(CloseReason::Unresponsive), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_times_out_on_a_lively_connection_leaves_it_in_use() {
+    let answered = Arc::new(tokio::sync::Notify::new());
+    let server = Server::http2(100, move |request| {
+        let answered = answered.clone();
+        async move {
+            if request.uri().path() == "/never" {
+                answered.notified().await;
+            }
+            text("hello")
+        }
+    })
+    .await;
+    let pool = pool().protocol(Protocol::Http2Only).build().unwrap();
+    let never = {
+        let (pool, uri) = (pool.clone(), server.uri("/never"));
+        tokio::spawn(async move { send(&pool, get(uri)).await })
+    };
+    until(|| pool.stats().total().calls() == 1).await;
+    fetch(&pool, get(server.uri("/"))).await.unwrap();
+    never.abort();
+    assert!(never.await.is_err());
+    fetch(&pool, get(server.uri("/"))).await.unwrap();
+    assert_eq!(server.seen.accepted(), 1);
+}

@@ -1,0 +1,398 @@
+//! The cap, the queue, idle connections, age and use.
+
+mod support;
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use support::{Server, Tls, fetch, get, pool, send, serve_http1, text, until};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep};
+use tollway_core::{Deadline, Verdict};
+use tollway_pool::{CloseReason, Pool, Protocol};
+
+/// A server that answers after this long.
+async fn slow(time: Duration) -> Server {
+    Server::http1(move |_| async move {
+        sleep(time).await;
+        text("done")
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_callers_share_few_connections() {
+    for (alpn, connections) in [(&["http/1.1"][..], 20), (&["h2"][..], 1)] {
+        let server = Server::tls(alpn, |_| async { text("hello") }).await;
+        let pool = pool().max_connections_per_host(20).build().unwrap();
+        let callers = (0..64).map(|_| {
+            let (pool, uri) = (pool.clone(), server.uri("/"));
+            tokio::spawn(async move {
+                for _ in 0..32 {
+                    fetch(&pool, get(uri.clone())).await.unwrap();
+                }
+            })
+        });
+        for caller in callers.collect::<Vec<_>>() {
+            caller.await.unwrap();
+        }
+        assert_eq!(server.seen.requests(), 64 * 32);
+        assert!(server.seen.accepted() <= connections);
+        let stats = pool.stats();
+        assert_eq!(stats.total().waiting() + stats.total().calls(), 0);
+        assert!(stats.total().idle() <= connections);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_waits_is_served_in_order() {
+    let server = slow(Duration::from_millis(5)).await;
+    let pool = pool().max_connections_per_host(1).build().unwrap();
+    let order = Arc::new(Mutex::new(Vec::new()));
+    let mut callers = Vec::new();
+    for caller in 0..20 {
+        let (call, order) = (fetch_later(&pool, &server), order.clone());
+        callers.push(tokio::spawn(async move {
+            call.await;
+            order.lock().unwrap().push(caller);
+        }));
+    }
+    for caller in callers {
+        caller.await.unwrap();
+    }
+    assert_eq!(*order.lock().unwrap(), (0..20).collect::<Vec<_>>());
+    assert_eq!(server.seen.accepted(), 1);
+}
+
+fn fetch_later(
+    pool: &Pool<support::Body>,
+    server: &Server,
+) -> impl Future<Output = ()> + Send + 'static {
+    let (pool, uri) = (pool.clone(), server.uri("/"));
+    async move {
+        fetch(&pool, get(uri)).await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_queue_refuses_at_once() {
+    let server = slow(Duration::from_secs(5)).await;
+    let pool = pool()
+        .max_connections_per_host(1)
+        .max_waiting_per_host(1)
+        .build()
+        .unwrap();
+    let first = tokio::spawn(fetch_later(&pool, &server));
+    until(|| pool.stats().total().calls() == 1).await;
+    let second = tokio::spawn(fetch_later(&pool, &server));
+    until(|| pool.stats().total().waiting() == 1).await;
+    let before = Instant::now();
+    let error = fetch(&pool, get(server.uri("/"))).await.unwrap_err();
+    assert!(error.is_queue_full(), "{error}");
+    assert_eq!(error.verdict(), Verdict::NO_EFFECT);
+    assert_eq!(before.elapsed(), Duration::ZERO);
+    first.await.unwrap();
+    second.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_deadline_ends_the_wait_and_so_does_the_limit_of_its_own() {
+    let server = slow(Duration::from_secs(3600)).await;
+    let pool = pool()
+        .max_connections_per_host(1)
+        .acquire_timeout(Duration::from_secs(7))
+        .build()
+        .unwrap();
+    let _busy = tokio::spawn(fetch_later(&pool, &server));
+    until(|| pool.stats().total().calls() == 1).await;
+
+    let before = Instant::now();
+    let error = fetch(&pool, get(server.uri("/"))).await.unwrap_err();
+    assert!(error.is_timeout(), "{error}");
+    assert_eq!(error.verdict(), Verdict::NO_EFFECT);
+    assert_eq!(before.elapsed().as_secs(), 7);
+
+    let before = Instant::now();
+    let mut request = get(server.uri("/"));
+    let deadline = Deadline::at(before + Duration::from_secs(2));
+    request.extensions_mut().insert(deadline);
+    let error = fetch(&pool, request).await.unwrap_err();
+    assert!(error.is_timeout(), "{error}");
+    assert_eq!(before.elapsed().as_secs(), 2);
+    assert_eq!(pool.stats().total().waiting(), 0);
+}
+
+#[tokio::test]
+async fn a_cancelled_waiters_connection_joins_the_pool() {
+    let go = Arc::new(Notify::new());
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(Tls::get().server(&[])));
+    let gate = go.clone();
+    let server = Server::raw(move |stream, seen| {
+        let (acceptor, gate) = (acceptor.clone(), gate.clone());
+        async move {
+            gate.notified().await;
+            let stream = acceptor.accept(stream).await.unwrap();
+            serve_http1(stream, seen, |_| async { text("hello") }).await;
+        }
+    })
+    .await;
+    let uri: http::Uri = format!("https://localhost:{}", server.addr.port())
+        .parse()
+        .unwrap();
+    let pool = pool().build().unwrap();
+    let call = {
+        let (pool, uri) = (pool.clone(), uri.clone());
+        tokio::spawn(async move { fetch(&pool, get(uri)).await })
+    };
+    until(|| server.seen.accepted() == 1).await;
+    call.abort();
+    assert!(call.await.unwrap_err().is_cancelled());
+    assert_eq!(pool.stats().total().waiting(), 0);
+    assert_eq!(pool.stats().total().opening(), 1);
+    go.notify_one();
+    until(|| pool.stats().total().idle() == 1).await;
+    fetch(&pool, get(uri)).await.unwrap();
+    assert_eq!(server.seen.accepted(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_given_up_midway_leaves_every_count_as_if_it_had_never_been() {
+    let server = slow(Duration::from_secs(3600)).await;
+    let pool = pool().max_connections_per_host(1).build().unwrap();
+    for _ in 0..3 {
+        let call = tokio::spawn(fetch_later(&pool, &server));
+        let waiter = tokio::spawn(fetch_later(&pool, &server));
+        until(|| pool.stats().total().calls() == 1).await;
+        until(|| pool.stats().total().waiting() == 1).await;
+        waiter.abort();
+        call.abort();
+        until(|| pool.stats().total().open() + pool.stats().total().closing() == 0).await;
+        assert_eq!(pool.stats().total().waiting(), 0);
+    }
+    assert_eq!(pool.stats().total().closed(CloseReason::Cancelled), 3);
+    until(|| server.seen.open() == 0).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn idle_connections_are_closed_by_time_and_not_before() {
+    let server = Server::http1(|_| async { text("hello") }).await;
+    let pool = pool().build().unwrap();
+    fetch(&pool, get(server.uri("/"))).await.unwrap();
+    sleep(Duration::from_millis(14_900)).await;
+    assert_eq!(pool.stats().total().idle(), 1);
+    sleep(Duration::from_millis(200)).await;
+    assert_eq!(pool.stats().total().idle(), 0);
+    until(|| server.seen.open() == 0).await;
+    assert_eq!(pool.stats().total().closed(CloseReason::Idle), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn exactly_the_cap_stays_until_the_idle_timeout_and_nothing_after() {
+    let server = slow(Duration::from_millis(10)).await;
+    let pool = pool()
+        .max_connections_per_host(20)
+        .idle_timeout(Duration::from_secs(30))
+        .build()
+        .unwrap();
+    let callers: Vec<_> = (0..64)
+        .map(|_| {
+            let (pool, uri) = (pool.clone(), server.uri("/"));
+            tokio::spawn(async move {
+                for _ in 0..2000 / 64 + 1 {
+                    fetch(&pool, get(uri.clone())).await.unwrap();
+                }
+            })
+        })
+        .collect();
+    for caller in callers {
+        caller.await.unwrap();
+    }
+    assert!(server.seen.requests() >= 2000);
+    assert_eq!(server.seen.accepted(), 20);
+    sleep(Duration::from_secs(29)).await;
+    assert_eq!(pool.stats().total().idle(), 20);
+    assert_eq!(server.seen.open(), 20);
+    sleep(Duration::from_millis(1_500)).await;
+    assert_eq!(pool.stats().total().open(), 0);
+    until(|| server.seen.open() == 0).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_old_connection_is_replaced_and_no_call_is_cut_short() {
+    let server = slow(Duration::from_secs(200)).await;
+    let pool = pool()
+        .max_age(Duration::from_secs(100))
+        .http2_keep_alive(None)
+        .build()
+        .unwrap();
+    // Twice its maximum age under one call.
+    fetch(&pool, get(server.uri("/"))).await.unwrap();
+    until(|| server.seen.open() == 0).await;
+    assert_eq!(pool.stats().total().closed(CloseReason::Age), 1);
+    fetch(&pool, get(server.uri("/"))).await.unwrap();
+    assert_eq!(server.seen.accepted(), 2);
+}
+
+#[tokio::test]
+async fn a_connection_carries_so_many_requests_and_no_more() {
+    let server = Server::http1(|_| async { text("hello") }).await;
+    let pool = pool().max_requests_per_connection(3).build().unwrap();
+    for _ in 0..10 {
+        fetch(&pool, get(server.uri("/"))).await.unwrap();
+    }
+    assert_eq!(server.seen.accepted(), 4);
+    assert_eq!(pool.stats().total().closed(CloseReason::Requests), 3);
+
+    let server = Server::http2(100, |_| async { text("hello") }).await;
+    let pool = support::pool()
+        .protocol(Protocol::Http2Only)
+        .max_requests_per_connection(3)
+        .build()
+        .unwrap();
+    for _ in 0..10 {
+        fetch(&pool, get(server.uri("/"))).await.unwrap();
+    }
+    assert_eq!(server.seen.accepted(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_than_so_many_are_kept_idle() {
+    let server = slow(Duration::from_millis(10)).await;
+    let pool = pool().max_idle_per_host(2).build().unwrap();
+    let callers: Vec<_> = (0..8)
+        .map(|_| tokio::spawn(fetch_later(&pool, &server)))
+        .collect();
+    for caller in callers {
+        caller.await.unwrap();
+    }
+    until(|| server.seen.open() == 2).await;
+    assert_eq!(pool.stats().total().idle(), 2);
+    assert_eq!(pool.stats().total().closed(CloseReason::Surplus), 6);
+}
+
+#[tokio::test]
+async fn an_http2_connection_is_filled_before_there_is_a_further_one() {
+    let go = Arc::new(Notify::new());
+    let gate = go.clone();
+    let server = Server::http2(4, move |_| {
+        let gate = gate.clone();
+        async move {
+            gate.notified().await;
+            text("hello")
+        }
+    })
+    .await;
+    let pool = pool()
+        .protocol(Protocol::Http2Only)
+        .max_connections_per_host(2)
+        .build()
+        .unwrap();
+    let callers: Vec<_> = (0..10)
+        .map(|_| tokio::spawn(fetch_later(&pool, &server)))
+        .collect();
+    until(|| server.seen.requests() == 8).await;
+    assert_eq!(server.seen.accepted(), 2);
+    assert_eq!(pool.stats().total().calls(), 8);
+    assert_eq!(pool.stats().total().waiting(), 2);
+    for served in 0..10 {
+        go.notify_one();
+        until(|| pool.stats().total().requests() > served.min(9)).await;
+        tokio::task::yield_now().await;
+    }
+    until(|| {
+        go.notify_one();
+        callers.iter().all(tokio::task::JoinHandle::is_finished)
+    })
+    .await;
+    for caller in callers {
+        caller.await.unwrap();
+    }
+    assert_eq!(server.seen.accepted(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pool_is_warmed_before_the_peak() {
+    let server = slow(Duration::from_millis(10)).await;
+    let pool1 = pool().build().unwrap();
+    assert_eq!(pool1.warm(&server.uri("/"), 5).await.unwrap(), 5);
+    assert_eq!(pool1.warm(&server.uri("/"), 5).await.unwrap(), 5);
+    assert_eq!(pool1.warm(&server.uri("/"), 500).await.unwrap(), 20);
+    assert_eq!(server.seen.accepted(), 20);
+    let answer = fetch(&pool1, get(server.uri("/"))).await.unwrap();
+    assert!(!answer.info.is_reused());
+    assert_eq!(answer.info.waited(), Duration::ZERO);
+    assert_eq!(server.seen.accepted(), 20);
+}
+
+#[tokio::test]
+async fn warming_finds_out_which_protocol_it_is() {
+    for (alpn, count) in [(&["h2"][..], 1), (&["http/1.1"][..], 5)] {
+        let server = Server::tls(alpn, |_| async { text("hello") }).await;
+        let pool = pool().build().unwrap();
+        assert_eq!(pool.warm(&server.uri("/"), 5).await.unwrap(), count);
+        assert_eq!(server.seen.accepted(), count);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drained_pool_finishes_what_it_has_and_takes_nothing_new() {
+    let server = slow(Duration::from_secs(5)).await;
+    let pool = pool().max_connections_per_host(1).build().unwrap();
+    let in_flight = tokio::spawn(fetch_later(&pool, &server));
+    until(|| pool.stats().total().calls() == 1).await;
+    let waiting = tokio::spawn(fetch_later(&pool, &server));
+    until(|| pool.stats().total().waiting() == 1).await;
+    let draining = {
+        let pool = pool.clone();
+        tokio::spawn(async move { pool.drain(Duration::from_secs(60)).await })
+    };
+    tokio::task::yield_now().await;
+    let error = fetch(&pool, get(server.uri("/"))).await.unwrap_err();
+    assert!(error.is_draining(), "{error}");
+    assert_eq!(error.verdict(), Verdict::NO_EFFECT);
+    in_flight.await.unwrap();
+    waiting.await.unwrap();
+    assert_eq!(draining.await.unwrap(), 0);
+    until(|| server.seen.open() == 0).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_cuts_off_what_outlasts_its_limit() {
+    for protocol in [Protocol::Http1Only, Protocol::Http2Only] {
+        let handle = |_| async {
+            sleep(Duration::from_secs(3600)).await;
+            text("late")
+        };
+        let server = match protocol {
+            Protocol::Http2Only => Server::http2(100, handle).await,
+            _ => Server::http1(handle).await,
+        };
+        let pool = pool().protocol(protocol).build().unwrap();
+        let call = {
+            let (pool, uri) = (pool.clone(), server.uri("/"));
+            tokio::spawn(async move { fetch(&pool, get(uri)).await })
+        };
+        until(|| server.seen.requests() == 1).await;
+        assert_eq!(pool.drain(Duration::from_secs(2)).await, 1);
+        let error = call.await.unwrap().unwrap_err();
+        assert_eq!(error.verdict(), Verdict::Unknown, "{error}");
+        until(|| server.seen.open() == 0).await;
+    }
+}
+
+#[tokio::test]
+async fn the_last_handle_takes_the_idle_connections_with_it() {
+    let server = Server::http1(|_| async { text("hello") }).await;
+    let pool = pool().build().unwrap();
+    let other = pool.clone();
+    fetch(&pool, get(server.uri("/"))).await.unwrap();
+    drop(pool);
+    fetch(&other, get(server.uri("/"))).await.unwrap();
+    assert_eq!(server.seen.open(), 1);
+    let response = send(&other, get(server.uri("/"))).await.unwrap();
+    drop(other);
+    // The call in flight isn't harmed.
+    let body = http_body_util::BodyExt::collect(response.into_body()).await;
+    assert_eq!(body.unwrap().to_bytes(), "hello");
+    until(|| server.seen.open() == 0).await;
+}
