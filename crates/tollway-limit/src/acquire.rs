@@ -5,6 +5,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use tollway_core::Phase;
+
 use crate::call::Call;
 use crate::error::RateLimitError;
 use crate::limits::{Asked, Limits, Shared};
@@ -48,7 +50,10 @@ impl Place {
         let fate = self.shared.check(self.waiter, now(), cx.waker());
         self.left = fate.is_some();
         self.shared.arm();
-        fate.map_or(Poll::Pending, Poll::Ready)
+        match fate {
+            Some(fate) => Poll::Ready(fate),
+            None => Phase::Permit.pending(),
+        }
     }
 }
 
@@ -102,7 +107,7 @@ impl Future for Acquire<'_> {
                 Ok(permit) => Poll::Ready(Ok(permit)),
                 Err(place) => {
                     this.place = Some(place);
-                    Poll::Pending
+                    Phase::Permit.pending()
                 }
             };
         };

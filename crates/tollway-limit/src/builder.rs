@@ -5,7 +5,7 @@ use tollway_core::Endpoint;
 use crate::error::InvalidLimits;
 use crate::key::{Key, Source};
 use crate::limits::Limits;
-use crate::quota::{Quota, Rate};
+use crate::quota::Quota;
 
 /// Limits as plain data: which quota covers which calls.
 ///
@@ -244,12 +244,3 @@ impl LimitsBuilder {
 
 /// Indices are 32 bits wide; this leaves room.
 const MOST: usize = 100_000_000;
-
-/// A quota's window in words, for snapshots and telemetry.
-pub(crate) fn describe(rate: Rate) -> String {
-    match rate {
-        Rate::Unlimited => "unlimited".to_owned(),
-        Rate::Window { limit, window } => format!("{limit} per {window:?}"),
-        Rate::Bucket { limit, per, burst } => format!("{limit} every {per:?}, {burst} at once"),
-    }
-}

@@ -1,24 +1,36 @@
 //! What the provider's answers say about its limits.
 
 use std::error::Error;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http::Response;
-use tollway_core::{Fault, Phase, Scope, Verdict};
+use tollway_core::{Fault, Judgement, Phase, Scope, Verdict};
 
+use crate::fields::{self, Remainder};
 use crate::gauge::Gauge;
 use crate::lanes::Plan;
 use crate::permit::Permit;
 use crate::quota::Rate;
-use crate::state::{Meter, Role, State};
+use crate::state::{Meter, Role, State, Wakers};
 use crate::time::{Nanos, nanos};
 
 impl Permit {
     /// The attempt is over, with this answer. The limits learn from its
-    /// `Verdict` (an extension, or else what the status says) and from its
-    /// rate-limit headers.
+    /// [`Verdict`] (an extension, or else what status and `Retry-After` say)
+    /// and from its rate-limit headers, which tighten what is believed to be
+    /// left and never loosen it.
     pub fn answered<B>(self, response: &Response<B>) {
-        self.over(Verdict::of_response(response));
+        let mut verdict = Verdict::of_response(response);
+        let is_bare = Verdict::of(response.extensions()).is_none();
+        if is_bare && matches!(verdict, Verdict::NotExecuted { .. }) {
+            verdict = Judgement::of_response(response, SystemTime::now()).verdict;
+        }
+        if fields::present(response.headers()) {
+            let said = fields::read(response.headers(), SystemTime::now);
+            self.over_with(verdict, &said);
+        } else {
+            self.over(verdict);
+        }
     }
 
     /// The attempt is over, with this error. One that was never sent (a connect
@@ -41,15 +53,16 @@ fn was_never_sent(fault: &Fault) -> bool {
         )
 }
 
-/// Pauses what a refusal concerns.
+/// Pauses what a refusal concerns, and refuses those who wait for it and whose
+/// deadline comes before the end of the pause.
 pub(crate) fn pause(
     state: &mut State,
     plan: &Plan,
     retry_after: Option<Duration>,
     scope: Scope,
     now: Nanos,
-) -> Vec<(u32, Duration)> {
-    let mut paused = Vec::new();
+    wakers: &mut Wakers,
+) {
     // Where the provider doesn't say which limit was hit, it is one with a
     // penalty, if there is such a one; else it could be any.
     let punished = scope == Scope::Unspecified
@@ -65,12 +78,46 @@ pub(crate) fn pause(
         if !concerns(scope, meter) || punished && penalty.is_none() {
             continue;
         }
-        if let Some(period) = retry_after.or(penalty) {
-            meter.gauge.pause(now, nanos(period));
-            paused.push((id, period));
+        let Some(period) = retry_after.or(penalty) else {
+            continue;
+        };
+        meter.gauge.pause(now, nanos(period));
+        let until = meter.gauge.paused_until();
+        state.refuse_until(id, until, now, wakers);
+    }
+}
+
+/// Tightens the quotas that the provider's words are about: the one with that
+/// window, or else that limit, or else the narrowest that covers the call,
+/// since each answer comes with words of its own.
+pub(crate) fn tighten(state: &mut State, plan: &Plan, said: &[Remainder], now: Nanos) {
+    for said in said {
+        let find = |is: &dyn Fn(Rate) -> bool| {
+            plan.iter().copied().find(|&id| {
+                let meter = state.meters.get(id as usize);
+                meter.is_some_and(|meter| is(meter.gauge.quota().rate))
+            })
+        };
+        let by_window = || {
+            let window = said.window?;
+            find(&|rate| match rate {
+                Rate::Window { window: is, .. } | Rate::Bucket { per: is, .. } => is == window,
+                Rate::Unlimited => false,
+            })
+        };
+        let by_limit = || {
+            let limit = said.limit?;
+            find(&|rate| match rate {
+                Rate::Window { limit: is, .. } | Rate::Bucket { limit: is, .. } => is == limit,
+                Rate::Unlimited => false,
+            })
+        };
+        let narrowest = || find(&|rate| rate != Rate::Unlimited).or(plan.first().copied());
+        let about = by_window().or_else(by_limit).or_else(narrowest);
+        if let Some(meter) = about.and_then(|id| state.meters.get_mut(id as usize)) {
+            meter.gauge.tighten(said.left, nanos(said.within), now);
         }
     }
-    paused
 }
 
 fn concerns(scope: Scope, meter: &Meter) -> bool {

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 
 use http::{Request, Response};
 use pin_project_lite::pin_project;
-use tollway_core::BoxError;
+use tollway_core::{BoxError, Phase};
 use tower_service::Service;
 
 use crate::acquire::Place;
@@ -123,7 +123,7 @@ where
                                 Ok(permit) => Step::Ready(Unsent::new(permit)),
                                 Err(place) => {
                                     *step = Step::Queue(place);
-                                    return Poll::Pending;
+                                    return Phase::Permit.pending();
                                 }
                             };
                         }
@@ -136,7 +136,8 @@ where
                                 Poll::Ready(ready) => ready.map_err(Into::into)?,
                                 Poll::Pending => {
                                     unsent.at_once = false;
-                                    return Poll::Pending;
+                                    // Nothing of it has left us.
+                                    return Phase::Connect.pending();
                                 }
                             }
                             let permit = unsent.send();

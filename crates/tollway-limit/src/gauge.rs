@@ -154,9 +154,7 @@ impl Gauge {
         {
             at = at.max(ceiling.until);
         }
-        if self.is_paced(now) {
-            at = at.max(self.pace.next());
-        }
+        at = at.max(self.paced_until(0));
         at = at.max(match self.quota.rate {
             Rate::Unlimited => now,
             Rate::Window { limit, .. } => self.window_frees(limit, level, now)?,
@@ -353,9 +351,15 @@ impl Gauge {
             .min()
     }
 
-    fn is_paced(&self, now: Nanos) -> bool {
-        self.quota.shape == Shape::Paced && self.quota.rate != Rate::Unlimited
-            || now < self.gentle_until
+    /// Before when the pace lets nothing through, with so much `more` of the
+    /// schedule ahead: it binds for good, or for a while after a pause.
+    fn paced_until(&self, more: Nanos) -> Nanos {
+        let next = self.pace.next().saturating_add(more);
+        if self.quota.shape == Shape::Paced && self.quota.rate != Rate::Unlimited {
+            next
+        } else {
+            next.min(self.gentle_until)
+        }
     }
 
     /// Lets nothing through for `period`, and goes gently after it.
@@ -390,7 +394,8 @@ impl Gauge {
     /// A time before which the attempt that comes after `ahead` others can't
     /// go, if the limits stay as they are. Attempts in flight are taken to be
     /// answered at once, so this is never too late.
-    pub(crate) fn earliest(&self, ahead: u32, now: Nanos) -> Nanos {
+    pub(crate) fn earliest(&mut self, ahead: u32, now: Nanos) -> Nanos {
+        self.settle(now);
         let mut at = now.max(self.paused_until);
         if let Some(ceiling) = self.ceiling
             && ahead >= ceiling.left
@@ -401,12 +406,10 @@ impl Gauge {
             Rate::Unlimited => at,
             Rate::Window { limit, window } => {
                 let window = nanos(window);
-                if self.is_paced(now) {
-                    // Round trips may get shorter: the window alone is sure.
-                    let spacing = window / Nanos::from(limit);
-                    let spread = spacing.saturating_mul(Nanos::from(ahead));
-                    at = at.max(self.pace.next().saturating_add(spread));
-                }
+                // Round trips may get shorter: the window alone is sure.
+                let spacing = window / Nanos::from(limit);
+                let spread = spacing.saturating_mul(Nanos::from(ahead));
+                at = at.max(self.paced_until(spread));
                 at.max(self.window_earliest(limit, window, ahead, now))
             }
             Rate::Bucket { burst, .. } => {

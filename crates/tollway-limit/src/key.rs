@@ -89,10 +89,10 @@ impl Key {
     /// Whether two keys are the same. A computed one is known by its name.
     pub(crate) fn is(&self, other: &Self) -> bool {
         let same = match (&self.source, &other.source) {
-            (Source::Param(a), Source::Param(b)) => a == b,
+            (Source::Param(a), Source::Param(b))
+            | (Source::Computed(a, _), Source::Computed(b, _)) => a == b,
             (Source::Header(a), Source::Header(b)) => a == b,
             (Source::Path, Source::Path) => true,
-            (Source::Computed(a, _), Source::Computed(b, _)) => a == b,
             _ => false,
         };
         same && self.endpoints == other.endpoints

@@ -4,6 +4,7 @@ mod builder;
 mod call;
 mod error;
 mod feedback;
+mod fields;
 mod gauge;
 mod key;
 mod keys;
@@ -13,10 +14,14 @@ mod pace;
 mod permit;
 mod quota;
 mod routes;
+mod snapshot;
 mod state;
 mod sync;
 mod time;
 mod window;
+
+#[cfg(all(test, not(loom)))]
+mod model;
 
 #[cfg(feature = "tokio")]
 mod acquire;
@@ -36,6 +41,7 @@ pub use key::Key;
 pub use limits::Limits;
 pub use permit::Permit;
 pub use quota::{CountFrom, Quota, Shape};
+pub use snapshot::{QuotaState, Snapshot};
 
 #[cfg(feature = "tokio")]
 pub use acquire::Acquire;

@@ -283,6 +283,7 @@ impl Shared {
                     RateLimitError::deadline(Some(Duration::from_nanos(wait)))
                 }
             };
+            tracing::debug!(name: "tollway.limit.refused", %error, "gave no permit");
             return Asked::Refused(error);
         }
     }
@@ -346,9 +347,17 @@ impl Shared {
         });
         // Foreign code, so only after the lock.
         drop(old);
-        let (plan, level, fate, _since) = fate?;
+        let (plan, level, fate, since) = fate?;
         Some(match fate {
-            Fate::Granted { at } => Ok(Permit::new(Arc::clone(self), plan, level, at)),
+            Fate::Granted { at } => {
+                let waited = Duration::from_nanos(at.saturating_sub(since));
+                tracing::debug!(
+                    name: "tollway.limit.waited",
+                    wait_ms = waited.as_millis(),
+                    "waited for a permit"
+                );
+                Ok(Permit::new(Arc::clone(self), plan, level, at))
+            }
             Fate::TooLate { wait } => Err(RateLimitError::deadline(
                 (wait > 0).then(|| Duration::from_nanos(wait)),
             )),

@@ -8,7 +8,7 @@ use crate::time::{NANOS_PER_MILLI, Nanos};
 /// machine adds to it. Within this much the schedule is caught up with,
 /// several permits at a time if need be; beyond it the time is lost, because
 /// catching up more would be a burst.
-pub(crate) const CATCH_UP: Nanos = 2 * NANOS_PER_MILLI;
+pub(crate) const CATCH_UP: Nanos = 5 * NANOS_PER_MILLI;
 
 /// A schedule of attempts, evenly spaced.
 #[derive(Debug, Default)]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tollway_core::Verdict;
 
 use crate::feedback;
+use crate::fields::Remainder;
 use crate::lanes::Plan;
 use crate::limits::Shared;
 use crate::time::{Nanos, now};
@@ -40,8 +41,9 @@ impl Permit {
     pub fn sent(&mut self) {
         let now = self.shared.nanos(now());
         let (level, sent) = (self.level, self.sent);
-        self.shared
-            .change(&self.plan, now, |gauge, now| gauge.resend(level, sent, now));
+        self.shared.change(&self.plan, now, |gauge, now| {
+            gauge.resend(level, sent, now);
+        });
         self.sent = now;
     }
 
@@ -51,18 +53,41 @@ impl Permit {
     /// everybody who shares them: for the delay that the provider asks for, or
     /// else for the quota's own [`penalty`](crate::Quota::penalty); without
     /// either, not at all.
-    pub fn over(mut self, verdict: Verdict) {
+    pub fn over(self, verdict: Verdict) {
+        self.over_with(verdict, &[]);
+    }
+
+    pub(crate) fn over_with(mut self, verdict: Verdict, said: &[Remainder]) {
         self.over = true;
         let now = self.shared.nanos(now());
         let (level, sent) = (self.level, self.sent);
+        let refused = match verdict {
+            Verdict::NotExecuted { retry_after, scope } => Some((retry_after, scope)),
+            _ => None,
+        };
         self.shared.with(now, |core, now, wakers| {
-            if let Verdict::NotExecuted { retry_after, scope } = verdict {
-                feedback::pause(&mut core.state, &self.plan, retry_after, scope, now);
+            let state = &mut core.state;
+            if let Some((retry_after, scope)) = refused {
+                feedback::pause(state, &self.plan, retry_after, scope, now, wakers);
             }
-            core.state.change(&self.plan, now, wakers, |gauge| {
-                gauge.finish(level, sent, now);
-            });
+            // It is over before what is left is reckoned: the provider has
+            // counted it, and those still in flight perhaps not.
+            for &meter in &self.plan {
+                if let Some(meter) = state.meters.get_mut(meter as usize) {
+                    meter.gauge.finish(level, sent, now);
+                }
+            }
+            feedback::tighten(state, &self.plan, said, now);
+            state.serve_plan(&self.plan, now, wakers);
         });
+        if let Some((retry_after, scope)) = refused {
+            tracing::info!(
+                name: "tollway.limit.refused_by_provider",
+                ?scope,
+                retry_after_ms = retry_after.map(|after| after.as_millis()),
+                "the provider refused an attempt"
+            );
+        }
     }
 
     /// The attempt was certainly never sent: its place is free again.
@@ -71,7 +96,7 @@ impl Permit {
         let now = self.shared.nanos(now());
         let (level, sent) = (self.level, self.sent);
         self.shared.change(&self.plan, now, |gauge, now| {
-            gauge.give_back(level, sent, now)
+            gauge.give_back(level, sent, now);
         });
     }
 }

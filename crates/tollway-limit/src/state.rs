@@ -127,7 +127,7 @@ impl State {
             self.take(plan, level, now);
             return Admission::Granted(now);
         };
-        let wait = self.least_wait(plan, level, full, now);
+        let wait = self.least_wait(plan, level, now);
         if deadline.is_some_and(|deadline| deadline <= now.saturating_add(wait)) {
             return Admission::TooLate(wait);
         }
@@ -197,18 +197,15 @@ impl State {
     /// The least that a newcomer would have to wait. It counts those ahead with
     /// the same plan, for they need all that the newcomer needs; those of other
     /// plans might be held up elsewhere.
-    fn least_wait(&self, plan: &Plan, level: usize, full: Full, now: Nanos) -> Nanos {
+    fn least_wait(&mut self, plan: &Plan, level: usize, now: Nanos) -> Nanos {
         let ahead = self.lanes.ahead(plan, level);
-        let known = match full {
-            // A share that is lent out again may end it sooner.
-            Full::Until(at) if ahead == 0 => at,
-            _ => now,
-        };
-        plan.iter()
-            .filter_map(|&meter| self.meters.get(meter as usize))
-            .map(|meter| meter.gauge.earliest(ahead, now))
-            .fold(known, Nanos::max)
-            .saturating_sub(now)
+        let mut at = now;
+        for &meter in plan {
+            if let Some(meter) = self.meters.get_mut(meter as usize) {
+                at = at.max(meter.gauge.earliest(ahead, now));
+            }
+        }
+        at - now
     }
 
     /// Puts the head of a lane's queue in line at a meter.
@@ -394,19 +391,53 @@ impl State {
         wakers: &mut Wakers,
         mut change: impl FnMut(&mut Gauge),
     ) {
+        for &id in plan {
+            if let Some(meter) = self.meters.get_mut(id as usize) {
+                change(&mut meter.gauge);
+            }
+        }
+        self.serve_plan(plan, now, wakers);
+    }
+
+    /// Serves those who stand in line at the meters of a plan.
+    pub(crate) fn serve_plan(&mut self, plan: &Plan, now: Nanos, wakers: &mut Wakers) {
+        if self.lanes.waiting() == 0 {
+            return;
+        }
         let mut lines = false;
         for &id in plan {
-            let Some(meter) = self.meters.get_mut(id as usize) else {
-                continue;
-            };
-            change(&mut meter.gauge);
-            if meter.has_line() {
+            if self.meters.get(id as usize).is_some_and(Meter::has_line) {
                 lines = true;
                 self.look_at(id, now);
             }
         }
         if lines {
             self.pump(now, wakers);
+        }
+    }
+
+    /// Refuses those who need a meter that lets nothing through until `until`,
+    /// and whose deadline comes before.
+    pub(crate) fn refuse_until(
+        &mut self,
+        meter: u32,
+        until: Nanos,
+        now: Nanos,
+        wakers: &mut Wakers,
+    ) {
+        let needs = |waiter: u32| {
+            let lane = self.lanes.waiter(waiter)?.lane;
+            Some(self.lanes.lane(lane)?.plan.contains(&meter))
+        };
+        let hopeless: Vec<u32> = self
+            .deadlines
+            .range(..=(until, u32::MAX))
+            .map(|&(_, waiter)| waiter)
+            .filter(|&waiter| needs(waiter) == Some(true))
+            .collect();
+        let wait = until.saturating_sub(now);
+        for waiter in hopeless {
+            self.end_wait(waiter, now, Fate::TooLate { wait }, wakers);
         }
     }
 

@@ -1,4 +1,5 @@
 //! The layer over plain services, in virtual time.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::convert::Infallible;
 use std::sync::Arc;

@@ -1,0 +1,99 @@
+//! How things stand, for dashboards.
+
+use std::time::Instant;
+
+use tollway_core::Priority;
+
+use crate::gauge::Full;
+use crate::limits::Limits;
+use crate::quota::{Quota, level};
+use crate::time::now;
+
+/// How the quotas stood at one instant.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Snapshot {
+    /// When that was.
+    pub at: Instant,
+    /// Every quota, in the order of the rules. A rule for each endpoint or key
+    /// has as many as have been seen and not forgotten.
+    pub quotas: Vec<QuotaState>,
+    /// How many calls wait.
+    pub waiting: usize,
+}
+
+/// How one quota stood.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct QuotaState {
+    /// What the rule covers: `every call`, `POST /v1/payouts`.
+    pub rule: String,
+    /// The endpoint or key, where the rule has a quota for each.
+    pub key: Option<String>,
+    /// The quota.
+    pub quota: Quota,
+    /// How many of its places are taken: by attempts of the last window, or by
+    /// those that the bucket holds. Attempts in flight are among them.
+    pub used: u32,
+    /// Attempts sent and neither answered nor failed.
+    pub in_flight: u32,
+    /// When it has room for an attempt of normal priority: `at`, or later.
+    /// `None` where that hangs on an attempt in flight.
+    pub free_at: Option<Instant>,
+    /// Until when an answer of the provider has paused it, if it has.
+    pub paused_until: Option<Instant>,
+    waiting: [u32; crate::quota::LEVELS],
+}
+
+impl QuotaState {
+    /// How many calls of this priority wait that need this quota, be it this or
+    /// another that holds them up.
+    #[must_use]
+    pub fn waiting(&self, priority: Priority) -> u32 {
+        self.waiting[level(priority)]
+    }
+}
+
+impl Limits {
+    /// How the quotas stand. It takes the limiter's lock for as long as it
+    /// takes to copy the numbers of all of them.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        let builder = self.to_builder();
+        let at = now();
+        let origin = self.shared.origin;
+        let instant = |nanos| origin.instant(nanos).unwrap_or(at);
+        self.shared.with(origin.nanos(at), |core, now, _| {
+            let mut quotas = Vec::new();
+            for (rule, home) in builder.rules.iter().zip(&core.homes) {
+                for (key, meter) in home.meters() {
+                    let Some(meter) = core.state.meters.get_mut(meter as usize) else {
+                        continue;
+                    };
+                    let gauge = &mut meter.gauge;
+                    let free_at = match gauge.room(level(Priority::Normal), now) {
+                        Ok(()) => Some(at),
+                        Err(Full::Until(time)) => Some(instant(time)),
+                        Err(Full::UntilEvent) => None,
+                    };
+                    let paused = Some(gauge.paused_until()).filter(|&until| until > now);
+                    quotas.push(QuotaState {
+                        rule: rule.target.name(),
+                        key,
+                        quota: *gauge.quota(),
+                        used: gauge.taken(now),
+                        in_flight: gauge.in_flight(),
+                        free_at,
+                        paused_until: paused.map(instant),
+                        waiting: gauge.waiting(),
+                    });
+                }
+            }
+            Snapshot {
+                at,
+                quotas,
+                waiting: core.state.lanes.waiting(),
+            }
+        })
+    }
+}
