@@ -205,9 +205,10 @@ impl fmt::Display for FileError {
             Self::Rows { path, rows } => {
                 write!(
                     f,
-                    "{} has {} malformed rows, so nothing was sent:",
+                    "{} has {} malformed {}, so nothing was sent:",
                     path.display(),
-                    rows.len()
+                    rows.len(),
+                    if rows.len() == 1 { "row" } else { "rows" }
                 )?;
                 for row in rows.iter().take(LISTED) {
                     write!(f, "\n  line {}: {}", row.line, row.reason)?;
