@@ -119,7 +119,7 @@ impl<S, B, R: Seed> Call<S, B, R> {
     /// Whether this is the final answer to the only attempt: then there is
     /// nothing to decide, nor to tell.
     pub(crate) fn is_plain<ResB>(&self, response: &Response<ResB>) -> bool {
-        let plain = self.progress.is_none() && judge(response).verdict.is_final();
+        let plain = self.progress.is_none() && is_final(response);
         if plain {
             let settings = self.policy.settings();
             settings.budget.deposit_success();
@@ -128,6 +128,12 @@ impl<S, B, R: Seed> Call<S, B, R> {
             }
         }
         plain
+    }
+
+    /// Whether an attempt that has ended may have had an effect.
+    pub(crate) fn is_in_doubt(&self) -> bool {
+        let progress = self.progress.as_ref();
+        progress.is_some_and(|progress| progress.course.is_in_doubt())
     }
 
     pub(crate) fn progress(&mut self) -> (&mut Progress, &Settings<R>) {
@@ -218,14 +224,18 @@ impl<S, B, R: Seed> Call<S, B, R> {
             unreachable!("a call is repeated only once it has ended, and while it is kept");
         };
         if let Err(error) = ready!(resend.service.poll_ready(cx)) {
-            return Poll::Ready(Err(progress.fail(error.into(), Stop::NotReady)));
+            let error = error.into();
+            // It was never handed the request.
+            let last = Fault::find(&*error).map_or(Verdict::NO_EFFECT, Fault::verdict);
+            return Poll::Ready(Err(progress.fail(error, last, Stop::NotReady, None)));
         }
         let now = Instant::now();
         if progress.key_has_expired(now) {
             // It was valid when the wait began, but the service took its time
             // to get ready.
             let fault = Fault::new(Verdict::Unknown).in_phase(Phase::BackOff);
-            return Poll::Ready(Err(progress.fail(fault.into(), Stop::KeyExpired)));
+            let error = progress.fail(fault.into(), Verdict::Unknown, Stop::KeyExpired, None);
+            return Poll::Ready(Err(error));
         }
         progress.run.since = now;
         if let Some(paid) = &mut progress.paid {
@@ -319,50 +329,55 @@ impl Progress {
         stop: Stop,
         would_have_waited: Option<Duration>,
     ) -> Result<Response<B>, RetryError> {
-        let verdict = self.course.verdict(last);
-        telemetry::stop(self.records.made(), verdict, stop, &outcome);
-        let attempts = Attempts::new(mem::take(&mut self.records), stop, would_have_waited);
-        let key = self.evidence.key.take();
         let mut response = match outcome {
             Ok(response) => response,
-            Err(error) => return Err(RetryError::new(error, verdict, key, attempts)),
+            Err(error) => return Err(self.fail(error, last, stop, would_have_waited)),
         };
+        let verdict = self.course.verdict(last);
+        let status = Some(response.status());
+        telemetry::stop(self.records.made(), verdict, stop, status, None);
         let extensions = response.extensions_mut();
         if verdict == Verdict::Unknown {
             extensions.insert(verdict);
-            if let Some(key) = key {
+            if let Some(key) = self.evidence.key.take() {
                 extensions.insert(key);
             }
         }
-        extensions.insert(attempts);
+        extensions.insert(self.story(stop, would_have_waited));
         Ok(response)
     }
 
-    /// Ends the call before its next attempt.
-    fn fail(&mut self, error: BoxError, stop: Stop) -> RetryError {
-        let last = Fault::find(&*error).map_or(Verdict::NO_EFFECT, Fault::verdict);
-        match self.end::<()>(Err(error), last, stop, None) {
-            Err(error) => error,
-            Ok(_) => unreachable!(),
-        }
+    /// Ends the call with an error.
+    fn fail(
+        &mut self,
+        error: BoxError,
+        last: Verdict,
+        stop: Stop,
+        would_have_waited: Option<Duration>,
+    ) -> RetryError {
+        let verdict = self.course.verdict(last);
+        telemetry::stop(self.records.made(), verdict, stop, None, Some(&*error));
+        let story = self.story(stop, would_have_waited);
+        RetryError::new(error, verdict, self.evidence.key.take(), story)
+    }
+
+    fn story(&mut self, stop: Stop, would_have_waited: Option<Duration>) -> Attempts {
+        Attempts::new(mem::take(&mut self.records), stop, would_have_waited)
+    }
+}
+
+/// Whether the answer is final, at the price of one look.
+fn is_final<B>(response: &Response<B>) -> bool {
+    match Verdict::of(response.extensions()) {
+        Some(verdict) => verdict.is_final(),
+        None => Verdict::of_status(response.status()).is_final(),
     }
 }
 
 /// What an attempt's outcome means.
 pub(crate) fn judge_outcome<B>(outcome: &Result<Response<B>, BoxError>) -> Judgement {
     match outcome {
-        Ok(response) => judge(response),
+        Ok(response) => Judgement::of_response(response, SystemTime::now()),
         Err(error) => Verdict::of_error(&**error).into(),
     }
-}
-
-/// What the answer to an attempt means.
-fn judge<B>(response: &Response<B>) -> Judgement {
-    if response.status().is_success() {
-        // Most answers. The wall clock is only needed where a head asks for a
-        // delay until a date.
-        let verdict = Verdict::of(response.extensions());
-        return verdict.unwrap_or(Verdict::Done).into();
-    }
-    Judgement::of_response(response, SystemTime::now())
 }

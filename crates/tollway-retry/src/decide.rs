@@ -67,6 +67,11 @@ impl Course {
         }
     }
 
+    /// Whether an attempt that has ended may have had an effect.
+    pub(crate) fn is_in_doubt(&self) -> bool {
+        self.unknown
+    }
+
     /// Whether another attempt would repeat one that may have had an effect,
     /// so that only a key makes it safe: every later one would, even after an
     /// answer that says "not executed".

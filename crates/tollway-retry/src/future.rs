@@ -7,7 +7,7 @@ use http::{Request, Response};
 use http_body::Body;
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep_until};
-use tollway_core::BoxError;
+use tollway_core::{BoxError, Phase};
 use tower_service::Service;
 
 use crate::call::{Call, Next};
@@ -53,6 +53,8 @@ pin_project! {
         },
         // The wait is over, and the service below gets ready.
         Ready,
+        // Nothing is left to do.
+        Over,
     }
 }
 
@@ -92,15 +94,39 @@ where
 {
     type Output = Result<Response<ResB>, RetryError>;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let poll = self.as_mut().poll_call(cx);
+        if poll.is_pending() && self.project().call.is_in_doubt() {
+            // The note that stands is about the latest attempt: it may wait for
+            // a permit. That says nothing of the one before, which may have had
+            // an effect.
+            return Phase::Head.pending();
+        }
+        poll
+    }
+}
+
+impl<S, B, ResB, R> RetryFuture<S, B, ResB, R>
+where
+    S: Service<Request<ReplayBody<B>>, Response = Response<ResB>>,
+    S::Error: Into<BoxError>,
+    B: Body + Unpin,
+    B::Error: Into<BoxError>,
+    ResB: Body,
+    R: Seed,
+{
+    fn poll_call(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Response<ResB>, RetryError>> {
         let mut this = self.project();
         loop {
             let outcome = match this.state.as_mut().project() {
-                StateProj::Attempt { future } => match future.poll(cx) {
-                    Poll::Ready(Ok(response)) if this.call.is_plain(&response) => {
+                StateProj::Attempt { future } => match Phase::observe(|| future.poll(cx)) {
+                    (Poll::Ready(Ok(response)), _) if this.call.is_plain(&response) => {
                         return Poll::Ready(Ok(response));
                     }
-                    Poll::Ready(outcome) => {
+                    (Poll::Ready(outcome), _) => {
                         let outcome = outcome.map_err(Into::into);
                         let rival = this.rival.take().and_then(|rival| rival.under_way());
                         match rival {
@@ -114,18 +140,21 @@ where
                             },
                         }
                     }
-                    Poll::Pending => {
+                    (Poll::Pending, note) => {
                         let Some(rival) = this.rival else {
                             return Poll::Pending;
                         };
-                        let outcome = ready!(this.call.poll_rival(rival, cx));
+                        let outcome = match Phase::observe(|| this.call.poll_rival(rival, cx)) {
+                            (Poll::Ready(outcome), _) => outcome,
+                            (Poll::Pending, beside) => return rival.pending_beside(note, beside),
+                        };
                         let run = rival.run();
                         *this.rival = None;
                         match outcome.and_then(|outcome| this.call.rival_ended(outcome, run)) {
                             Some(outcome) => {
                                 // Cancelled here, and not when the caller gets
                                 // round to dropping this future.
-                                this.state.set(State::Ready);
+                                this.state.set(State::Over);
                                 outcome
                             }
                             // The first attempt goes on alone, and has been
@@ -146,6 +175,7 @@ where
                     this.state.set(State::Ready);
                     continue;
                 }
+                StateProj::Over => panic!("polled again after it was ready"),
                 StateProj::Ready => {
                     let future = match ready!(this.call.poll_resend(cx)) {
                         Ok(future) => future,

@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 
 use http::{Request, Response};
 use tokio::time::{Instant, Sleep, sleep_until};
-use tollway_core::BoxError;
+use tollway_core::{BoxError, Phase};
 use tower_service::Service;
 
 use crate::budget::{Cost, Withdrawal};
@@ -40,6 +40,21 @@ impl<F> Rival<F> {
 
     pub(crate) fn run(&self) -> Run {
         self.run
+    }
+
+    /// Both attempts are pending, with these notes: that of the one which may
+    /// have been sent stands, if there is such a one.
+    pub(crate) fn pending_beside<T>(&self, first: Option<Phase>, own: Option<Phase>) -> Poll<T> {
+        let own = match self.stage {
+            Stage::UnderWay(_) => own,
+            // Nothing of it was sent.
+            _ => first,
+        };
+        let before_sending = |note: &Option<Phase>| note.is_some_and(Phase::is_before_sending);
+        match [first, own].into_iter().find(|note| !before_sending(note)) {
+            Some(sent) => sent.unwrap_or(Phase::Head).pending(),
+            None => first.unwrap_or(Phase::Head).pending(),
+        }
     }
 }
 

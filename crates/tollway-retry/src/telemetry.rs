@@ -3,9 +3,10 @@
 //! Attribute names are those of OpenTelemetry's HTTP client conventions where
 //! there is one; durations are in seconds, as there.
 
+use std::error::Error;
 use std::time::Duration;
 
-use http::Response;
+use http::{Response, StatusCode};
 use tollway_core::{BoxError, Fault, Phase, Verdict};
 
 use crate::story::Stop;
@@ -18,63 +19,59 @@ pub(crate) fn retry<B>(
     outcome: &Result<Response<B>, BoxError>,
 ) {
     tracing::debug!(
-            target: "tollway::retry",
+        target: "tollway::retry",
         {
             http.request.resend_count = made,
-            http.response.status_code = status(outcome),
-            "error.type" = error_type(outcome),
+            http.response.status_code = outcome.as_ref().ok().map(|it| it.status().as_u16()),
+            "error.type" = outcome.as_ref().err().map(|error| error_type(&**error)),
             tollway.verdict = verdict.as_str(),
             tollway.retry.delay = delay.as_secs_f64(),
-    },
-            "retrying"
-        );
+        },
+        "retrying"
+    );
 }
 
 /// The call has ended, `made` attempts later, and `stop` is why.
-pub(crate) fn stop<B>(
+pub(crate) fn stop(
     made: u32,
     verdict: Verdict,
     stop: Stop,
-    outcome: &Result<Response<B>, BoxError>,
+    status: Option<StatusCode>,
+    error: Option<&(dyn Error + 'static)>,
 ) {
     let resends = made.saturating_sub(1);
     // Somebody has to look such a call up.
     if verdict == Verdict::Unknown {
         tracing::warn!(
-                    target: "tollway::retry",
-        {
-                    http.request.resend_count = resends,
-                    http.response.status_code = status(outcome),
-                    "error.type" = error_type(outcome),
-                    tollway.verdict = verdict.as_str(),
-                    tollway.retry.stop = stop.as_str(),
-        },
-                    "outcome unknown"
-                );
+            target: "tollway::retry",
+            {
+                http.request.resend_count = resends,
+                http.response.status_code = status.map(|status| status.as_u16()),
+                "error.type" = error.map(error_type),
+                tollway.verdict = verdict.as_str(),
+                tollway.retry.stop = stop.as_str(),
+            },
+            "outcome unknown"
+        );
     } else {
         tracing::debug!(
-                    target: "tollway::retry",
-        {
-                    http.request.resend_count = resends,
-                    http.response.status_code = status(outcome),
-                    "error.type" = error_type(outcome),
-                    tollway.verdict = verdict.as_str(),
-                    tollway.retry.stop = stop.as_str(),
-        },
-                    "not retrying"
-                );
+            target: "tollway::retry",
+            {
+                http.request.resend_count = resends,
+                http.response.status_code = status.map(|status| status.as_u16()),
+                "error.type" = error.map(error_type),
+                tollway.verdict = verdict.as_str(),
+                tollway.retry.stop = stop.as_str(),
+            },
+            "not retrying"
+        );
     }
-}
-
-fn status<B>(outcome: &Result<Response<B>, BoxError>) -> Option<u16> {
-    let response = outcome.as_ref().ok()?;
-    Some(response.status().as_u16())
 }
 
 /// Where the attempt failed: a handful of names, and never a text that might
 /// hold a secret.
-fn error_type<B>(outcome: &Result<Response<B>, BoxError>) -> Option<&'static str> {
-    let error = outcome.as_ref().err()?;
-    let phase = Fault::find(&**error).and_then(Fault::phase);
-    Some(phase.map_or("_OTHER", Phase::as_str))
+fn error_type(error: &(dyn Error + 'static)) -> &'static str {
+    Fault::find(error)
+        .and_then(Fault::phase)
+        .map_or("_OTHER", Phase::as_str)
 }
