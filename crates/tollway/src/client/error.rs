@@ -4,6 +4,8 @@ use std::error::Error as StdError;
 use std::fmt;
 
 use tollway_core::{BoxError, Fault, IdempotencyKey, Phase, Verdict};
+use tollway_limit::RateLimitError;
+use tollway_pool::PoolError;
 use tollway_retry::{Attempts, RetryError};
 
 /// A call of a [`Client`](crate::Client) that ended without a response.
@@ -42,10 +44,18 @@ impl Error {
         matches!(self.verdict(), Verdict::NotExecuted { .. })
     }
 
-    /// Whether time ran out: the deadline's, or an attempt's.
+    /// Whether time ran out: the deadline's, an attempt's, or the pool's limit
+    /// on getting a connection. The limiter's refusal to wait for a permit that
+    /// would come after the deadline counts too.
     #[must_use]
     pub fn is_timeout(&self) -> bool {
         tollway_timeout::is_timeout(&*self.source)
+            || self.links().any(|link| {
+                let limit = link.downcast_ref::<RateLimitError>();
+                let pool = link.downcast_ref::<PoolError>();
+                limit.is_some_and(RateLimitError::is_deadline)
+                    || pool.is_some_and(PoolError::is_timeout)
+            })
     }
 
     /// Where the call was when it failed, if known.

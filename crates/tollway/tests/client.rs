@@ -1,0 +1,199 @@
+//! The client over real sockets and the simulated gateways.
+
+use std::error::Error as _;
+use std::time::Duration;
+
+use http::{Method, Request, StatusCode};
+use tollway::core::{IdempotencyKey, Rules, Verdict};
+use tollway::limit::{Limits, Quota};
+use tollway::retry::Attempts;
+use tollway::{Body, Client, Profile, profiles};
+use tollway_sim::{Fault, Faults, Gateway, Provider};
+use tower::{Service, ServiceExt};
+
+fn all() -> [Profile; 6] {
+    [
+        profiles::payrix(),
+        profiles::stripe(),
+        profiles::stripe_sandbox(),
+        profiles::modern_treasury(),
+        profiles::savvy(),
+        profiles::payalo(),
+    ]
+}
+
+async fn stripe(faults: Faults) -> (Gateway, Client) {
+    let gateway = Gateway::builder(Provider::Stripe)
+        .faults(faults)
+        .start()
+        .await
+        .unwrap();
+    let client = Client::builder(profiles::stripe())
+        .plain_http(true)
+        .build()
+        .unwrap();
+    (gateway, client)
+}
+
+fn payout(gateway: &Gateway, reference: &str) -> Request<Body> {
+    let body = format!("amount=1100&currency=usd&metadata[reference]={reference}");
+    Request::post(format!("{}/v1/payouts", gateway.url()))
+        .header("content-type", "application/x-www-form-urlencoded")
+        .body(Body::from(body))
+        .unwrap()
+}
+
+#[test]
+fn every_profile_makes_a_client() {
+    for profile in all() {
+        let name = profile.name.clone();
+        assert!(Client::builder(profile).build().is_ok(), "{name}");
+    }
+}
+
+#[test]
+fn a_client_can_be_shared() {
+    fn shared<T: Clone + Send + Sync + 'static>(_: &T) {}
+    let client = Client::builder(Profile::new("anybody")).build().unwrap();
+    shared(&client);
+}
+
+#[test]
+fn stripe_takes_keys_on_post_and_on_delete_in_version_2() {
+    let keys = profiles::stripe().keys.unwrap();
+    assert!(keys.applies_to(&Method::POST, "/v1/payouts"));
+    assert!(keys.applies_to(&Method::POST, "/v1/payment_intents/pi_1/confirm"));
+    assert!(keys.applies_to(&Method::DELETE, "/v2/core/accounts/1"));
+    assert!(!keys.applies_to(&Method::DELETE, "/v1/customers/1"));
+    assert!(!keys.applies_to(&Method::GET, "/v1/payouts"));
+}
+
+#[test]
+fn a_setting_without_sense_is_refused_by_name() {
+    let limits = Limits::builder().every_call(Quota::per_second(0));
+    let error = Client::builder(profiles::stripe())
+        .limits(limits)
+        .build()
+        .unwrap_err();
+    let text = error.to_string();
+    assert!(
+        text.starts_with("no client can be built: limits: "),
+        "{text}"
+    );
+    assert!(text.contains("every call"), "{text}");
+
+    let retry = tollway::retry::RetryPolicy::builder().max_attempts(0);
+    let error = Client::builder(profiles::stripe())
+        .retry(retry)
+        .build()
+        .unwrap_err();
+    assert!(error.to_string().contains("max_attempts"), "{error}");
+}
+
+#[tokio::test]
+async fn a_call_is_retried_under_one_key_and_tells_its_story() {
+    let (gateway, client) = stripe(Faults::script([Some(Fault::ErrorAfter(503))])).await;
+    let response = client.send(payout(&gateway, "po-1")).await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+    assert_eq!(Attempts::of(response.extensions()).unwrap().made(), 2);
+    let key = IdempotencyKey::of(response.extensions()).unwrap();
+    let ledger = gateway.ledger();
+    assert_eq!(ledger.entries[0].key.as_deref(), Some(key.as_str()));
+    assert_eq!(ledger.times_applied("po-1"), 1);
+}
+
+#[tokio::test]
+async fn it_is_a_tower_service_for_any_body() {
+    let (gateway, mut client) = stripe(Faults::none()).await;
+    let request = payout(&gateway, "po-2")
+        .map(|_| String::from("amount=1100&currency=usd&metadata[reference]=po-2"));
+    let response = client
+        .ready_for(&request)
+        .await
+        .call(request)
+        .await
+        .unwrap();
+    assert_eq!(Verdict::of_response(&response), Verdict::Done);
+    assert_eq!(gateway.ledger().times_applied("po-2"), 1);
+}
+
+/// `ServiceExt::ready` can't tell which body is meant; the request does.
+trait ReadyFor: Sized {
+    async fn ready_for<B>(&mut self, request: &Request<B>) -> &mut Self
+    where
+        Self: Service<Request<B>>,
+        Self::Error: std::fmt::Debug;
+}
+
+impl ReadyFor for Client {
+    async fn ready_for<B>(&mut self, _: &Request<B>) -> &mut Self
+    where
+        Self: Service<Request<B>>,
+        <Self as Service<Request<B>>>::Error: std::fmt::Debug,
+    {
+        ServiceExt::<Request<B>>::ready(self).await.unwrap()
+    }
+}
+
+#[tokio::test]
+async fn an_error_says_what_it_means_and_why() {
+    let (gateway, _) = stripe(Faults::none()).await;
+    let request = payout(&gateway, "po-3");
+    gateway.shutdown().await;
+    let retry = tollway::retry::RetryPolicy::builder().max_attempts(1);
+    let client = Client::builder(profiles::stripe())
+        .plain_http(true)
+        .retry(retry)
+        .build()
+        .unwrap();
+    let error = client.send(request).await.unwrap_err();
+    assert!(error.is_not_executed());
+    assert!(!error.is_unknown() && !error.is_timeout());
+    assert_eq!(error.phase(), Some(tollway::core::Phase::Connect));
+    assert!(error.idempotency_key().is_some());
+    assert_eq!(error.attempts().unwrap().made(), 1);
+    assert_eq!(error.to_string(), "the call had no effect");
+    assert!(format!("{error:#}").contains("refused"), "{error:#}");
+    assert!(error.source().is_some());
+}
+
+#[tokio::test]
+async fn plain_http_is_refused_unless_asked_for() {
+    let (gateway, _) = stripe(Faults::none()).await;
+    let client = Client::builder(profiles::stripe()).build().unwrap();
+    let error = client.send(payout(&gateway, "po-4")).await.unwrap_err();
+    assert_eq!(error.verdict(), Verdict::Rejected, "{error:#}");
+    assert_eq!(error.attempts().unwrap().made(), 1);
+    assert_eq!(gateway.stats().connections_accepted, 0);
+}
+
+#[tokio::test]
+async fn rules_and_limits_can_be_replaced() {
+    let (gateway, _) = stripe(Faults::none()).await;
+    let limits = Limits::builder()
+        .every_call(Quota::per_second(1))
+        .max_waiting(0);
+    let client = Client::builder(profiles::stripe())
+        .rules(Rules::new().status(StatusCode::OK, Verdict::Rejected))
+        .limits(limits)
+        .keys(None)
+        .deadline(Duration::from_millis(500))
+        .plain_http(true)
+        .build()
+        .unwrap();
+    let response = client.send(payout(&gateway, "po-5")).await.unwrap();
+    assert_eq!(Verdict::of_response(&response), Verdict::Rejected);
+    assert_eq!(gateway.ledger().entries[0].key, None);
+    let error = client.send(payout(&gateway, "po-6")).await.unwrap_err();
+    assert!(error.is_not_executed(), "{error:#}");
+    assert_eq!(gateway.ledger().effects(), 1);
+}
+
+#[tokio::test]
+async fn a_drained_client_takes_no_more_calls() {
+    let (gateway, client) = stripe(Faults::none()).await;
+    client.send(payout(&gateway, "po-7")).await.unwrap();
+    assert_eq!(client.drain(Duration::from_secs(5)).await, 0);
+    let error = client.send(payout(&gateway, "po-8")).await.unwrap_err();
+    assert!(error.is_not_executed(), "{error:#}");
+}
