@@ -16,8 +16,12 @@ use crate::connection::Busy;
 #[derive(Debug)]
 enum Delivery {
     Whole,
-    /// The rest is held back, and the stream breaks off.
-    Half,
+    /// The rest is held back, and once the half is on its way the stream breaks off.
+    Half {
+        /// How often the connection was written to before.
+        writes: u64,
+        pause: Pin<Box<Sleep>>,
+    },
     /// In this many pieces, with a pause before each.
     Slow {
         pieces: u32,
@@ -31,19 +35,22 @@ enum Delivery {
 pub(crate) struct SimBody {
     rest: Bytes,
     delivery: Delivery,
-    sent_half: bool,
-    _busy: Busy,
+    busy: Busy,
 }
 
 const PIECES: u32 = 10;
+
+/// Between the half and the break the connection is given this long to write, again and again
+/// until it has, or the client would see neither head nor half: on HTTP/2 another task writes,
+/// and a reset takes along what waits to be written.
+const WRITING: Duration = Duration::from_millis(2);
 
 impl SimBody {
     fn new(rest: Bytes, delivery: Delivery, busy: Busy) -> Self {
         Self {
             rest,
             delivery,
-            sent_half: false,
-            _busy: busy,
+            busy,
         }
     }
 
@@ -53,7 +60,11 @@ impl SimBody {
 
     pub(crate) fn half(body: &Bytes, busy: Busy) -> Self {
         let half = body.slice(..body.len() / 2);
-        Self::new(half, Delivery::Half, busy)
+        let delivery = Delivery::Half {
+            writes: busy.writes(),
+            pause: Box::pin(sleep(WRITING)),
+        };
+        Self::new(half, delivery, busy)
     }
 
     pub(crate) fn slow(body: Bytes, over: Duration, busy: Busy) -> Self {
@@ -77,18 +88,21 @@ impl Body for SimBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
         let this = self.get_mut();
         match &mut this.delivery {
-            Delivery::Half if this.rest.is_empty() && this.sent_half => {
-                Poll::Ready(Some(Err(BrokenOff)))
-            }
-            Delivery::Half if this.rest.is_empty() => {
-                // Between the half and the break the connection gets a turn to flush, or the
-                // client would see neither head nor half.
-                this.sent_half = true;
-                cx.waker().wake_by_ref();
-                Poll::Pending
-            }
+            Delivery::Half { writes, pause } if this.rest.is_empty() => loop {
+                ready!(pause.as_mut().poll(cx));
+                if this.busy.writes() != *writes {
+                    return Poll::Ready(Some(Err(BrokenOff)));
+                }
+                pause.set(sleep(WRITING));
+            },
             _ if this.rest.is_empty() => Poll::Ready(None),
-            Delivery::Whole | Delivery::Half => {
+            Delivery::Half { writes, pause } => {
+                *writes = this.busy.writes();
+                pause.set(sleep(WRITING));
+                let data = std::mem::take(&mut this.rest);
+                Poll::Ready(Some(Ok(Frame::data(data))))
+            }
+            Delivery::Whole => {
                 let data = std::mem::take(&mut this.rest);
                 Poll::Ready(Some(Ok(Frame::data(data))))
             }
@@ -108,14 +122,14 @@ impl Body for SimBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.rest.is_empty() && !matches!(self.delivery, Delivery::Half)
+        self.rest.is_empty() && !matches!(self.delivery, Delivery::Half { .. })
     }
 
     fn size_hint(&self) -> SizeHint {
         match self.delivery {
             Delivery::Whole => SizeHint::with_exact(self.rest.len() as u64),
             // The head promises the length.
-            Delivery::Half | Delivery::Slow { .. } => SizeHint::default(),
+            Delivery::Half { .. } | Delivery::Slow { .. } => SizeHint::default(),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -18,6 +18,7 @@ pub(crate) struct Control {
     /// Which connection it is, in the statistics.
     pub(crate) index: usize,
     requests: AtomicU64,
+    writes: AtomicU64,
     activity: Mutex<Activity>,
     became_idle: Notify,
     finish: Notify,
@@ -36,6 +37,7 @@ impl Control {
         Arc::new(Self {
             index,
             requests: AtomicU64::new(0),
+            writes: AtomicU64::new(0),
             activity: Mutex::new(Activity {
                 in_flight: 0,
                 since: Instant::now(),
@@ -112,6 +114,13 @@ impl Control {
 #[derive(Debug)]
 pub(crate) struct Busy(Arc<Control>);
 
+impl Busy {
+    /// How often something was written to the connection.
+    pub(crate) fn writes(&self) -> u64 {
+        self.0.writes.load(Ordering::Relaxed)
+    }
+}
+
 impl Drop for Busy {
     fn drop(&mut self) {
         let mut activity = self.0.activity();
@@ -161,7 +170,9 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let written = ready!(Pin::new(&mut self.stream).poll_write(cx, buf));
+        self.control.writes.fetch_add(1, Ordering::Relaxed);
+        Poll::Ready(written)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -177,7 +188,9 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, bufs));
+        self.control.writes.fetch_add(1, Ordering::Relaxed);
+        Poll::Ready(written)
     }
 
     fn is_write_vectored(&self) -> bool {

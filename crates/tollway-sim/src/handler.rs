@@ -300,6 +300,12 @@ impl Exchange<'_> {
                 sleep(time).await;
                 Err(self.reset(fault))
             }
+            (Some(Fault::AbortConnection), _) if self.is_http2() => {
+                self.control.abort();
+                // Not a reset of the stream first: the client could take the connection for
+                // sound, and send another request into its end.
+                std::future::pending().await
+            }
             // The resets, and a request that was kept from the core.
             _ => Err(self.reset(fault)),
         }
@@ -312,10 +318,6 @@ impl Exchange<'_> {
                 // The connection ends with the request, and nobody else is on it.
                 self.control.reset_on_close();
                 h2::Reason::CANCEL.into()
-            }
-            Some(Fault::AbortConnection) => {
-                self.control.abort();
-                h2::Reason::INTERNAL_ERROR.into()
             }
             Some(Fault::RefusedStream) => h2::Reason::REFUSED_STREAM.into(),
             _ => h2::Reason::INTERNAL_ERROR.into(),
