@@ -45,7 +45,7 @@ use super::{ClassifyService, Rules};
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct ClassifyLayer<C = Rules> {
     classify: Arc<C>,
 }
@@ -61,6 +61,13 @@ impl<C> ClassifyLayer<C> {
         Self {
             classify: Arc::new(classify),
         }
+    }
+}
+
+// For these rules alone, so that `ClassifyLayer::default()` needs no type said.
+impl Default for ClassifyLayer<Rules> {
+    fn default() -> Self {
+        Self::new(Rules::new())
     }
 }
 
