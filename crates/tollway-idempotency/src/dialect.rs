@@ -178,7 +178,7 @@ impl Dialect {
 
     /// Whether the provider accepts a key of this length.
     pub(crate) fn check(&self, key: &IdempotencyKey) -> Result<(), Misfit> {
-        let len = key.as_str().len();
+        let len = key.header_value().len();
         if len > self.max_len {
             return Err(Misfit::TooLong {
                 len,
@@ -249,4 +249,67 @@ pub(crate) fn write(key: &IdempotencyKey, quoted: bool) -> Result<HeaderValue, M
     }
     text.push(b'"');
     Ok(mint::secret(&text)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_quoted_key_is_escaped_and_an_escaped_one_is_read() {
+        let key: IdempotencyKey = r#"a"b\c"#.parse().expect("a key");
+        let value = write(&key, true).expect("a header");
+        assert_eq!(value.as_bytes(), br#""a\"b\\c""#);
+        assert!(value.is_sensitive());
+        assert_eq!(read(&value, true), Ok(key));
+    }
+
+    #[test]
+    fn only_a_string_counts_as_quoted_and_its_parameters_are_ignored() {
+        let read = |text| read(&HeaderValue::from_static(text), true);
+        for text in [
+            "abc",
+            "17",
+            "?1",
+            ":YWJj:",
+            "(\"a\")",
+            "\"a",
+            "\"a\" \"b\"",
+            "'a'",
+            "",
+        ] {
+            assert_eq!(read(text), Err(Misfit::NotQuoted), "{text}");
+        }
+        let key: IdempotencyKey = "abc".parse().expect("a key");
+        for text in ["\"abc\"", "  \"abc\"  ", "\"abc\";v=1"] {
+            assert_eq!(read(text), Ok(key.clone()), "{text}");
+        }
+        assert_eq!(read("\"\""), Err(InvalidKey::Empty.into()));
+        let space = InvalidKey::Character { at: 1 };
+        assert_eq!(read("\"a b\""), Err(space.into()));
+    }
+
+    proptest! {
+        #[test]
+        fn every_key_survives_the_way_through_the_header(text in "[!-~]{1,255}", quoted: bool) {
+            let key: IdempotencyKey = text.parse().expect("a key");
+            let value = write(&key, quoted).expect("a header");
+            prop_assert_eq!(read(&value, quoted), Ok(key));
+        }
+
+        #[test]
+        fn whatever_stands_in_the_header_is_a_key_or_refused(
+            bytes in prop::collection::vec(any::<u8>(), 0..300),
+            quoted: bool,
+        ) {
+            if let Ok(value) = HeaderValue::from_bytes(&bytes)
+                && let Ok(key) = read(&value, quoted)
+            {
+                prop_assert!(key.as_str().bytes().all(|byte| byte.is_ascii_graphic()));
+                prop_assert!((1..=255).contains(&key.as_str().len()));
+            }
+        }
+    }
 }

@@ -59,7 +59,7 @@ pub(crate) enum Refusal {
 /// It remembers the last `bound` keys at least and twice as many at most, in
 /// two generations: a key goes into the young one whenever it is used; when
 /// that is full it becomes the old one, and the old one is forgotten.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Guard {
     bound: usize,
     young: HashMap<Digest, Use>,
@@ -208,5 +208,136 @@ impl Drop for Ticket {
         self.memory
             .guard()
             .settle(self.key, self.since, self.executed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LIFE: Duration = Duration::from_secs(100);
+
+    fn digest(n: u64) -> Digest {
+        [n, n]
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn never_more_than_twice_the_bound_and_never_fewer_than_it_are_remembered() {
+        let now = Instant::now();
+        let mut guard = Guard::new(10);
+        for key in 0..1000 {
+            let since = guard.admit(digest(key), digest(0), LIFE, now).expect("new");
+            guard.settle(digest(key), since, true);
+            assert!(guard.len() <= 20);
+            for known in (key + 1).saturating_sub(10)..=key {
+                let other = guard.clone().admit(digest(known), digest(1), LIFE, now);
+                assert_eq!(other, Err(Refusal::Reused), "key {known} after {key}");
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_key_in_use_is_not_the_one_that_is_forgotten() {
+        let now = Instant::now();
+        let mut guard = Guard::new(10);
+        for key in 1..1000 {
+            guard
+                .admit(digest(0), digest(0), LIFE, now)
+                .expect("the same payload");
+            guard.admit(digest(key), digest(0), LIFE, now).expect("new");
+        }
+        let other = guard.admit(digest(0), digest(1), LIFE, now);
+        assert_eq!(other, Err(Refusal::Reused));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_old_call_that_ends_late_does_not_free_the_key_of_a_new_one() {
+        let start = Instant::now();
+        let mut guard = Guard::new(10);
+        let old = guard.admit(digest(1), digest(1), LIFE, start).expect("new");
+        let later = start + LIFE;
+        guard
+            .admit(digest(1), digest(2), LIFE, later)
+            .expect("new to the provider");
+        guard.settle(digest(1), old, false);
+        let other = guard.admit(digest(1), digest(3), LIFE, later);
+        assert_eq!(other, Err(Refusal::Reused));
+    }
+
+    /// What happens to a naive memory without a bound.
+    #[derive(Debug, Clone)]
+    enum Event {
+        Admit { key: u64, payload: u64 },
+        Settle { nth: usize, executed: bool },
+        Pass(u64),
+    }
+
+    fn event() -> impl Strategy<Value = Event> {
+        prop_oneof![
+            4 => (0u64..4, 0u64..3).prop_map(|(key, payload)| Event::Admit { key, payload }),
+            3 => (0usize..8, any::<bool>()).prop_map(|(nth, executed)| Event::Settle { nth, executed }),
+            2 => (0u64..60).prop_map(Event::Pass),
+        ]
+    }
+
+    #[derive(Clone)]
+    struct Naive {
+        payload: u64,
+        since: Instant,
+        open: usize,
+        left: bool,
+    }
+
+    proptest! {
+        #[test]
+        fn it_decides_as_a_memory_without_a_bound_does(events in prop::collection::vec(event(), 1..200)) {
+            let mut now = Instant::now();
+            let mut guard = Guard::new(4);
+            let mut naive: HashMap<u64, Naive> = HashMap::new();
+            let mut open: Vec<(u64, Instant)> = Vec::new();
+            for event in events {
+                match event {
+                    Event::Pass(secs) => now += Duration::from_secs(secs),
+                    Event::Admit { key, payload } => {
+                        let fresh = Naive { payload, since: now, open: 0, left: false };
+                        let entry = naive.entry(key).or_insert_with(|| fresh.clone());
+                        let alive = now - entry.since < LIFE;
+                        let expected = match (alive, entry.payload == payload) {
+                            (true, false) => Err(Refusal::Reused),
+                            (false, true) => Err(Refusal::Expired),
+                            (true, true) => Ok(entry.since),
+                            (false, false) => {
+                                *entry = fresh;
+                                Ok(now)
+                            }
+                        };
+                        let got = guard.admit(digest(key), digest(payload), LIFE, now);
+                        prop_assert_eq!(got, expected);
+                        if let Ok(since) = got {
+                            entry.open += 1;
+                            open.push((key, since));
+                        }
+                    }
+                    Event::Settle { nth, executed } => {
+                        if open.is_empty() {
+                            continue;
+                        }
+                        let (key, since) = open.swap_remove(nth % open.len());
+                        guard.settle(digest(key), since, executed);
+                        if let Some(entry) = naive.get_mut(&key).filter(|e| e.since == since) {
+                            entry.open -= 1;
+                            entry.left |= executed;
+                            if entry.open == 0 && !entry.left {
+                                naive.remove(&key);
+                            }
+                        }
+                    }
+                }
+            }
+        }
     }
 }

@@ -105,3 +105,113 @@ impl Visitor<'_> for Is<'_> {
         Ok(name == self.0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_field_is_found_whatever_stands_around_it() {
+        let is = |json: &str| field(json.as_bytes(), "RequestId");
+        assert_eq!(
+            is(r#"{"a":{"RequestId":"x"},"RequestId":"y"}"#),
+            Ok(Some("y".into()))
+        );
+        assert_eq!(
+            is(r#" { "Request\u0049d" : "\u0079" } "#),
+            Ok(Some("y".into()))
+        );
+        assert_eq!(is(r#"{"RequestId":-7}"#), Ok(Some("-7".into())));
+        assert_eq!(is(r#"{"requestid":"x"}"#), Ok(None));
+        assert_eq!(is("{}"), Ok(None));
+    }
+
+    #[test]
+    fn what_is_no_field_is_told_apart() {
+        let is = |json: &str| field(json.as_bytes(), "id");
+        for json in [
+            "",
+            "[]",
+            "\"id\"",
+            "null",
+            "{",
+            r#"{"id":"x"} x"#,
+            r#"{"id":"x""#,
+            "id=x",
+        ] {
+            assert_eq!(is(json), Err(Unreadable::NotAnObject), "{json}");
+        }
+        for json in [
+            r#"{"id":1.5}"#,
+            r#"{"id":null}"#,
+            r#"{"id":["x"]}"#,
+            r#"{"id":{}}"#,
+        ] {
+            assert_eq!(is(json), Err(Unreadable::NotText), "{json}");
+        }
+        for json in [r#"{"id":"x","id":"x"}"#, r#"{"id":null,"id":"x"}"#] {
+            assert_eq!(is(json), Err(Unreadable::Twice), "{json}");
+        }
+    }
+
+    #[test]
+    fn a_field_is_put_in_before_all_others_and_nothing_else_changes() {
+        let put = |json: &str| with_field(json.as_bytes(), "id", "x\"y").expect("an object");
+        assert_eq!(put("{}"), r#"{"id":"x\"y"}"#);
+        assert_eq!(put(" {\n } "), " {\"id\":\"x\\\"y\"\n } ");
+        assert_eq!(
+            put("{ \"a\" : 1.50 }"),
+            "{\"id\":\"x\\\"y\", \"a\" : 1.50 }"
+        );
+    }
+
+    fn json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            "\\PC*".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(3, 24, 4, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                prop::collection::hash_map("[a-c]{1,2}|\\PC*", inner, 0..4)
+                    .prop_map(|map| Value::Object(map.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn a_field_put_in_is_found_and_the_rest_is_as_it_was(
+            object in prop::collection::hash_map("[a-c]{1,2}|\\PC*", json(), 0..5),
+            name in "[a-c]{1,2}|\\PC*",
+            key in "[!-~]{1,255}",
+        ) {
+            let mut object: serde_json::Map<_, _> = object.into_iter().collect();
+            object.remove(&name);
+            let text = Value::from(object.clone()).to_string();
+            prop_assert_eq!(field(text.as_bytes(), &name), Ok(None));
+
+            let whole = with_field(text.as_bytes(), &name, &key).expect("an object");
+            prop_assert_eq!(field(&whole, &name), Ok(Some(key.clone())));
+            object.insert(name, Value::from(key));
+            let read: Value = serde_json::from_slice(&whole).expect("JSON");
+            prop_assert_eq!(read, Value::from(object));
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(json in prop::collection::vec(any::<u8>(), 0..200), name in "\\PC*") {
+            let _ = field(&json, &name);
+            let _ = with_field(&json, &name, "x");
+        }
+
+        #[test]
+        fn no_text_that_looks_like_json_makes_it_panic(json in "[\\{\\}\\[\\]\":,\\\\a0-1eu. \n-]{0,60}") {
+            let _ = field(json.as_bytes(), "a");
+            let _ = with_field(json.as_bytes(), "a", "x");
+        }
+    }
+}

@@ -1,0 +1,327 @@
+//! Keys that come back.
+#![expect(clippy::unwrap_used, reason = "a test's helpers may panic")]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::Full;
+use tollway_core::{BoxError, Fault, IdempotencyKey, Verdict};
+use tollway_idempotency::{
+    Dialect, IdempotencyKeyLayer, IdempotencyKeyService, KeyBody, KeyError, key_of,
+};
+use tower::{Layer, Service, ServiceExt};
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Answers with `status`, or not at all with 0, and counts.
+#[derive(Clone, Default)]
+struct Gateway {
+    status: u16,
+    /// Whether it is never ready.
+    busy: bool,
+    calls: Arc<AtomicUsize>,
+}
+
+impl Gateway {
+    fn answering(status: u16) -> Self {
+        Self {
+            status,
+            ..Self::default()
+        }
+    }
+
+    fn calls(&self) -> usize {
+        self.calls.load(Ordering::SeqCst)
+    }
+}
+
+impl<B> Service<Request<KeyBody<B>>> for Gateway {
+    type Response = Response<()>;
+    type Error = BoxError;
+    type Future = std::pin::Pin<Box<dyn Future<Output = Result<Response<()>, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        if self.busy {
+            Poll::Pending
+        } else {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    fn call(&mut self, _: Request<KeyBody<B>>) -> Self::Future {
+        self.calls.fetch_add(1, Ordering::SeqCst);
+        let status = self.status;
+        Box::pin(async move {
+            match status {
+                0 => std::future::pending().await,
+                1 => Err(Fault::new(Verdict::NO_EFFECT).into()),
+                2 => Err("reset".into()),
+                _ => {
+                    let mut response = Response::new(());
+                    *response.status_mut() = StatusCode::from_u16(status)?;
+                    Ok(response)
+                }
+            }
+        })
+    }
+}
+
+type Guarded = IdempotencyKeyService<Gateway>;
+
+fn guarded(gateway: &Gateway) -> Guarded {
+    IdempotencyKeyLayer::new().layer(gateway.clone())
+}
+
+fn pay(key: &str, path: &str, body: &'static str) -> Request<Full<Bytes>> {
+    Request::post(path)
+        .header("idempotency-key", key)
+        .body(Full::from(body))
+        .unwrap()
+}
+
+async fn call(
+    service: &Guarded,
+    key: &str,
+    path: &str,
+    body: &'static str,
+) -> Result<Response<()>, BoxError> {
+    service.clone().oneshot(pay(key, path, body)).await
+}
+
+fn refusal(error: &BoxError) -> &KeyError {
+    error.downcast_ref().unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_same_call_may_be_repeated_while_its_key_lives() {
+    let gateway = Gateway::answering(200);
+    let service = guarded(&gateway);
+    for _ in 0..24 {
+        call(&service, "k", "/p", "{}").await.unwrap();
+        tokio::time::advance(DAY / 25).await;
+    }
+    assert_eq!(gateway.calls(), 24);
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_body_path_or_query_under_the_same_key_is_refused_before_it_leaves() {
+    let gateway = Gateway::answering(200);
+    let service = guarded(&gateway);
+    call(&service, "k", "/p", "{}").await.unwrap();
+    for (path, body) in [("/p", "{ }"), ("/p", ""), ("/q", "{}"), ("/p?x=1", "{}")] {
+        let error = call(&service, "k", path, body).await.unwrap_err();
+        assert!(refusal(&error).is_reused());
+        assert_eq!(Verdict::of_error(&*error), Verdict::Rejected);
+        assert_eq!(key_of(&*error).unwrap().as_str(), "k");
+    }
+    call(&service, "other", "/p", "{ }").await.unwrap();
+    assert_eq!(gateway.calls(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_method_under_the_same_key_is_refused() {
+    let gateway = Gateway::answering(200);
+    let dialect = Dialect::default().methods([http::Method::POST, http::Method::PUT]);
+    let service = IdempotencyKeyLayer::new()
+        .dialect(dialect)
+        .layer(gateway.clone());
+    call(&service, "k", "/p", "{}").await.unwrap();
+    let mut request = pay("k", "/p", "{}");
+    *request.method_mut() = http::Method::PUT;
+    let error = service.oneshot(request).await.unwrap_err();
+    assert!(refusal(&error).is_reused());
+}
+
+#[tokio::test(start_paused = true)]
+async fn services_of_one_layer_and_their_clones_share_what_they_remember() {
+    let gateway = Gateway::answering(200);
+    let layer = IdempotencyKeyLayer::new();
+    let (one, two) = (layer.layer(gateway.clone()), layer.clone().layer(gateway));
+    call(&one, "k", "/p", "{}").await.unwrap();
+    let error = call(&two, "k", "/p", "[]").await.unwrap_err();
+    assert!(refusal(&error).is_reused());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_repeat_after_the_keys_life_is_refused_and_its_outcome_unknown() {
+    let gateway = Gateway::answering(200);
+    let service = guarded(&gateway);
+    call(&service, "k", "/p", "{}").await.unwrap();
+    tokio::time::advance(DAY).await;
+    let error = call(&service, "k", "/p", "{}").await.unwrap_err();
+    assert!(refusal(&error).is_expired());
+    assert_eq!(Verdict::of_error(&*error), Verdict::Unknown);
+    assert_eq!(gateway.calls(), 1);
+
+    // Another payload is a new call to a provider that has forgotten the key.
+    call(&service, "k", "/p", "[]").await.unwrap();
+    assert_eq!(gateway.calls(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_repeat_is_told_how_long_its_key_still_lives() {
+    let seen = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let inner = tower::service_fn({
+        let seen = Arc::clone(&seen);
+        move |request: Request<KeyBody<Full<Bytes>>>| {
+            let key = IdempotencyKey::of(request.extensions()).cloned();
+            seen.lock().unwrap().push(key);
+            std::future::ready(Ok::<_, BoxError>(Response::new(())))
+        }
+    });
+    let service = IdempotencyKeyLayer::new().layer(inner);
+    let end = tokio::time::Instant::now() + DAY;
+    service.clone().oneshot(pay("k", "/p", "{}")).await.unwrap();
+    tokio::time::advance(DAY / 2).await;
+    service.oneshot(pay("k", "/p", "{}")).await.unwrap();
+    let seen = seen.lock().unwrap();
+    assert_eq!(seen[0], None, "it has its whole life before it");
+    let key = seen[1].as_ref().unwrap();
+    assert!(key.is_valid(end - Duration::from_nanos(1)) && !key.is_valid(end));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_had_no_effect_frees_its_key() {
+    for status in [429, 1] {
+        let gateway = Gateway::answering(status);
+        let service = guarded(&gateway);
+        let _ = call(&service, "k", "/p", "{}").await;
+        let again = call(&service, "k", "/p", "[]").await;
+        assert_eq!(gateway.calls(), 2, "{status}: {again:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_may_have_had_an_effect_keeps_its_key() {
+    for status in [200, 400, 500, 2] {
+        let gateway = Gateway::answering(status);
+        let service = guarded(&gateway);
+        let _ = call(&service, "k", "/p", "{}").await;
+        let error = call(&service, "k", "/p", "[]").await.unwrap_err();
+        assert!(refusal(&error).is_reused(), "{status}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_dropped_in_flight_keeps_its_key() {
+    let gateway = Gateway::answering(0);
+    let service = guarded(&gateway);
+    let mut pending = tokio_test::task::spawn(call(&service, "k", "/p", "{}"));
+    assert!(pending.poll().is_pending());
+    assert_eq!(gateway.calls(), 1);
+    drop(pending);
+    let error = call(&service, "k", "/p", "[]").await.unwrap_err();
+    assert!(refusal(&error).is_reused());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_dropped_before_it_left_leaves_no_trace() {
+    // While its body is read.
+    struct Stuck;
+    impl http_body::Body for Stuck {
+        type Data = Bytes;
+        type Error = BoxError;
+        fn poll_frame(
+            self: std::pin::Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<http_body::Frame<Bytes>, BoxError>>> {
+            Poll::Pending
+        }
+        fn size_hint(&self) -> http_body::SizeHint {
+            http_body::SizeHint::with_exact(2)
+        }
+    }
+    let gateway = Gateway::answering(200);
+    let layer = IdempotencyKeyLayer::new();
+    let request = pay("k", "/p", "{}").map(|_| Stuck);
+    let mut reading = tokio_test::task::spawn(layer.layer(gateway.clone()).oneshot(request));
+    assert!(reading.poll().is_pending());
+    drop(reading);
+
+    // While the inner service isn't ready: its clone isn't, once the body is
+    // there.
+    let busy = Gateway {
+        busy: true,
+        ..gateway.clone()
+    };
+    let mut service = layer.layer(busy);
+    let mut readying = tokio_test::task::spawn(service.call(pay("k", "/p", "{}")));
+    assert!(readying.poll().is_pending());
+    drop(readying);
+
+    assert_eq!(gateway.calls(), 0);
+    let other = layer.layer(gateway.clone());
+    call(&other, "k", "/p", "[]").await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_of_unknown_length_stands_for_its_method_and_path_alone() {
+    #[derive(Clone)]
+    struct Unsized(Full<Bytes>);
+    impl http_body::Body for Unsized {
+        type Data = Bytes;
+        type Error = std::convert::Infallible;
+        fn poll_frame(
+            mut self: std::pin::Pin<&mut Self>,
+            cx: &mut Context<'_>,
+        ) -> Poll<Option<Result<http_body::Frame<Bytes>, Self::Error>>> {
+            std::pin::Pin::new(&mut self.0).poll_frame(cx)
+        }
+    }
+    let gateway = Gateway::answering(200);
+    let service = guarded(&gateway);
+    for body in ["a", "b"] {
+        let request = pay("k", "/p", body).map(Unsized);
+        service.clone().oneshot(request).await.unwrap();
+    }
+    let request = pay("k", "/q", "a").map(Unsized);
+    let error = service.oneshot(request).await.unwrap_err();
+    assert!(refusal(&error).is_reused());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_longer_than_it_said_is_refused() {
+    struct Liar;
+    impl http_body::Body for Liar {
+        type Data = Bytes;
+        type Error = BoxError;
+        fn poll_frame(
+            self: std::pin::Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<http_body::Frame<Bytes>, BoxError>>> {
+            Poll::Ready(Some(Ok(http_body::Frame::data(Bytes::from_static(
+                &[0; 1024],
+            )))))
+        }
+        fn size_hint(&self) -> http_body::SizeHint {
+            http_body::SizeHint::with_exact(2)
+        }
+    }
+    let gateway = Gateway::answering(200);
+    let request = pay("k", "/p", "").map(|_| Liar);
+    let error = guarded(&gateway).oneshot(request).await.unwrap_err();
+    assert!(refusal(&error).is_refused());
+    assert_eq!(gateway.calls(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn beyond_the_bound_the_oldest_are_forgotten_and_zero_remembers_none() {
+    let gateway = Gateway::answering(200);
+    let service = IdempotencyKeyLayer::new()
+        .remember(4)
+        .layer(gateway.clone());
+    for key in 0..9 {
+        call(&service, &key.to_string(), "/p", "{}").await.unwrap();
+    }
+    assert!(call(&service, "8", "/p", "[]").await.is_err());
+    assert!(call(&service, "5", "/p", "[]").await.is_err());
+    call(&service, "0", "/p", "[]").await.unwrap();
+
+    let service = IdempotencyKeyLayer::new().remember(0).layer(gateway);
+    call(&service, "k", "/p", "{}").await.unwrap();
+    call(&service, "k", "/p", "[]").await.unwrap();
+}
