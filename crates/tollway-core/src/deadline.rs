@@ -43,6 +43,7 @@ impl Deadline {
 
     /// The deadline that `extensions` carry, if any.
     #[must_use]
+    #[inline]
     pub fn of(extensions: &Extensions) -> Option<Self> {
         extensions.get().copied()
     }

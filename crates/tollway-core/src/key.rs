@@ -43,13 +43,20 @@ impl IdempotencyKey {
         if bytes.len() > Self::MAX_LEN {
             return Err(InvalidKey::TooLong(bytes.len()));
         }
-        match bytes.iter().position(|byte| !byte.is_ascii_graphic()) {
-            Some(at) => Err(InvalidKey::Character { at }),
-            None => Ok(Self {
-                value,
-                valid_until: None,
-            }),
+        // Without an early exit the compiler looks at many bytes at once.
+        let graphic = bytes
+            .iter()
+            .fold(true, |all, byte| all & byte.is_ascii_graphic());
+        if !graphic {
+            let bad = bytes.iter().position(|byte| !byte.is_ascii_graphic());
+            return Err(InvalidKey::Character {
+                at: bad.unwrap_or_default(),
+            });
         }
+        Ok(Self {
+            value,
+            valid_until: None,
+        })
     }
 
     /// The same key, known to be forgotten by the provider at `instant`.
@@ -64,6 +71,7 @@ impl IdempotencyKey {
 
     /// The key that `extensions` carry, if any.
     #[must_use]
+    #[inline]
     pub fn of(extensions: &Extensions) -> Option<&Self> {
         extensions.get()
     }

@@ -86,12 +86,17 @@ impl Verdict {
     /// date; [`Judgement::of_response`] is the same with the clock passed in.
     #[must_use]
     pub fn of_response<B>(response: &http::Response<B>) -> Self {
-        Self::of(response.extensions())
-            .unwrap_or_else(|| Judgement::of_response(response, SystemTime::now()).verdict)
+        match Self::of(response.extensions()) {
+            Some(verdict) => verdict,
+            // Most answers: no header makes them anything else.
+            None if response.status().is_success() => Self::Done,
+            None => Judgement::of_response(response, SystemTime::now()).verdict,
+        }
     }
 
     /// The verdict that `extensions` carry, if any.
     #[must_use]
+    #[inline]
     pub fn of(extensions: &Extensions) -> Option<Self> {
         extensions.get().copied()
     }
