@@ -45,3 +45,60 @@ impl<B: Body> Drain<B> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::future::poll_fn;
+
+    use bytes::Bytes;
+    use http_body::Frame;
+    use tokio::time::Instant;
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// Frames of this length, without an end. None: it is pending for ever.
+    struct Endless(Option<usize>);
+
+    impl Body for Endless {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            match self.0 {
+                Some(len) => Poll::Ready(Some(Ok(Frame::data(vec![0; len].into())))),
+                None => Poll::Pending,
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_without_an_end_is_left_at_the_bound() {
+        let start = Instant::now();
+        for len in [0, 1, 100, 10_000] {
+            let mut drain = Drain::new(Endless(Some(len)), 1000, SECOND).unwrap();
+            poll_fn(|cx| drain.poll(cx)).await;
+        }
+        assert_eq!(start.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_stalls_is_left_in_time() {
+        let start = Instant::now();
+        let mut drain = Drain::new(Endless(None), 1000, SECOND).unwrap();
+        poll_fn(|cx| drain.poll(cx)).await;
+        assert_eq!(start.elapsed(), SECOND);
+    }
+
+    #[test]
+    fn a_body_known_to_be_empty_or_too_long_is_not_read() {
+        let body = |len: usize| http_body_util::Full::new(Bytes::from(vec![0; len]));
+        assert!(Drain::new(body(0), 1000, SECOND).is_none());
+        assert!(Drain::new(body(1001), 1000, SECOND).is_none());
+    }
+}

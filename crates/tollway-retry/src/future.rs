@@ -12,7 +12,7 @@ use tower_service::Service;
 
 use crate::call::{Call, Next};
 use crate::drain::Drain;
-use crate::rival::Rival;
+use crate::rival::{Raced, Rival};
 use crate::{RandomSeed, ReplayBody, RetryError, Seed};
 
 pin_project! {
@@ -122,47 +122,29 @@ where
         let mut this = self.project();
         loop {
             let outcome = match this.state.as_mut().project() {
-                StateProj::Attempt { future } => match Phase::observe(|| future.poll(cx)) {
-                    (Poll::Ready(Ok(response)), _) if this.call.is_plain(&response) => {
-                        return Poll::Ready(Ok(response));
+                StateProj::Attempt { future } if this.rival.is_none() => {
+                    match ready!(future.poll(cx)) {
+                        Ok(response) if this.call.is_plain(&response) => {
+                            return Poll::Ready(Ok(response));
+                        }
+                        outcome => outcome.map_err(Into::into),
                     }
-                    (Poll::Ready(outcome), _) => {
-                        let outcome = outcome.map_err(Into::into);
-                        let rival = this.rival.take().and_then(|rival| rival.under_way());
-                        match rival {
-                            None => outcome,
-                            Some((future, run)) => match this.call.first_ended(outcome, run) {
-                                Some(outcome) => outcome,
-                                None => {
-                                    this.state.set(State::Rival { future });
-                                    continue;
-                                }
-                            },
+                }
+                StateProj::Attempt { future } => {
+                    match ready!(this.call.poll_race(future, this.rival, cx)) {
+                        Raced::Plain(response) => return Poll::Ready(Ok(response)),
+                        Raced::Over(outcome) => {
+                            // The loser is cancelled here, and not when the
+                            // caller gets round to dropping this future.
+                            this.state.set(State::Over);
+                            outcome
+                        }
+                        Raced::Rival(future) => {
+                            this.state.set(State::Rival { future });
+                            continue;
                         }
                     }
-                    (Poll::Pending, note) => {
-                        let Some(rival) = this.rival else {
-                            return Poll::Pending;
-                        };
-                        let outcome = match Phase::observe(|| this.call.poll_rival(rival, cx)) {
-                            (Poll::Ready(outcome), _) => outcome,
-                            (Poll::Pending, beside) => return rival.pending_beside(note, beside),
-                        };
-                        let run = rival.run();
-                        *this.rival = None;
-                        match outcome.and_then(|outcome| this.call.rival_ended(outcome, run)) {
-                            Some(outcome) => {
-                                // Cancelled here, and not when the caller gets
-                                // round to dropping this future.
-                                this.state.set(State::Over);
-                                outcome
-                            }
-                            // The first attempt goes on alone, and has been
-                            // polled.
-                            None => return Poll::Pending,
-                        }
-                    }
-                },
+                }
                 StateProj::Rival { future } => ready!(future.as_mut().poll(cx)).map_err(Into::into),
                 StateProj::Drain { drain, at } => {
                     ready!(drain.poll(cx));

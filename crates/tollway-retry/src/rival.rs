@@ -37,25 +37,24 @@ impl<F> Rival<F> {
             _ => None,
         }
     }
+}
 
-    pub(crate) fn run(&self) -> Run {
-        self.run
-    }
+/// Both attempts are pending, with these notes on what they wait for: that of
+/// one which may have been sent stands, if there is such a one.
+fn pending<T>(first: Option<Phase>, rival: Option<Phase>) -> Poll<T> {
+    let unsent = |note: &Option<Phase>| note.is_some_and(Phase::is_before_sending);
+    let sent = [first, rival].into_iter().find(|note| !unsent(note));
+    sent.unwrap_or(first).unwrap_or(Phase::Head).pending()
+}
 
-    /// Both attempts are pending, with these notes: that of the one which may
-    /// have been sent stands, if there is such a one.
-    pub(crate) fn pending_beside<T>(&self, first: Option<Phase>, own: Option<Phase>) -> Poll<T> {
-        let own = match self.stage {
-            Stage::UnderWay(_) => own,
-            // Nothing of it was sent.
-            _ => first,
-        };
-        let before_sending = |note: &Option<Phase>| note.is_some_and(Phase::is_before_sending);
-        match [first, own].into_iter().find(|note| !before_sending(note)) {
-            Some(sent) => sent.unwrap_or(Phase::Head).pending(),
-            None => first.unwrap_or(Phase::Head).pending(),
-        }
-    }
+/// What a race between two attempts has come to.
+pub(crate) enum Raced<F, ResB> {
+    /// The first attempt was answered before there was a rival.
+    Plain(Response<ResB>),
+    /// This came of the call, and the other attempt is of no more use.
+    Over(Result<Response<ResB>, BoxError>),
+    /// The first attempt has failed, and the rival goes on.
+    Rival(Pin<Box<F>>),
 }
 
 impl<S, B, R: Seed> Call<S, B, R> {
@@ -77,8 +76,60 @@ impl<S, B, R: Seed> Call<S, B, R> {
         }))
     }
 
+    /// Polls the first attempt, and then its rival.
+    pub(crate) fn poll_race<ResB>(
+        &mut self,
+        first: Pin<&mut S::Future>,
+        slot: &mut Option<Box<Rival<S::Future>>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Raced<S::Future, ResB>>
+    where
+        S: Service<Request<ReplayBody<B>>, Response = Response<ResB>>,
+        S::Error: Into<BoxError>,
+    {
+        let (poll, note) = Phase::observe(|| first.poll(cx));
+        if let Poll::Ready(outcome) = poll {
+            let outcome = match outcome {
+                Ok(response) if self.is_plain(&response) => {
+                    return Poll::Ready(Raced::Plain(response));
+                }
+                outcome => outcome.map_err(Into::into),
+            };
+            let under_way = slot.take().and_then(|rival| rival.under_way());
+            return Poll::Ready(match under_way {
+                None => Raced::Over(outcome),
+                Some((future, rival)) => {
+                    let first = self.progress().0.run;
+                    match self.decide_race(outcome, first, rival) {
+                        Some(outcome) => Raced::Over(outcome),
+                        None => Raced::Rival(future),
+                    }
+                }
+            });
+        }
+        let Some(rival) = slot else {
+            return note.unwrap_or(Phase::Head).pending();
+        };
+        let (poll, rival_note) = Phase::observe(|| self.poll_rival(rival, cx));
+        let Poll::Ready(outcome) = poll else {
+            let sent = matches!(rival.stage, Stage::UnderWay(_));
+            return pending(note, if sent { rival_note } else { note });
+        };
+        let run = rival.run;
+        *slot = None;
+        let won = outcome.and_then(|outcome| {
+            let first = self.progress().0.run;
+            self.decide_race(outcome, run, first)
+        });
+        match won {
+            Some(outcome) => Poll::Ready(Raced::Over(outcome)),
+            // The first attempt goes on alone, and has been polled.
+            None => note.unwrap_or(Phase::Head).pending(),
+        }
+    }
+
     /// Ready with what came of it, or with nothing if it isn't made after all.
-    pub(crate) fn poll_rival<ResB>(
+    fn poll_rival<ResB>(
         &mut self,
         rival: &mut Rival<S::Future>,
         cx: &mut Context<'_>,
@@ -129,28 +180,9 @@ impl<S, B, R: Seed> Call<S, B, R> {
         }
     }
 
-    /// The first attempt has ended while the rival is under way.
-    pub(crate) fn first_ended<ResB>(
-        &mut self,
-        outcome: Result<Response<ResB>, BoxError>,
-        rival: Run,
-    ) -> Option<Result<Response<ResB>, BoxError>> {
-        let first = self.progress().0.run;
-        self.decide_race(outcome, first, rival)
-    }
-
-    /// The rival has ended while the first attempt is under way.
-    pub(crate) fn rival_ended<ResB>(
-        &mut self,
-        outcome: Result<Response<ResB>, BoxError>,
-        rival: Run,
-    ) -> Option<Result<Response<ResB>, BoxError>> {
-        let first = self.progress().0.run;
-        self.decide_race(outcome, rival, first)
-    }
-
-    /// A final answer wins, and comes back; anything else is noted, and the call
-    /// goes on with the other attempt.
+    /// One of the two has ended while the other is under way. A final answer
+    /// wins, and comes back; anything else is noted, and the call goes on with
+    /// the other.
     fn decide_race<ResB>(
         &mut self,
         outcome: Result<Response<ResB>, BoxError>,

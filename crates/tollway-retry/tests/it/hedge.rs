@@ -1,10 +1,12 @@
 //! Hedging: a second attempt beside a slow first one.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tollway_core::Verdict;
-use tollway_retry::{BackOff, Budget, Hedge, Outcome, RetryPolicyBuilder, Seed, Stop};
+use tollway_retry::{BackOff, Budget, Hedge, Outcome, RetryLayer, RetryPolicyBuilder, Seed, Stop};
+use tower::{Layer, ServiceExt};
 
 use crate::support::*;
 
@@ -48,6 +50,17 @@ async fn a_slow_first_attempt_is_overtaken_and_dropped() {
     assert_eq!(story.records()[1].verdict, Verdict::Done);
     assert!(story.records()[1].delay >= millis(100));
     assert_eq!(story.records()[1].duration, millis(100));
+}
+
+/// A future that has answered may be kept for a while before it is dropped.
+#[tokio::test(start_paused = true)]
+async fn the_loser_is_dropped_with_the_answer() {
+    let policy = hedged().await.build().unwrap();
+    let gateway = Gateway::lasting([secs(30), millis(100)]);
+    let service = RetryLayer::new(policy).layer(gateway.clone());
+    let mut call = pin!(service.oneshot(get()));
+    call.as_mut().await.unwrap();
+    assert_eq!((gateway.made(), gateway.dropped()), (2, 1));
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,8 +1,8 @@
 //! What whoever listens is told.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
-use std::sync::{Arc, Mutex};
 
 use tollway_core::Verdict;
 use tollway_retry::Budget;
@@ -14,9 +14,13 @@ use crate::support::*;
 
 type Fields = BTreeMap<&'static str, String>;
 
-/// Keeps the events of the layer.
-#[derive(Clone, Default)]
-struct Listener(Arc<Mutex<Vec<Fields>>>);
+thread_local! {
+    static EVENTS: RefCell<Vec<Fields>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Keeps the events of the layer, each thread's apart. It has to listen on all
+/// of them: whether somebody does is decided for the whole process.
+struct Listener;
 
 struct Collect<'a>(&'a mut Fields);
 
@@ -38,7 +42,7 @@ impl Subscriber for Listener {
     fn event(&self, event: &Event<'_>) {
         let mut fields = Fields::new();
         event.record(&mut Collect(&mut fields));
-        self.0.lock().unwrap().push(fields);
+        EVENTS.with_borrow_mut(|events| events.push(fields));
     }
     fn enter(&self, _: &Id) {}
     fn exit(&self, _: &Id) {}
@@ -46,8 +50,7 @@ impl Subscriber for Listener {
 
 #[tokio::test(start_paused = true)]
 async fn each_retry_and_the_reason_to_stop_are_told() {
-    let listener = Listener::default();
-    let guard = tracing::subscriber::set_default(listener.clone());
+    tracing::subscriber::set_global_default(Listener).unwrap();
     let gateway = Gateway::answering([error(Verdict::NO_EFFECT), Ok(status(503))]);
     let budget = Budget::builder()
         .capacity(1)
@@ -55,10 +58,9 @@ async fn each_retry_and_the_reason_to_stop_are_told() {
         .build()
         .unwrap();
     let response = call(policy().budget(budget), &gateway, post_with_key()).await;
-    drop(guard);
     assert_eq!(response.unwrap().status(), 503);
 
-    let events = listener.0.lock().unwrap();
+    let events = EVENTS.take();
     let [retry, stop] = &events[..] else {
         panic!("{events:?}");
     };
