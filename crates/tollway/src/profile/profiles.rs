@@ -32,7 +32,9 @@ const fn seconds(seconds: u64) -> Duration {
 pub fn payrix() -> Profile {
     let block = Verdict::NotExecuted {
         retry_after: Some(seconds(10)),
-        scope: Scope::EndpointRate,
+        // The one with the penalty, which here counts by path and not by
+        // endpoint.
+        scope: Scope::Unspecified,
     };
     let resource = Key::computed("resource", |call| {
         let first = call.path().trim_start_matches('/').split('/').next();
