@@ -1,1 +1,5 @@
-//! Tollway's tests.
+//! What the tests of the whole road share: each provider's requests, and the
+//! matrix of faults with what must come of each.
+
+pub mod matrix;
+pub mod words;

@@ -1,0 +1,166 @@
+//! The verdict table, cell by cell, over real sockets, with the gateways'
+//! ledgers as the witness.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tollway::Client;
+use tollway::core::{BoxError, Verdict};
+use tollway::limit::Limits;
+use tollway::pool::Protocol;
+use tollway::retry::{BackOff, Budget};
+use tollway_sim::{Fault, Faults, Gateway, Provider};
+use tollway_tests::matrix::{Ask, CALLS, Cell, End, Expected};
+use tollway_tests::words::{self, Seen};
+
+/// The client of a cell: the provider's profile with short waits, and nothing
+/// else in the way: no quota, and a budget that never says no.
+fn client(cell: &Cell) -> Result<Client, BoxError> {
+    let profile = words::profile(cell.provider);
+    let back_off = BackOff::exponential(Duration::from_millis(1), Duration::from_millis(4))?;
+    let retry = profile.retry.clone().back_off(back_off);
+    let attempt = if cell.hangs() {
+        Duration::from_secs(1)
+    } else {
+        // Nothing hangs, so nothing may run out, however busy the machine.
+        Duration::from_secs(30)
+    };
+    let version = if cell.http2 {
+        Protocol::Http2Only
+    } else {
+        Protocol::Http1Only
+    };
+    let mut builder = Client::builder(profile)
+        .plain_http(true)
+        .limits(Limits::builder())
+        .retry(retry.budget(Budget::unlimited()))
+        .attempt_timeout(attempt)
+        .deadline(Duration::from_secs(120))
+        .pool(|pool| pool.protocol(version));
+    if cell.ask == Ask::PostWithoutKey {
+        builder = builder.keys(None);
+    }
+    Ok(builder.build()?)
+}
+
+/// Makes the calls of a cell, and returns what is not as it should be.
+async fn wrong_in(cell: Cell, busy: &Semaphore) -> Result<Vec<String>, BoxError> {
+    let turn = busy.acquire().await?;
+    let gateway = Gateway::builder(cell.provider).unlimited().start().await?;
+    let client = client(&cell)?;
+    let mut wrong = Vec::new();
+    // For look-ups to find.
+    let first = Seen::of(client.send(words::pay(&gateway, "first")?).await).await;
+    if first.verdict != Verdict::Done {
+        wrong.push(format!("before any fault: {first:?}"));
+    }
+    let script = cell.script();
+    gateway.set_faults(Faults::script(script.iter().copied()))?;
+    // Those that hang are idle nearly all the time: from here on, all at once.
+    let _turn = (!cell.hangs()).then_some(turn);
+
+    let mut fates = script.into_iter();
+    let mut attempts = 1;
+    let mut calls = Vec::new();
+    for call in 0..CALLS {
+        let reference = format!("call-{call}");
+        // The attempts that it makes are the script's next lines.
+        let expected = cell.predict(fates.clone());
+        let last = fates.nth(expected.attempts as usize - 1).flatten();
+        attempts += u64::from(expected.attempts);
+        let request = match cell.ask {
+            Ask::Get => words::look_up(&gateway, "first")?,
+            Ask::PostWithKey | Ask::PostWithoutKey => words::pay(&gateway, &reference)?,
+        };
+        let seen = Seen::of(client.send(request).await).await;
+        if last == Some(Fault::GoAway) {
+            // A request that met the connection on its way out might be refused
+            // unread, and take one attempt more: right, but not to be foretold.
+            while client.pool_stats().total().idle() > 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+        calls.push((reference, expected, seen));
+    }
+    let ledger = gateway.ledger();
+    let applied = ledger.by_reference();
+    for (reference, expected, seen) in calls {
+        let effects = applied.get(&*reference).copied().unwrap_or_default();
+        check(&expected, &seen, effects, &mut |why| {
+            wrong.push(format!(
+                "{reference}: {why}; expected {expected:?}, saw {seen:?}"
+            ));
+        });
+    }
+    let arrivals = gateway.stats().arrivals;
+    if arrivals != attempts {
+        wrong.push(format!("{arrivals} requests arrived, expected {attempts}"));
+    }
+    gateway.shutdown().await;
+    Ok(wrong)
+}
+
+fn check(expected: &Expected, seen: &Seen, effects: u32, wrong: &mut dyn FnMut(&str)) {
+    // What must hold whatever is predicted.
+    if effects > 1 {
+        wrong("duplicated");
+    }
+    let may_have_had_one = matches!(seen.verdict, Verdict::Done | Verdict::Unknown);
+    if effects > 0 && !may_have_had_one {
+        wrong("an effect that the caller is told of as none");
+    }
+    let end = match seen.verdict {
+        Verdict::Done => Some(End::Done),
+        Verdict::NotExecuted { .. } => Some(End::NotExecuted),
+        Verdict::Unknown => Some(End::Unknown),
+        Verdict::Rejected => None,
+    };
+    if end != Some(expected.end) {
+        wrong("ended otherwise");
+    }
+    if seen.attempts != expected.attempts {
+        wrong("other attempts");
+    }
+    if effects != expected.effects {
+        wrong("other effects");
+    }
+    if seen.body.is_err() != expected.broken {
+        wrong("another body");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_cell_is_as_the_verdict_table_says() {
+    // So many at a time, or they would wait for each other longer than they may
+    // take.
+    let busy = Arc::new(Semaphore::new(8));
+    let mut cells = JoinSet::new();
+    let mut all = Cell::all();
+    // First those that take long.
+    all.sort_by_key(|cell| !cell.hangs());
+    for cell in all {
+        let busy = Arc::clone(&busy);
+        cells.spawn(async move { (cell, wrong_in(cell, &busy).await) });
+    }
+    let mut failed = Vec::new();
+    while let Some(result) = cells.join_next().await {
+        let (cell, wrong) = result.expect("a cell doesn't panic");
+        let wrong = wrong.unwrap_or_else(|error| vec![error.to_string()]);
+        if let Some(first) = wrong.first() {
+            failed.push(format!("{cell:?}: {} wrong: {first}", wrong.len()));
+        }
+    }
+    failed.sort();
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
+}
+
+#[test]
+fn the_matrix_has_every_fault_by_name() {
+    let names = tollway_tests::matrix::FAULTS.map(|fault| fault.name());
+    for (known, _) in tollway_sim::Fault::MIX {
+        assert!(names.contains(&known.name()), "{known}");
+    }
+    assert_eq!(Cell::all().len(), 15 * 3 * Provider::ALL.len() * 2);
+}
