@@ -1,10 +1,11 @@
 //! The client over real sockets and the simulated gateways.
 
 use std::error::Error as _;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use http::{Method, Request, StatusCode};
-use tollway::core::{IdempotencyKey, Rules, Verdict};
+use tollway::core::{Endpoint, IdempotencyKey, Rules, Verdict};
 use tollway::limit::{Limits, Quota};
 use tollway::retry::Attempts;
 use tollway::{Body, Client, Profile, profiles};
@@ -196,4 +197,53 @@ async fn a_drained_client_takes_no_more_calls() {
     assert_eq!(client.drain(Duration::from_secs(5)).await, 0);
     let error = client.send(payout(&gateway, "po-8")).await.unwrap_err();
     assert!(error.is_not_executed(), "{error:#}");
+}
+
+#[tokio::test]
+async fn a_span_tells_of_the_call_and_of_no_secret() {
+    #[derive(Clone, Default)]
+    struct Captured(Arc<Mutex<Vec<u8>>>);
+    impl std::io::Write for Captured {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    let (gateway, client) = stripe(Faults::script([Some(Fault::ErrorAfter(503))])).await;
+    let mut request = payout(&gateway, "po-9");
+    request
+        .headers_mut()
+        .insert("authorization", "Bearer sk_secret".parse().unwrap());
+    request
+        .extensions_mut()
+        .insert(Endpoint::post("/v1/payouts"));
+    let captured = Captured::default();
+    let writer = captured.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing_subscriber::filter::LevelFilter::TRACE)
+        .with_span_events(tracing_subscriber::fmt::format::FmtSpan::CLOSE)
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .finish();
+    let guard = tracing::subscriber::set_default(subscriber);
+    client.send(request).await.unwrap();
+    drop(guard);
+
+    let text = String::from_utf8(captured.0.lock().unwrap().clone()).unwrap();
+    let closed = text.lines().find(|line| line.contains("close")).unwrap();
+    for field in [
+        "call{otel.kind=\"client\" tollway.provider=\"stripe\" http.request.method=POST",
+        "server.address=\"127.0.0.1\"",
+        "url.template=\"/v1/payouts\"",
+        "http.response.status_code=200",
+        "tollway.verdict=\"done\"",
+    ] {
+        assert!(closed.contains(field), "{field} is not in {closed}");
+    }
+    assert!(text.contains("http.request.resend_count=1"), "{text}");
+    assert!(!text.contains("sk_secret"), "{text}");
 }

@@ -123,6 +123,7 @@ impl ClientBuilder {
             classify: ClassifyLayer::new(profile.rules),
         };
         Ok(Client {
+            provider: profile.name.as_ref().into(),
             stack: layers.over(pool.clone()),
             limits,
             pool,

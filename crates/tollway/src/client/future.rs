@@ -3,7 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -11,9 +11,10 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tollway_core::BoxError;
 use tower_service::Service;
+use tracing::Span;
 
 use super::stack::Stack;
-use super::{Body, Error};
+use super::{Body, Error, telemetry};
 
 type Inner = <Stack as Service<Request<Body>>>::Future;
 type InnerBody = <<Stack as Service<Request<Body>>>::Response as IntoBody>::Body;
@@ -33,12 +34,13 @@ pin_project! {
     pub struct ResponseFuture {
         #[pin]
         inner: Inner,
+        span: Span,
     }
 }
 
 impl ResponseFuture {
-    pub(super) fn new(inner: Inner) -> Self {
-        Self { inner }
+    pub(super) fn new(inner: Inner, span: Span) -> Self {
+        Self { inner, span }
     }
 }
 
@@ -46,10 +48,16 @@ impl Future for ResponseFuture {
     type Output = Result<Response<ResponseBody>, Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.project().inner.poll(cx).map(|result| match result {
+        let this = self.project();
+        let entered = this.span.enter();
+        let result = ready!(this.inner.poll(cx));
+        drop(entered);
+        let outcome = match result {
             Ok(response) => Ok(response.map(|inner| ResponseBody { inner })),
             Err(error) => Err(Error::new(error)),
-        })
+        };
+        telemetry::ended(this.span, &outcome);
+        Poll::Ready(outcome)
     }
 }
 

@@ -1,6 +1,7 @@
 //! The five layers in their order, as one client.
 
 use std::fmt;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ mod builder;
 mod error;
 mod future;
 mod stack;
+mod telemetry;
 
 pub use body::Body;
 pub use builder::ClientBuilder;
@@ -34,6 +36,13 @@ use stack::{Stack, WireBody};
 /// `Request<B>` for any body, and always ready: a call waits for its permit and
 /// its connection in its future, since only its request tells which.
 ///
+/// # Telemetry
+///
+/// Each call has a span, `call` under the target `tollway::client`, with the
+/// fields of OpenTelemetry's conventions for HTTP clients; the layers' events
+/// (retries, waits, connections) stand in it. Put an `Endpoint` into the
+/// request's extensions to have its template as `url.template`.
+///
 /// # Cancellation
 ///
 /// Dropping the future of a call ends it: its place in the queue, its permit
@@ -41,6 +50,7 @@ use stack::{Stack, WireBody};
 /// have had an effect; the provider's quota counts it, and so does the limiter.
 #[derive(Clone)]
 pub struct Client {
+    provider: Arc<str>,
     stack: Stack,
     limits: Limits,
     pool: Pool<WireBody>,
@@ -116,12 +126,19 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> ResponseFuture {
-        ResponseFuture::new(self.stack.call(request.map(Body::new)))
+        let span = telemetry::span(&self.provider, &request);
+        // The layers' own events from within `call` belong to the span as well.
+        let entered = span.enter();
+        let future = self.stack.call(request.map(Body::new));
+        drop(entered);
+        ResponseFuture::new(future, span)
     }
 }
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Client").finish_non_exhaustive()
+        f.debug_struct("Client")
+            .field("provider", &self.provider)
+            .finish_non_exhaustive()
     }
 }
