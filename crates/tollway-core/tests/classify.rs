@@ -1,5 +1,7 @@
 //! The classify layer over services that answer as providers do.
 
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed, as it should")]
+
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;

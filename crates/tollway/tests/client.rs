@@ -1,5 +1,7 @@
 //! The client over real sockets and the simulated gateways.
 
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed, as it should")]
+
 use std::error::Error as _;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
