@@ -25,20 +25,21 @@ impl Place {
     /// Asks for a permit: it is there at once, or there is a place in the
     /// queue.
     pub(crate) fn ask(
-        shared: &Arc<Shared>,
+        shared: Arc<Shared>,
         call: &Call<'_>,
         cx: &Context<'_>,
     ) -> Result<Result<Permit, Self>, RateLimitError> {
         match shared.ask(call, now(), Some(cx.waker())) {
             Asked::Granted(permit) => Ok(Ok(permit)),
             Asked::Refused(error) => Err(error),
-            Asked::Waits(waiter) => {
-                shared.arm();
-                Ok(Err(Self {
-                    shared: Arc::clone(shared),
+            Asked::Waits(shared, waiter) => {
+                let place = Self {
+                    shared,
                     waiter,
                     left: false,
-                }))
+                };
+                place.shared.arm();
+                Ok(Err(place))
             }
         }
     }
@@ -103,7 +104,7 @@ impl Future for Acquire<'_> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
         let Some(place) = &mut this.place else {
-            return match Place::ask(&this.limits.shared, &this.call, cx)? {
+            return match Place::ask(Arc::clone(&this.limits.shared), &this.call, cx)? {
                 Ok(permit) => Poll::Ready(Ok(permit)),
                 Err(place) => {
                     this.place = Some(place);

@@ -11,7 +11,11 @@ use tollway_core::{EndpointError, Fault, Phase, Scope, Verdict};
 /// In its `source()` chain stands a [`Fault`] that says so, with the wait as
 /// the delay to retry after, so that a retry above knows what a retry costs.
 #[derive(Debug)]
-pub struct RateLimitError {
+pub struct RateLimitError(Box<Refusal>);
+
+/// In a box, so that the way of those who get a permit stays narrow.
+#[derive(Debug)]
+struct Refusal {
     reason: Reason,
     wait: Option<Duration>,
     fault: Fault,
@@ -43,30 +47,30 @@ impl RateLimitError {
             retry_after: wait,
             scope: Scope::Call,
         };
-        Self {
+        Self(Box::new(Refusal {
             reason,
             wait,
             fault: Fault::new(verdict).in_phase(Phase::Permit),
-        }
+        }))
     }
 
     /// Whether the deadline passes, or has passed, before a permit is free.
     #[must_use]
     pub fn is_deadline(&self) -> bool {
-        self.reason == Reason::Deadline
+        self.0.reason == Reason::Deadline
     }
 
     /// Whether too many wait already.
     #[must_use]
     pub fn is_queue_full(&self) -> bool {
-        self.reason == Reason::QueueFull
+        self.0.reason == Reason::QueueFull
     }
 
     /// How long the wait would have been, at the least. `None` where it isn't
     /// known: the deadline came while waiting for something else than time.
     #[must_use]
     pub fn wait(&self) -> Option<Duration> {
-        self.wait
+        self.0.wait
     }
 
     /// The `RateLimitError` in the chain that starts at `error`, if any.
@@ -86,14 +90,14 @@ impl RateLimitError {
 
 impl fmt::Display for RateLimitError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.reason {
+        f.write_str(match self.0.reason {
             Reason::NotNow => "the quota is used up",
             Reason::QueueFull => {
                 "too many calls wait for the quota already; send fewer at once, or raise `max_waiting`"
             }
             Reason::Deadline => "the deadline passes before the quota has room",
         })?;
-        match self.wait {
+        match self.0.wait {
             Some(wait) => write!(f, " (the wait would be {wait:?} or more)"),
             None => Ok(()),
         }
@@ -102,7 +106,7 @@ impl fmt::Display for RateLimitError {
 
 impl Error for RateLimitError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        Some(&self.fault)
+        Some(&self.0.fault)
     }
 }
 

@@ -51,7 +51,8 @@ pin_project! {
 }
 
 enum Step {
-    Ask(Arc<Shared>),
+    // Taken when it asks.
+    Ask(Option<Arc<Shared>>),
     Queue(Place),
     Ready(Unsent),
 }
@@ -95,7 +96,7 @@ where
     pub(crate) fn new(limits: &Limits, inner: S, request: Q) -> Self {
         Self {
             state: State::Waiting {
-                step: Step::Ask(Arc::clone(&limits.shared)),
+                step: Step::Ask(Some(Arc::clone(&limits.shared))),
                 parts: Some((inner, request)),
             },
         }
@@ -119,6 +120,9 @@ where
                     };
                     match step {
                         Step::Ask(shared) => {
+                            let Some(shared) = shared.take() else {
+                                return Poll::Pending;
+                            };
                             *step = match Place::ask(shared, &Call::of(request), cx)? {
                                 Ok(permit) => Step::Ready(Unsent::new(permit)),
                                 Err(place) => {

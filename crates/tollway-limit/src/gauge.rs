@@ -26,10 +26,16 @@ struct Ceiling {
 #[derive(Debug)]
 pub(crate) struct Gauge {
     quota: Quota,
+    /// The quota's window or period.
+    window_nanos: Nanos,
+    /// The quota's margin, where it counts from sending.
+    margin: Option<Nanos>,
+    /// Whether any share is reserved.
+    has_shares: bool,
     /// Granted and not over, by level.
-    in_flight: [u32; LEVELS],
+    in_flight: Tally,
     /// Of those, the ones that may still arrive at any time, by level.
-    uncertain: [u32; LEVELS],
+    uncertain: Tally,
     pending: Pending,
     window: Window,
     /// A bucket's: when all that was counted has drained.
@@ -47,6 +53,27 @@ pub(crate) struct Gauge {
     waiting: [u32; LEVELS],
 }
 
+/// So many by level, and in total.
+#[derive(Clone, Copy, Debug, Default)]
+struct Tally {
+    by_level: [u32; LEVELS],
+    total: u32,
+}
+
+impl Tally {
+    fn add(&mut self, level: usize) {
+        self.by_level[level] += 1;
+        self.total += 1;
+    }
+
+    fn remove(&mut self, level: usize) {
+        if let Some(less) = self.by_level[level].checked_sub(1) {
+            self.by_level[level] = less;
+            self.total -= 1;
+        }
+    }
+}
+
 /// The spacing after a pause where a quota states no rate.
 const GENTLE_INTERVAL: Nanos = 20 * NANOS_PER_MILLI;
 /// For how long after a pause such a quota goes gently.
@@ -58,8 +85,11 @@ impl Gauge {
     pub(crate) fn new(quota: Quota) -> Self {
         let mut gauge = Self {
             quota,
-            in_flight: [0; LEVELS],
-            uncertain: [0; LEVELS],
+            window_nanos: 0,
+            margin: None,
+            has_shares: false,
+            in_flight: Tally::default(),
+            uncertain: Tally::default(),
             pending: Pending::default(),
             window: Window::default(),
             drained_at: 0,
@@ -71,8 +101,23 @@ impl Gauge {
             seen: [None; LEVELS],
             waiting: [0; LEVELS],
         };
-        gauge.set_interval();
+        gauge.prepare();
         gauge
+    }
+
+    /// What is worth knowing of the quota beforehand.
+    fn prepare(&mut self) {
+        self.window_nanos = match self.quota.rate {
+            Rate::Unlimited => GENTLE_PERIOD,
+            Rate::Window { window, .. } => nanos(window),
+            Rate::Bucket { per, .. } => nanos(per),
+        };
+        self.margin = match self.quota.count_from {
+            CountFrom::Response => None,
+            CountFrom::Sending { margin } => Some(nanos(margin)),
+        };
+        self.has_shares = self.quota.reserved != [0; LEVELS];
+        self.set_interval();
     }
 
     pub(crate) fn quota(&self) -> &Quota {
@@ -89,7 +134,7 @@ impl Gauge {
             self.uncertain = self.in_flight;
             if matches!(quota.count_from, CountFrom::Sending { .. }) {
                 for level in 0..LEVELS {
-                    for _ in 0..self.in_flight[level] {
+                    for _ in 0..self.in_flight.by_level[level] {
                         self.pending.push(now, level);
                     }
                 }
@@ -97,11 +142,12 @@ impl Gauge {
         }
         // A place that was to be free after the old window is free after the
         // new one. A shorter window lets them run out as they stand.
-        let (was, is) = (span(&old), span(&quota));
-        if is > was {
-            self.window.delay(is - was);
+        if let (Rate::Window { window: was, .. }, Rate::Window { window: is, .. }) =
+            (old.rate, quota.rate)
+        {
+            self.window.delay(nanos(is.saturating_sub(was)));
         }
-        self.set_interval();
+        self.prepare();
     }
 
     /// Limits nothing from now on.
@@ -117,15 +163,16 @@ impl Gauge {
     }
 
     fn set_interval(&mut self) {
+        let window = self.window_nanos;
         self.pace.set_interval(match self.quota.rate {
             Rate::Unlimited => GENTLE_INTERVAL,
             // One less than the limit, over the window and the time that a
             // place is held beyond it: see the crate's documentation.
-            Rate::Window { limit, window } => {
-                let cycle = nanos(window).saturating_add(self.hold.nanos());
+            Rate::Window { limit, .. } => {
+                let cycle = window.saturating_add(self.hold.nanos());
                 cycle.div_ceil(Nanos::from(limit.saturating_sub(1).max(1)))
             }
-            Rate::Bucket { limit, per, .. } => nanos(per).div_ceil(Nanos::from(limit.max(1))),
+            Rate::Bucket { limit, .. } => window.div_ceil(Nanos::from(limit.max(1))),
         });
     }
 
@@ -138,7 +185,12 @@ impl Gauge {
             None => self.uncertain_until(),
         };
         // What is kept for others may be lent out again before that.
-        Err(match (self.lapse(level, now), full) {
+        let lapse = if self.has_shares {
+            self.lapse(level, now)
+        } else {
+            None
+        };
+        Err(match (lapse, full) {
             (Some(lapse), Full::Until(at)) => Full::Until(at.min(lapse)),
             (Some(lapse), Full::UntilEvent) => Full::Until(lapse),
             (None, full) => full,
@@ -161,8 +213,9 @@ impl Gauge {
             Rate::Bucket { burst, .. } => self.bucket_frees(burst, level, now)?,
         });
         if let Some(limit) = self.quota.in_flight {
-            let kept = self.kept_from(level, limit, self.in_flight, now);
-            if total(self.in_flight) + kept >= limit {
+            let used = |other: usize| self.in_flight.by_level[other];
+            let kept = self.kept_from(level, limit, used, now);
+            if self.in_flight.total + kept >= limit {
                 return None;
             }
         }
@@ -171,9 +224,9 @@ impl Gauge {
 
     /// Takes an attempt of `level`. There must be room.
     pub(crate) fn take(&mut self, level: usize, now: Nanos) {
-        self.in_flight[level] += 1;
-        self.uncertain[level] += 1;
-        if matches!(self.quota.count_from, CountFrom::Sending { .. }) {
+        self.in_flight.add(level);
+        self.uncertain.add(level);
+        if self.margin.is_some() {
             self.pending.push(now, level);
         }
         self.pace.take(now);
@@ -208,7 +261,7 @@ impl Gauge {
     /// An attempt that was taken at `sent` is over: answered or failed.
     pub(crate) fn finish(&mut self, level: usize, sent: Nanos, now: Nanos) {
         self.settle(now);
-        self.in_flight[level] = self.in_flight[level].saturating_sub(1);
+        self.in_flight.remove(level);
         self.saw(level, now);
         if self.was_uncertain(level, sent) {
             self.count(level, sent, now);
@@ -218,9 +271,9 @@ impl Gauge {
     /// An attempt that was taken at `sent` was never sent.
     pub(crate) fn give_back(&mut self, level: usize, sent: Nanos, now: Nanos) {
         self.settle(now);
-        self.in_flight[level] = self.in_flight[level].saturating_sub(1);
+        self.in_flight.remove(level);
         if self.was_uncertain(level, sent) {
-            self.uncertain[level] = self.uncertain[level].saturating_sub(1);
+            self.uncertain.remove(level);
         }
         self.pace.give_back(sent);
         if let Some(ceiling) = &mut self.ceiling {
@@ -231,28 +284,24 @@ impl Gauge {
     /// An attempt that was taken at `sent` is sent only now.
     pub(crate) fn resend(&mut self, level: usize, sent: Nanos, now: Nanos) {
         self.settle(now);
-        if !matches!(self.quota.count_from, CountFrom::Sending { .. }) {
+        if self.margin.is_none() {
             return;
         }
         if !self.pending.answer(sent, level) {
             // It was counted as sent long ago, and is counted again: too much
             // is safe, too little isn't.
-            self.uncertain[level] += 1;
+            self.uncertain.add(level);
         }
         self.pending.push(now, level);
     }
 
     fn was_uncertain(&mut self, level: usize, sent: Nanos) -> bool {
-        match self.quota.count_from {
-            CountFrom::Response => true,
-            CountFrom::Sending { .. } => self.pending.answer(sent, level),
-        }
+        self.margin.is_none() || self.pending.answer(sent, level)
     }
 
     /// Brings the state up to `now`.
     fn settle(&mut self, now: Nanos) {
-        if let CountFrom::Sending { margin } = self.quota.count_from {
-            let margin = nanos(margin);
+        if let Some(margin) = self.margin {
             let until = now.checked_sub(margin);
             while let Some((sent, level)) = self.pending.overdue(until) {
                 self.count(level, sent, sent.saturating_add(margin));
@@ -266,13 +315,16 @@ impl Gauge {
 
     /// Counts an attempt as having arrived at `at`, at the latest.
     fn count(&mut self, level: usize, sent: Nanos, at: Nanos) {
-        self.uncertain[level] = self.uncertain[level].saturating_sub(1);
+        self.uncertain.remove(level);
         match self.quota.rate {
             Rate::Unlimited => {}
-            Rate::Window { window, .. } => {
-                self.window.count(at.saturating_add(nanos(window)), level);
+            Rate::Window { .. } => {
+                let free_at = at.saturating_add(self.window_nanos);
+                self.window.count(free_at, level);
                 self.hold.add(at.saturating_sub(sent));
-                self.set_interval();
+                if self.is_always_paced() {
+                    self.set_interval();
+                }
             }
             Rate::Bucket { .. } => {
                 let interval = self.pace.interval();
@@ -284,9 +336,11 @@ impl Gauge {
     /// When the window has a place for `level`: the past, a time, or `None`
     /// where that hangs on an attempt in flight.
     fn window_frees(&self, limit: u32, level: usize, now: Nanos) -> Option<Nanos> {
-        let used = self.used();
-        let kept = self.kept_from(level, limit, used, now);
-        let short = (total(used) + kept + 1).saturating_sub(limit);
+        let kept = self.kept_from(level, limit, |other| self.used(other), now);
+        // The pace fills one place less than the limit; a share of what it
+        // leaves empty would be no share.
+        let idle = u32::from(kept > 0 && limit > 1 && self.is_always_paced());
+        let short = (self.taken_places() + kept + 1 + idle).saturating_sub(limit);
         match short.checked_sub(1) {
             None => Some(now),
             Some(index) => self.window.free_at(index as usize),
@@ -296,37 +350,38 @@ impl Gauge {
     /// The same for a bucket. What is in flight may all arrive at once, so it
     /// takes its full part of the burst.
     fn bucket_frees(&self, burst: u32, level: usize, now: Nanos) -> Option<Nanos> {
-        let kept = self.kept_from(level, burst, self.uncertain, now);
-        let left = burst.checked_sub(total(self.uncertain) + kept + 1)?;
+        let used = |other: usize| self.uncertain.by_level[other];
+        let kept = self.kept_from(level, burst, used, now);
+        let left = burst.checked_sub(self.uncertain.total + kept + 1)?;
         let slack = self.pace.interval().saturating_mul(Nanos::from(left));
         Some(self.drained_at.saturating_sub(slack))
     }
 
     /// When to look again, where places hang on attempts in flight.
     fn uncertain_until(&self) -> Full {
-        match (self.quota.count_from, self.pending.sent_at(0)) {
-            (CountFrom::Sending { margin }, Some(sent)) => {
-                Full::Until(sent.saturating_add(nanos(margin)))
-            }
+        match (self.margin, self.pending.first_sent()) {
+            (Some(margin), Some(sent)) => Full::Until(sent.saturating_add(margin)),
             _ => Full::UntilEvent,
         }
     }
 
     /// How much of `limit` is kept from `level`, for other levels that are
     /// about and have not used their share.
-    fn kept_from(&self, level: usize, limit: u32, used: [u32; LEVELS], now: Nanos) -> u32 {
+    fn kept_from(&self, level: usize, limit: u32, used: impl Fn(usize) -> u32, now: Nanos) -> u32 {
+        if !self.has_shares {
+            return 0;
+        }
         let mut kept = 0;
         for (other, &percent) in self.quota.reserved.iter().enumerate() {
-            if percent == 0 || other == level || !self.is_about(other, now) {
-                continue;
+            if percent > 0 && other != level && self.is_about(other, now) {
+                kept += share(limit, percent).saturating_sub(used(other));
             }
-            kept += share(limit, percent).saturating_sub(used[other]);
         }
         kept
     }
 
     fn is_about(&self, level: usize, now: Nanos) -> bool {
-        self.in_flight[level] > 0
+        self.in_flight.by_level[level] > 0
             || self.waiting[level] > 0
             || self.lent_out_at(level).is_some_and(|at| now < at)
     }
@@ -334,7 +389,7 @@ impl Gauge {
     /// When the share of a level of which none waits or flies is lent out.
     fn lent_out_at(&self, level: usize) -> Option<Nanos> {
         let memory = match self.quota.rate {
-            Rate::Window { window, .. } => nanos(window),
+            Rate::Window { .. } => self.window_nanos,
             Rate::Bucket { .. } | Rate::Unlimited => LENT_AFTER,
         };
         self.seen[level].map(|seen| seen.saturating_add(memory))
@@ -345,17 +400,21 @@ impl Gauge {
     fn lapse(&self, level: usize, now: Nanos) -> Option<Nanos> {
         (0..LEVELS)
             .filter(|&other| other != level && self.quota.reserved[other] > 0)
-            .filter(|&other| self.in_flight[other] == 0 && self.waiting[other] == 0)
+            .filter(|&other| self.in_flight.by_level[other] == 0 && self.waiting[other] == 0)
             .filter_map(|other| self.lent_out_at(other))
             .filter(|&at| at > now)
             .min()
+    }
+
+    fn is_always_paced(&self) -> bool {
+        self.quota.shape == Shape::Paced && self.quota.rate != Rate::Unlimited
     }
 
     /// Before when the pace lets nothing through, with so much `more` of the
     /// schedule ahead: it binds for good, or for a while after a pause.
     fn paced_until(&self, more: Nanos) -> Nanos {
         let next = self.pace.next().saturating_add(more);
-        if self.quota.shape == Shape::Paced && self.quota.rate != Rate::Unlimited {
+        if self.is_always_paced() {
             next
         } else {
             next.min(self.gentle_until)
@@ -369,12 +428,8 @@ impl Gauge {
             return;
         }
         self.paused_until = until;
-        let gently = match self.quota.rate {
-            Rate::Unlimited => GENTLE_PERIOD,
-            Rate::Window { window, .. } => nanos(window),
-            Rate::Bucket { per, .. } => nanos(per),
-        };
-        self.gentle_until = until.saturating_add(gently);
+        self.gentle_until = until.saturating_add(self.window_nanos);
+        self.set_interval();
         self.pace.hold_until(until);
     }
 
@@ -382,7 +437,7 @@ impl Gauge {
     /// in flight may not be counted in that yet.
     pub(crate) fn tighten(&mut self, left: u32, period: Nanos, now: Nanos) {
         self.settle(now);
-        let left = left.saturating_sub(total(self.in_flight));
+        let left = left.saturating_sub(self.in_flight.total);
         if self.ceiling.is_none_or(|ceiling| left < ceiling.left) {
             self.ceiling = Some(Ceiling {
                 left,
@@ -404,8 +459,8 @@ impl Gauge {
         }
         match self.quota.rate {
             Rate::Unlimited => at,
-            Rate::Window { limit, window } => {
-                let window = nanos(window);
+            Rate::Window { limit, .. } => {
+                let window = self.window_nanos;
                 // Round trips may get shorter: the window alone is sure.
                 let spacing = window / Nanos::from(limit);
                 let spread = spacing.saturating_mul(Nanos::from(ahead));
@@ -414,7 +469,7 @@ impl Gauge {
             }
             Rate::Bucket { burst, .. } => {
                 let interval = self.pace.interval();
-                let behind = Nanos::from(total(self.uncertain)) + Nanos::from(ahead) + 1;
+                let behind = Nanos::from(self.uncertain.total) + Nanos::from(ahead) + 1;
                 let level = self.drained_at.max(now);
                 at.max(
                     level
@@ -426,7 +481,7 @@ impl Gauge {
     }
 
     fn window_earliest(&self, limit: u32, window: Nanos, ahead: u32, now: Nanos) -> Nanos {
-        let used = self.window.len() as u64 + u64::from(total(self.uncertain));
+        let used = u64::from(self.taken_places());
         let limit = u64::from(limit);
         let Some(index) = (used + u64::from(ahead)).checked_sub(limit) else {
             return now;
@@ -445,9 +500,9 @@ impl Gauge {
     /// Whether nothing would be lost by forgetting it.
     pub(crate) fn is_idle(&mut self, now: Nanos) -> bool {
         self.settle(now);
-        total(self.in_flight) == 0
-            && total(self.uncertain) == 0
-            && total(self.waiting) == 0
+        self.in_flight.total == 0
+            && self.uncertain.total == 0
+            && self.waiting == [0; LEVELS]
             && self.window.len() == 0
             && self.pending.is_empty()
             && self.ceiling.is_none()
@@ -460,7 +515,7 @@ impl Gauge {
     }
 
     pub(crate) fn in_flight(&self) -> u32 {
-        total(self.in_flight)
+        self.in_flight.total
     }
 
     /// How many of the limit's places are taken.
@@ -468,11 +523,13 @@ impl Gauge {
         self.settle(now);
         match self.quota.rate {
             Rate::Unlimited => 0,
-            Rate::Window { .. } => total(self.used()),
+            Rate::Window { .. } => self.taken_places(),
             Rate::Bucket { .. } => {
                 let level = self.drained_at.saturating_sub(now);
                 let drops = level.div_ceil(self.pace.interval().max(1));
-                total(self.uncertain).saturating_add(u32::try_from(drops).unwrap_or(u32::MAX))
+                self.uncertain
+                    .total
+                    .saturating_add(u32::try_from(drops).unwrap_or(u32::MAX))
             }
         }
     }
@@ -481,23 +538,15 @@ impl Gauge {
         self.paused_until
     }
 
-    fn used(&self) -> [u32; LEVELS] {
-        let mut used = self.uncertain;
-        for (level, used) in used.iter_mut().enumerate() {
-            *used += self.window.counted(level);
-        }
-        used
+    /// How many places of the window attempts of a level take.
+    fn used(&self, level: usize) -> u32 {
+        self.uncertain.by_level[level] + self.window.counted(level)
     }
-}
 
-fn total(levels: [u32; LEVELS]) -> u32 {
-    levels.iter().sum()
-}
-
-fn span(quota: &Quota) -> Nanos {
-    match quota.rate {
-        Rate::Window { window, .. } => nanos(window),
-        Rate::Bucket { .. } | Rate::Unlimited => 0,
+    /// How many places of the window are taken in all.
+    fn taken_places(&self) -> u32 {
+        let counted = u32::try_from(self.window.len()).unwrap_or(u32::MAX);
+        self.uncertain.total.saturating_add(counted)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
@@ -31,6 +32,8 @@ pub struct Limits {
 /// What all handles share.
 pub(crate) struct Shared {
     pub(crate) origin: Origin,
+    /// Whether `Core::only` may be there. A hint: the lock tells.
+    is_plain: AtomicBool,
     routes: ArcSwap<Routes>,
     pub(crate) core: Mutex<Core>,
     #[cfg(feature = "tokio")]
@@ -42,6 +45,8 @@ pub(crate) struct Shared {
 #[derive(Debug)]
 pub(crate) struct Core {
     version: u64,
+    /// The plan of every call, where all have the same: no look-up then.
+    only: Option<Plan>,
     pub(crate) state: State,
     /// For each rule.
     pub(crate) homes: Vec<Home>,
@@ -53,7 +58,7 @@ pub(crate) struct Core {
 #[derive(Debug)]
 pub(crate) enum Asked {
     Granted(Permit),
-    Waits(u32),
+    Waits(Arc<Shared>, u32),
     Refused(RateLimitError),
 }
 
@@ -85,6 +90,7 @@ impl Limits {
         let routes = Routes::new(0, builder, endpoints, &homes);
         let core = Core {
             version: 0,
+            only: routes.only(),
             state,
             homes,
             retired: Vec::new(),
@@ -92,6 +98,7 @@ impl Limits {
         Ok(Self {
             shared: Arc::new(Shared {
                 origin: Origin::now(),
+                is_plain: AtomicBool::new(core.only.is_some()),
                 routes: ArcSwap::from_pointee(routes),
                 core: Mutex::new(core),
                 #[cfg(feature = "tokio")]
@@ -110,10 +117,10 @@ impl Limits {
     /// Where there is no permit; [`wait`](RateLimitError::wait) says how long
     /// that will be so, at the least.
     pub fn try_acquire(&self, call: &Call<'_>, now: Instant) -> Result<Permit, RateLimitError> {
-        match self.shared.ask(call, now, None) {
+        match Arc::clone(&self.shared).ask(call, now, None) {
             Asked::Granted(permit) => Ok(permit),
             Asked::Refused(error) => Err(error),
-            Asked::Waits(_) => Err(RateLimitError::not_now(Duration::ZERO)),
+            Asked::Waits(..) => Err(RateLimitError::not_now(Duration::ZERO)),
         }
     }
 
@@ -139,6 +146,9 @@ impl Limits {
         let now = self.shared.nanos(now());
         self.shared.with(now, |core, now, wakers| {
             let routes = core.reconfigure(builder, &self.shared.routes.load(), endpoints, now);
+            self.shared
+                .is_plain
+                .store(core.only.is_some(), Ordering::Relaxed);
             self.shared.routes.store(Arc::new(routes));
             core.state.look_at_all(now);
             core.state.pump(now, wakers);
@@ -195,13 +205,16 @@ impl Core {
         self.homes = adapted;
         self.state.max_waiting = builder.max_waiting;
         self.version += 1;
-        Routes::new(self.version, builder, endpoints, &self.homes)
+        let routes = Routes::new(self.version, builder, endpoints, &self.homes);
+        self.only = routes.only();
+        routes
     }
 
     /// The meters that cover a call, those of its keys among them.
     fn plan(&mut self, route: &Route<'_, '_>, now: Nanos) -> Plan {
         if route.keys.is_empty() {
-            return route.fixed.clone();
+            // Copies plain numbers, where `clone` goes through an iterator.
+            return Plan::from_slice(route.fixed);
         }
         // Keys first: the narrowest is the likeliest to be full.
         let mut plan = Plan::new();
@@ -254,7 +267,7 @@ impl Shared {
 
     /// Asks for a permit. Without a `waker` it doesn't wait.
     pub(crate) fn ask(
-        self: &Arc<Self>,
+        self: Arc<Self>,
         call: &Call<'_>,
         now: Instant,
         waker: Option<&Waker>,
@@ -262,50 +275,45 @@ impl Shared {
         let level = level(call.priority);
         let deadline = call.deadline.map(|deadline| self.nanos(deadline.instant()));
         let now = self.nanos(now);
-        loop {
-            let routes = self.routes.load();
-            let route = routes.route(call);
-            let asked = self.admit(routes.version, &route, level, deadline, now, waker);
-            // New limits came in between: the route may lead astray.
-            let Some((plan, admission)) = asked else {
-                continue;
-            };
-            let error = match admission {
-                Admission::Granted(at) => {
-                    return Asked::Granted(Permit::new(Arc::clone(self), plan, level, at));
-                }
-                Admission::Waits(waiter) => return Asked::Waits(waiter),
-                Admission::NotNow(wait) => RateLimitError::not_now(Duration::from_nanos(wait)),
-                Admission::QueueFull(wait) => {
-                    RateLimitError::queue_full(Duration::from_nanos(wait))
-                }
-                Admission::TooLate(wait) => {
-                    RateLimitError::deadline(Some(Duration::from_nanos(wait)))
-                }
-            };
-            tracing::debug!(name: "tollway.limit.refused", %error, "gave no permit");
-            return Asked::Refused(error);
-        }
-    }
-
-    fn admit(
-        &self,
-        version: u64,
-        route: &Route<'_, '_>,
-        level: usize,
-        deadline: Option<Nanos>,
-        now: Nanos,
-        waker: Option<&Waker>,
-    ) -> Option<(Plan, Admission)> {
-        self.decide(now, |core, now, wakers| {
-            if core.version != version {
-                return None;
-            }
-            let plan = core.plan(route, now);
+        let admit = |core: &mut Core, plan: Plan, now, wakers: &mut Wakers| {
             let state = &mut core.state;
             let admission = state.admit(&plan, level, deadline, now, waker, wakers);
-            Some((plan, admission))
-        })
+            (plan, admission)
+        };
+        let mut asked = None;
+        if self.is_plain.load(Ordering::Relaxed) {
+            asked = self.decide(now, |core, now, wakers| {
+                let plan = Plan::from_slice(core.only.as_ref()?);
+                Some(admit(core, plan, now, wakers))
+            });
+        }
+        let (plan, admission) = loop {
+            if let Some(asked) = asked {
+                break asked;
+            }
+            let routes = self.routes.load();
+            let route = routes.route(call);
+            asked = self.decide(now, |core, now, wakers| {
+                // New limits may have come in between; then this route leads
+                // astray, and the next one is looked up.
+                if core.version != routes.version {
+                    return None;
+                }
+                let plan = core.plan(&route, now);
+                Some(admit(core, plan, now, wakers))
+            });
+        };
+        let error = match admission {
+            Admission::Granted(at) => {
+                return Asked::Granted(Permit::new(self, plan, level, at));
+            }
+            Admission::Waits(waiter) => return Asked::Waits(self, waiter),
+            Admission::NotNow(wait) => RateLimitError::not_now(Duration::from_nanos(wait)),
+            Admission::QueueFull(wait) => RateLimitError::queue_full(Duration::from_nanos(wait)),
+            Admission::TooLate(wait) => RateLimitError::deadline(Some(Duration::from_nanos(wait))),
+        };
+        tracing::debug!(name: "tollway.limit.refused", %error, "gave no permit");
+        Asked::Refused(error)
     }
 
     /// Applies `change` to each gauge of a plan.

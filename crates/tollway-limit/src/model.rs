@@ -1,5 +1,11 @@
 //! The decisions against a naive model: any schedule of arrivals, cancellations,
 //! answers, pauses and changes of quotas.
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    clippy::needless_pass_by_value,
+    reason = "a test"
+)]
 
 use std::task::Waker;
 

@@ -71,8 +71,13 @@ const MEMORY: u32 = 256;
 impl Mean {
     #[expect(clippy::cast_precision_loss, reason = "a mean of durations")]
     pub(crate) fn add(&mut self, sample: Nanos) {
-        self.seen = (self.seen + 1).min(MEMORY);
-        self.nanos += (sample as f64 - self.nanos) / f64::from(self.seen);
+        let change = sample as f64 - self.nanos;
+        if self.seen < MEMORY {
+            self.seen += 1;
+            self.nanos += change / f64::from(self.seen);
+        } else {
+            self.nanos += change * (1.0 / MEMORY as f64);
+        }
     }
 
     #[expect(

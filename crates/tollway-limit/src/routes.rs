@@ -251,6 +251,12 @@ impl Routes {
         }
     }
 
+    /// The plan of every call, where all have the same.
+    pub(crate) fn only(&self) -> Option<Plan> {
+        let is_plain = self.endpoints.is_empty() && self.keyed.is_empty() && self.each.is_empty();
+        is_plain.then(|| self.other.clone())
+    }
+
     pub(crate) fn route<'c>(&self, call: &Call<'c>) -> Route<'_, 'c> {
         let mut keys = SmallVec::new();
         let named = call.endpoint.map(|name| (name, self.by_endpoint.get(name)));

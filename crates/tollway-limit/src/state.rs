@@ -119,7 +119,9 @@ impl State {
         wakers: &mut Wakers,
     ) -> Admission {
         // Those who wait and could go by now come first.
-        self.pump(now, wakers);
+        if self.lanes.waiting() > 0 {
+            self.pump(now, wakers);
+        }
         if deadline.is_some_and(|deadline| deadline <= now) {
             return Admission::TooLate(0);
         }
@@ -166,12 +168,16 @@ impl State {
         ticket: u64,
         now: Nanos,
     ) -> Option<(u32, Full)> {
+        let queued = self.lanes.waiting() > 0;
         for &id in plan {
             let Some(meter) = self.meters.get_mut(id as usize) else {
                 continue;
             };
             if let Err(full) = meter.gauge.room(level, now) {
                 return Some((id, full));
+            }
+            if !queued {
+                continue;
             }
             let behind = meter.line[level]
                 .first()
@@ -482,6 +488,9 @@ impl State {
 
     /// Whether the one timer has to be set anew.
     pub(crate) fn must_arm(&self) -> bool {
+        if self.lanes.waiting() == 0 {
+            return false;
+        }
         match (self.next_wake(), self.armed) {
             (Some(next), Some(armed)) => next < armed,
             (Some(_), None) => true,

@@ -11,15 +11,10 @@ pub(crate) const NANOS_PER_SEC: Nanos = 1_000_000_000;
 
 pub(crate) const fn nanos(duration: Duration) -> Nanos {
     // A duration beyond 584 years waits 584 years.
-    let nanos = duration.as_nanos();
-    if nanos > u64::MAX as u128 {
-        u64::MAX
-    } else {
-        #[expect(clippy::cast_possible_truncation, reason = "compared above")]
-        {
-            nanos as u64
-        }
-    }
+    duration
+        .as_secs()
+        .saturating_mul(NANOS_PER_SEC)
+        .saturating_add(duration.subsec_nanos() as u64)
 }
 
 /// The clock that is read: tokio's, which a test can pause.

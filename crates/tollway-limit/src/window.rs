@@ -137,13 +137,10 @@ impl Pending {
         self.ring.is_empty()
     }
 
-    /// When the `index`th of those unanswered was sent.
-    pub(crate) fn sent_at(&self, index: usize) -> Option<Nanos> {
-        self.ring
-            .iter()
-            .filter(|sent| !sent.answered)
-            .nth(index)
-            .map(|sent| sent.at)
+    /// When the first of those unanswered was sent.
+    pub(crate) fn first_sent(&self) -> Option<Nanos> {
+        let mut unanswered = self.ring.iter().filter(|sent| !sent.answered);
+        unanswered.next().map(|sent| sent.at)
     }
 
     pub(crate) fn drain(&mut self) {

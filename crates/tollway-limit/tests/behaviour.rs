@@ -1,0 +1,502 @@
+//! What the limiter does beside letting through and holding back.
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+use std::pin::pin;
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, Method, Response};
+use tokio::time::{Instant, sleep};
+use tokio_test::{assert_pending, assert_ready, task};
+use tollway_core::{Deadline, Endpoint, Priority, Scope, Verdict};
+use tollway_limit::{Call, CountFrom, Key, Limits, LimitsBuilder, Quota, Shape};
+
+const fn millis(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+fn burst(limit: u32, window: Duration) -> Quota {
+    Quota::new(limit, window).shape(Shape::Burst)
+}
+
+fn limits(quota: Quota) -> Limits {
+    Limits::builder().every_call(quota).build().unwrap()
+}
+
+fn call(path: &str) -> Call<'_> {
+    Call::new(&Method::GET, path)
+}
+
+/// How long the next permit takes.
+async fn wait(limits: &Limits, call: &Call<'_>) -> Duration {
+    let start = Instant::now();
+    limits.acquire(call).await.unwrap().give_back();
+    start.elapsed()
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_in_the_queue_is_dropped_and_the_next_moves_up() {
+    let limits = limits(Quota::concurrent(1));
+    let call = call("/");
+    let holder = limits.acquire(&call).await.unwrap();
+    let mut first = task::spawn(limits.acquire(&call));
+    let mut second = task::spawn(limits.acquire(&call));
+    assert_pending!(first.poll());
+    assert_pending!(second.poll());
+    drop(first);
+    drop(holder);
+    assert!(second.is_woken());
+    drop(assert_ready!(second.poll()).unwrap());
+    assert_eq!(limits.snapshot().waiting, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_in_the_middle_is_dropped_without_a_trace() {
+    let limits = limits(Quota::concurrent(1));
+    let call = call("/");
+    let holder = limits.acquire(&call).await.unwrap();
+    let mut waiters: Vec<_> = (0..3).map(|_| task::spawn(limits.acquire(&call))).collect();
+    for waiter in &mut waiters {
+        assert_pending!(waiter.poll());
+    }
+    drop(waiters.remove(1));
+    drop(holder);
+    let permit = assert_ready!(waiters[0].poll()).unwrap();
+    assert_pending!(waiters[1].poll());
+    drop(permit);
+    drop(assert_ready!(waiters[1].poll()).unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_was_granted_and_is_dropped_unpolled_passes_the_permit_on() {
+    let limits = limits(burst(1, millis(1000)).in_flight(1));
+    let call = call("/");
+    let holder = limits.acquire(&call).await.unwrap();
+    let mut first = task::spawn(limits.acquire(&call));
+    let mut second = task::spawn(limits.acquire(&call));
+    assert_pending!(first.poll());
+    assert_pending!(second.poll());
+    // Never sent: its place in the window is free at once.
+    holder.give_back();
+    assert!(first.is_woken());
+    drop(first);
+    assert!(second.is_woken());
+    drop(assert_ready!(second.poll()).unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_set_the_timer_may_go() {
+    let limits = limits(burst(1, millis(1000)));
+    let call = call("/");
+    drop(limits.acquire(&call).await.unwrap());
+    let start = Instant::now();
+    {
+        // It sets the timer, and is gone before it fires.
+        let mut first = task::spawn(limits.acquire(&call));
+        assert_pending!(first.poll());
+        let other = limits.clone();
+        tokio::spawn(async move {
+            let call = Call::new(&Method::GET, "/");
+            drop(other.acquire(&call).await.unwrap());
+        });
+        tokio::task::yield_now().await;
+    }
+    sleep(millis(1)).await;
+    drop(limits.acquire(&call).await.unwrap());
+    assert_eq!(start.elapsed(), millis(2000));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_ends_a_wait_for_attempts_in_flight() {
+    let limits = limits(Quota::concurrent(1));
+    let call = call("/");
+    let _holder = limits.acquire(&call).await.unwrap();
+    let deadline = Deadline::after(Instant::now(), millis(250)).unwrap();
+    let start = Instant::now();
+    let error = limits.acquire(&call.deadline(deadline)).await.unwrap_err();
+    assert!(error.is_deadline());
+    assert_eq!(start.elapsed(), millis(250));
+    assert_eq!(limits.snapshot().waiting, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_refuses_at_once_those_who_can_no_longer_make_it() {
+    let limits = limits(Quota::concurrent(2).penalty(millis(10_000)));
+    let call = call("/");
+    let (one, _two) = (
+        limits.acquire(&call).await.unwrap(),
+        limits.acquire(&call).await.unwrap(),
+    );
+    let deadline = Deadline::after(Instant::now(), millis(9_000)).unwrap();
+    let mut hopeless = task::spawn(limits.acquire(&call));
+    assert_pending!(hopeless.poll());
+    drop(hopeless);
+    let in_time = call.deadline(deadline);
+    let mut hopeless = task::spawn(limits.acquire(&in_time));
+    assert_pending!(hopeless.poll());
+    one.over(Verdict::NotExecuted {
+        retry_after: None,
+        scope: Scope::GlobalConcurrency,
+    });
+    let error = assert_ready!(hopeless.poll()).unwrap_err();
+    assert!(error.is_deadline());
+    assert_eq!(error.wait(), Some(millis(10_000)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_queue_is_bounded() {
+    let limits = Limits::builder()
+        .every_call(burst(1, millis(1000)))
+        .max_waiting(1)
+        .build()
+        .unwrap();
+    let call = call("/");
+    drop(limits.acquire(&call).await.unwrap());
+    let mut first = task::spawn(limits.acquire(&call));
+    assert_pending!(first.poll());
+    let error = limits.acquire(&call).await.unwrap_err();
+    assert!(error.is_queue_full());
+    // The one ahead takes the place that is free in a second.
+    assert_eq!(error.wait(), Some(millis(2000)));
+}
+
+fn stripe() -> Limits {
+    Limits::builder()
+        .every_call(burst(100, millis(1000)))
+        .each_endpoint(burst(25, millis(1000)))
+        .known_endpoints([Endpoint::get("/a"), Endpoint::get("/b/{id}")])
+        .keyed(Key::param("id"), burst(10, millis(1000)))
+        .build()
+        .unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_pauses_exactly_what_it_names() {
+    // Which of these calls waits after `/b/1` was refused with this scope.
+    for (scope, waits) in [
+        (Scope::Call, [false, false, false]),
+        (Scope::GlobalRate, [true, true, true]),
+        (Scope::EndpointRate, [true, true, false]),
+        (Scope::Unspecified, [true, true, true]),
+    ] {
+        let limits = stripe();
+        let permit = limits.acquire(&call("/b/1")).await.unwrap();
+        permit.over(Verdict::NotExecuted {
+            retry_after: Some(millis(700)),
+            scope,
+        });
+        for (path, waits) in ["/b/1", "/b/2", "/a"].into_iter().zip(waits) {
+            let now = Instant::now().into_std();
+            let permit = limits.try_acquire(&call(path), now);
+            let wait = permit.map_or_else(
+                |error| error.wait(),
+                |permit| {
+                    permit.give_back();
+                    None
+                },
+            );
+            assert_eq!(wait, waits.then_some(millis(700)), "{scope:?} {path}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_resource_s_refusal_pauses_its_key_and_endpoint_quotas() {
+    let limits = Limits::builder()
+        .every_call(burst(100, millis(1000)))
+        .keyed(
+            Key::param("id").on(Endpoint::get("/b/{id}")),
+            burst(10, millis(1000)).penalty(millis(300)),
+        )
+        .build()
+        .unwrap();
+    let permit = limits.acquire(&call("/b/1")).await.unwrap();
+    permit.over(Verdict::NotExecuted {
+        retry_after: None,
+        scope: Scope::Resource,
+    });
+    assert_eq!(wait(&limits, &call("/b/2")).await, Duration::ZERO);
+    assert_eq!(wait(&limits, &call("/b/1")).await, millis(300));
+}
+
+#[tokio::test(start_paused = true)]
+async fn headers_tighten_and_never_loosen() {
+    let limits = limits(burst(10, millis(1000)));
+    let call = call("/");
+    let answer = |fields: &[(&'static str, &str)]| {
+        let mut response = Response::new(());
+        for (name, value) in fields {
+            let name = HeaderName::from_static(name);
+            response.headers_mut().insert(name, value.parse().unwrap());
+        }
+        response
+    };
+    // Far more than we believe: nothing changes.
+    let permit = limits.acquire(&call).await.unwrap();
+    permit.answered(&answer(&[("ratelimit", r#""a";r=1000;t=60"#)]));
+    for _ in 0..9 {
+        drop(limits.acquire(&call).await.unwrap());
+    }
+    assert_eq!(wait(&limits, &call).await, millis(1000));
+    // One less than we believe, for five seconds.
+    let permit = limits.acquire(&call).await.unwrap();
+    permit.answered(&answer(&[
+        ("x-ratelimit-remaining", "1"),
+        ("x-ratelimit-reset", "5"),
+    ]));
+    let start = Instant::now();
+    drop(limits.acquire(&call).await.unwrap());
+    assert_eq!(start.elapsed(), Duration::ZERO);
+    assert_eq!(wait(&limits, &call).await, millis(5000));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reserved_share_is_lent_out_and_taken_back_at_once() {
+    let quota = burst(10, millis(1000)).reserve(Priority::High, 30);
+    let limits = limits(quota);
+    let normal = call("/");
+    let high = normal.priority(Priority::High);
+    // Nobody of high priority is about: all of it is lent out.
+    for _ in 0..10 {
+        drop(limits.acquire(&normal).await.unwrap());
+    }
+    // One comes, and gets the first place.
+    assert_eq!(wait(&limits, &high).await, millis(1000));
+    // From now on the others leave three places.
+    for _ in 0..7 {
+        assert_eq!(wait_and_use(&limits, &normal).await, Duration::ZERO);
+    }
+    let now = Instant::now().into_std();
+    limits.try_acquire(&normal, now).unwrap_err();
+    for _ in 0..3 {
+        assert_eq!(wait_and_use(&limits, &high).await, Duration::ZERO);
+    }
+}
+
+async fn wait_and_use(limits: &Limits, call: &Call<'_>) -> Duration {
+    let start = Instant::now();
+    drop(limits.acquire(call).await.unwrap());
+    start.elapsed()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lower_priority_with_a_share_is_not_starved() {
+    let quota = Quota::per_second(10).reserve(Priority::Low, 20);
+    let limits = limits(quota);
+    let (sender, mut order) = tokio::sync::mpsc::unbounded_channel();
+    for priority in [Priority::High, Priority::Low] {
+        for _ in 0..100 {
+            let (limits, sender) = (limits.clone(), sender.clone());
+            tokio::spawn(async move {
+                let call = Call::new(&Method::GET, "/").priority(priority);
+                drop(limits.acquire(&call).await.unwrap());
+                sender.send(priority).unwrap();
+            });
+        }
+    }
+    let mut low = 0;
+    for _ in 0..100 {
+        low += usize::from(order.recv().await == Some(Priority::Low));
+    }
+    assert!((15..=25).contains(&low), "{low} of 100");
+}
+
+#[tokio::test(start_paused = true)]
+async fn limits_change_while_calls_wait() {
+    let builder = |limit| Limits::builder().every_call(burst(limit, millis(60_000)));
+    let limits = builder(1).build().unwrap();
+    let call = call("/");
+    drop(limits.acquire(&call).await.unwrap());
+    let mut waiters: Vec<_> = (0..2).map(|_| task::spawn(limits.acquire(&call))).collect();
+    for waiter in &mut waiters {
+        assert_pending!(waiter.poll());
+    }
+    limits.reconfigure(builder(2)).unwrap();
+    drop(assert_ready!(waiters[0].poll()).unwrap());
+    assert_pending!(waiters[1].poll());
+    // Gone altogether.
+    limits.reconfigure(Limits::builder()).unwrap();
+    drop(assert_ready!(waiters[1].poll()).unwrap());
+    // And nonsense is refused, and changes nothing.
+    let error = limits.reconfigure(builder(0)).unwrap_err();
+    assert_eq!(error.field(), "limit");
+    assert_eq!(wait(&limits, &call).await, Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_counted_survives_a_change() {
+    let rule = |limit| -> LimitsBuilder {
+        Limits::builder()
+            .endpoint(Endpoint::get("/a"), burst(limit, millis(1000)))
+            .each_endpoint(burst(5, millis(1000)))
+    };
+    let limits = rule(3).build().unwrap();
+    for _ in 0..3 {
+        drop(limits.acquire(&call("/a")).await.unwrap());
+    }
+    limits
+        .reconfigure(rule(4).known_endpoints([Endpoint::get("/b")]))
+        .unwrap();
+    assert_eq!(wait_and_use(&limits, &call("/a")).await, Duration::ZERO);
+    assert_eq!(wait(&limits, &call("/a")).await, millis(1000));
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_have_quotas_of_their_own_and_idle_ones_are_forgotten() {
+    let limits = Limits::builder()
+        .keyed(
+            Key::header(HeaderName::from_static("account")),
+            burst(1, millis(1000)),
+        )
+        .build()
+        .unwrap();
+    let ask = |account: String| {
+        let limits = limits.clone();
+        async move {
+            let mut headers = HeaderMap::new();
+            headers.insert("account", account.parse().unwrap());
+            wait_and_use(&limits, &call("/").headers(&headers)).await
+        }
+    };
+    assert_eq!(ask("a".into()).await, Duration::ZERO);
+    assert_eq!(ask("b".into()).await, Duration::ZERO);
+    assert_eq!(ask("a".into()).await, millis(1000));
+    // No header, no limit.
+    assert_eq!(wait_and_use(&limits, &call("/")).await, Duration::ZERO);
+    for index in 0..1000 {
+        ask(index.to_string()).await;
+    }
+    assert!(limits.snapshot().quotas.len() >= 1000);
+    sleep(millis(5000)).await;
+    for _ in 0..1000 {
+        ask("a".into()).await;
+    }
+    let kept = limits.snapshot().quotas.len();
+    assert!(kept <= 64, "{kept}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn more_keys_than_may_be_kept_share_one_quota() {
+    let limits = Limits::builder()
+        .keyed(Key::path(), burst(1, millis(1000)))
+        .max_keys(2)
+        .build()
+        .unwrap();
+    for path in ["/1", "/2", "/3"] {
+        assert_eq!(wait_and_use(&limits, &call(path)).await, Duration::ZERO);
+    }
+    assert_eq!(wait(&limits, &call("/4")).await, millis(1000));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_margin_ends_the_wait_for_slow_answers() {
+    let margin = CountFrom::Sending { margin: millis(50) };
+    let limits = limits(burst(2, millis(1000)).count_from(margin));
+    let call = call("/");
+    // One is answered soon, one not at all.
+    let quick = limits.acquire(&call).await.unwrap();
+    let _slow = limits.acquire(&call).await.unwrap();
+    sleep(millis(20)).await;
+    drop(quick);
+    let start = Instant::now();
+    drop(limits.acquire(&call).await.unwrap());
+    assert_eq!(start.elapsed(), millis(1000));
+    drop(limits.acquire(&call).await.unwrap());
+    assert_eq!(start.elapsed(), millis(1030));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bucket_gives_its_burst_and_then_its_rate() {
+    let limits = limits(Quota::rate(10, millis(1000)).burst(3));
+    let call = call("/");
+    let start = Instant::now();
+    let mut times = Vec::new();
+    for _ in 0..6 {
+        drop(limits.acquire(&call).await.unwrap());
+        times.push(start.elapsed().as_millis());
+    }
+    assert_eq!(times, [0, 0, 0, 100, 200, 300]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_timer_loses_nothing_of_the_pace() {
+    // 1999 intervals over 1 s: half a millisecond each, under a timer of one.
+    let limits = limits(Quota::per_second(2000));
+    let call = call("/");
+    let start = Instant::now();
+    for _ in 0..10_000 {
+        drop(limits.acquire(&call).await.unwrap());
+    }
+    let rate = 10_000.0 / start.elapsed().as_secs_f64();
+    assert!(rate > 1990.0, "{rate}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_shows_every_quota() {
+    let limits = stripe();
+    let _permit = limits.acquire(&call("/b/1")).await.unwrap();
+    let snapshot = limits.snapshot();
+    let rules: Vec<_> = snapshot
+        .quotas
+        .iter()
+        .map(|quota| (quota.rule.as_str(), quota.key.as_deref(), quota.used))
+        .collect();
+    assert!(rules.contains(&("every call", None, 1)), "{rules:?}");
+    assert!(rules.contains(&("each endpoint", Some("GET /b/{id}"), 1)));
+    assert!(rules.contains(&("each endpoint", Some("GET /a"), 0)));
+    assert!(rules.contains(&("{id}", Some("1"), 1)));
+    let every = &snapshot.quotas[0];
+    assert_eq!(every.in_flight, 1);
+    assert_eq!(every.waiting(Priority::Normal), 0);
+    assert_eq!(every.free_at, Some(snapshot.at));
+    assert_eq!(every.paused_until, None);
+}
+
+#[test]
+fn nonsense_is_refused_by_name() {
+    let refused = |builder: LimitsBuilder| builder.build().unwrap_err().to_string();
+    let every = |quota| refused(Limits::builder().every_call(quota));
+    assert_eq!(
+        every(Quota::per_second(0)),
+        "the limits of `every call` have `limit` = 0; expected at least 1"
+    );
+    assert!(every(Quota::new(1, Duration::ZERO)).contains("`window` = 0ns"));
+    assert!(every(Quota::rate(1, millis(10)).burst(0)).contains("`burst` = 0"));
+    assert!(every(Quota::concurrent(0)).contains("`in_flight` = 0"));
+    assert!(every(Quota::per_second(1).penalty(Duration::ZERO)).contains("`penalty`"));
+    let much = Quota::per_second(9)
+        .reserve(Priority::High, 60)
+        .reserve(Priority::Low, 50);
+    assert!(every(much).contains("`reserve` = 110 %"));
+    let quota = Quota::per_second(1);
+    let overlap = Limits::builder()
+        .endpoint(Endpoint::get("/a/{b}"), quota)
+        .endpoint(Endpoint::get("/a/{c}"), quota);
+    assert!(refused(overlap).contains("endpoint"));
+    let nowhere = Limits::builder().keyed(Key::param("id"), quota);
+    assert!(refused(nowhere).contains("`param` = `id`"));
+}
+
+#[test]
+fn limits_outlive_the_runtime_in_which_somebody_waited() {
+    let limits = limits(burst(1, millis(30)));
+    let runtime = || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .unwrap()
+    };
+    let call = call("/");
+    let first = runtime();
+    first.block_on(async {
+        drop(limits.acquire(&call).await.unwrap());
+        let mut waits = pin!(limits.acquire(&call));
+        let wait = tokio::time::timeout(millis(1), waits.as_mut()).await;
+        wait.unwrap_err();
+    });
+    drop(first);
+    runtime().block_on(async {
+        drop(limits.acquire(&call).await.unwrap());
+        drop(limits.acquire(&call).await.unwrap());
+    });
+}
