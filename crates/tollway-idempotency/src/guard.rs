@@ -255,6 +255,23 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_key_is_in_one_generation_only() {
+        let now = Instant::now();
+        let mut guard = Guard::new(2);
+        let since = guard.admit(digest(0), digest(0), LIFE, now).expect("new");
+        for key in 1..3 {
+            guard.admit(digest(key), digest(0), LIFE, now).expect("new");
+        }
+        // It is old by now, and used again.
+        guard
+            .admit(digest(0), digest(0), LIFE, now)
+            .expect("the same payload");
+        guard.settle(digest(0), since, false);
+        guard.settle(digest(0), since, false);
+        guard.admit(digest(0), digest(1), LIFE, now).expect("free");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn an_old_call_that_ends_late_does_not_free_the_key_of_a_new_one() {
         let start = Instant::now();
         let mut guard = Guard::new(10);

@@ -49,6 +49,23 @@ async fn the_deadline_ends_the_wait_for_the_head_at_its_very_instant() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_inner_call_is_dropped_even_if_the_outer_future_is_kept() {
+    let slow = Slow {
+        head: secs(60),
+        ..Slow::default()
+    };
+    let state = slow.state.clone();
+    let mut service = DeadlineLayer::new(secs(5)).layer(slow);
+    let ready = ServiceExt::<Request<()>>::ready(&mut service)
+        .await
+        .unwrap();
+    let mut call = Box::pin(ready.call(Request::new(())));
+    call.as_mut().await.unwrap_err();
+    assert_eq!(state.alive(), 0);
+    drop(call);
+}
+
+#[tokio::test(start_paused = true)]
 async fn waiting_for_the_inner_service_to_be_ready_counts() {
     let start = Instant::now();
     let slow = Slow {
