@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tollway_core::Verdict;
 use tollway_retry::{BackOff, Budget, Hedge, Outcome, RetryLayer, RetryPolicyBuilder, Seed, Stop};
-use tower::{Layer, ServiceExt};
+use tower::{Layer, Service, ServiceExt};
 
 use crate::support::*;
 
@@ -57,8 +57,9 @@ async fn a_slow_first_attempt_is_overtaken_and_dropped() {
 async fn the_loser_is_dropped_with_the_answer() {
     let policy = hedged().await.build().unwrap();
     let gateway = Gateway::lasting([secs(30), millis(100)]);
-    let service = RetryLayer::new(policy).layer(gateway.clone());
-    let mut call = pin!(service.oneshot(get()));
+    let mut service = RetryLayer::new(policy).layer(gateway.clone());
+    // Not `oneshot`, which drops it when it has answered.
+    let mut call = pin!(service.ready().await.unwrap().call(get()));
     call.as_mut().await.unwrap();
     assert_eq!((gateway.made(), gateway.dropped()), (2, 1));
 }
