@@ -6,13 +6,23 @@
 
 use std::time::Duration;
 
+use tollway::Client;
+use tollway::core::BoxError;
+use tollway::limit::Limits;
+use tollway::pool::Protocol;
+use tollway::retry::{BackOff, Budget};
 use tollway_sim::{Fault, Provider};
+
+use crate::words;
 
 /// A call's attempts are at most so many, as by the retry's default.
 pub const MAX_ATTEMPTS: u32 = 4;
 
 /// The calls of one cell, one after the other.
 pub const CALLS: usize = 50;
+
+/// The shortest back-off's ceiling, and the longest one's.
+pub const WAITS: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(4)];
 
 /// Longer than anybody waits.
 const FOR_EVER: Duration = Duration::from_secs(600);
@@ -127,6 +137,37 @@ impl Cell {
     #[must_use]
     pub const fn hangs(&self) -> bool {
         matches!(self.fault, Fault::Hang(_) | Fault::HangAfterEffect(_))
+    }
+
+    /// The client of the cell: the provider's profile with short waits, and
+    /// nothing else in the way: no quota, and a budget that never says no.
+    ///
+    /// # Errors
+    ///
+    /// None, with an attempt of more than no time.
+    pub fn client(&self, attempt: Duration) -> Result<Client, BoxError> {
+        let profile = words::profile(self.provider);
+        let [base, cap] = WAITS;
+        let retry = profile
+            .retry
+            .clone()
+            .back_off(BackOff::exponential(base, cap)?);
+        let version = if self.http2 {
+            Protocol::Http2Only
+        } else {
+            Protocol::Http1Only
+        };
+        let mut builder = Client::builder(profile)
+            .plain_http(true)
+            .limits(Limits::builder())
+            .retry(retry.budget(Budget::unlimited()))
+            .attempt_timeout(attempt)
+            .deadline(Duration::from_secs(120))
+            .pool(|pool| pool.protocol(version));
+        if self.ask == Ask::PostWithoutKey {
+            builder = builder.keys(None);
+        }
+        Ok(builder.build()?)
     }
 
     /// Which attempts meet the fault: about every other one, the same ones on

@@ -6,50 +6,22 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tollway::Client;
 use tollway::core::{BoxError, Verdict};
-use tollway::limit::Limits;
-use tollway::pool::Protocol;
-use tollway::retry::{BackOff, Budget};
 use tollway_sim::{Fault, Faults, Gateway, Provider};
 use tollway_tests::matrix::{Ask, CALLS, Cell, End, Expected};
 use tollway_tests::words::{self, Seen};
 
-/// The client of a cell: the provider's profile with short waits, and nothing
-/// else in the way: no quota, and a budget that never says no.
-fn client(cell: &Cell) -> Result<Client, BoxError> {
-    let profile = words::profile(cell.provider);
-    let back_off = BackOff::exponential(Duration::from_millis(1), Duration::from_millis(4))?;
-    let retry = profile.retry.clone().back_off(back_off);
+/// Makes the calls of a cell, and returns what is not as it should be.
+async fn wrong_in(cell: Cell, busy: &Semaphore) -> Result<Vec<String>, BoxError> {
+    let turn = busy.acquire().await?;
+    let gateway = Gateway::builder(cell.provider).unlimited().start().await?;
     let attempt = if cell.hangs() {
         Duration::from_secs(1)
     } else {
         // Nothing hangs, so nothing may run out, however busy the machine.
         Duration::from_secs(30)
     };
-    let version = if cell.http2 {
-        Protocol::Http2Only
-    } else {
-        Protocol::Http1Only
-    };
-    let mut builder = Client::builder(profile)
-        .plain_http(true)
-        .limits(Limits::builder())
-        .retry(retry.budget(Budget::unlimited()))
-        .attempt_timeout(attempt)
-        .deadline(Duration::from_secs(120))
-        .pool(|pool| pool.protocol(version));
-    if cell.ask == Ask::PostWithoutKey {
-        builder = builder.keys(None);
-    }
-    Ok(builder.build()?)
-}
-
-/// Makes the calls of a cell, and returns what is not as it should be.
-async fn wrong_in(cell: Cell, busy: &Semaphore) -> Result<Vec<String>, BoxError> {
-    let turn = busy.acquire().await?;
-    let gateway = Gateway::builder(cell.provider).unlimited().start().await?;
-    let client = client(&cell)?;
+    let client = cell.client(attempt)?;
     let mut wrong = Vec::new();
     // For look-ups to find.
     let first = Seen::of(client.send(words::pay(&gateway, "first")?).await).await;
