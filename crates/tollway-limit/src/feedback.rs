@@ -12,7 +12,7 @@ use crate::lanes::Plan;
 use crate::permit::Permit;
 use crate::quota::Rate;
 use crate::state::{Meter, Role, State, Wakers};
-use crate::time::{Nanos, nanos};
+use crate::time::{Nanos, nanos, now};
 
 impl Permit {
     /// The attempt is over, with this answer. The limits learn from its
@@ -27,7 +27,7 @@ impl Permit {
         }
         if fields::present(response.headers()) {
             let said = fields::read(response.headers(), SystemTime::now);
-            self.over_with(verdict, &said);
+            self.over_with(now(), verdict, &said);
         } else {
             self.over(verdict);
         }

@@ -167,7 +167,7 @@ impl Gauge {
         self.pace.set_interval(match self.quota.rate {
             Rate::Unlimited => GENTLE_INTERVAL,
             // One less than the limit, over the window and the time that a
-            // place is held beyond it: see the crate's documentation.
+            // place is held beyond it: see `goodput`.
             Rate::Window { limit, .. } => {
                 let cycle = window.saturating_add(self.hold.nanos());
                 cycle.div_ceil(Nanos::from(limit.saturating_sub(1).max(1)))

@@ -1,4 +1,119 @@
 //! A tower layer that keeps a client inside its provider's rate limits, exactly.
+//!
+//! A provider that allows 1000 requests in any 10 s blocks whoever sends the
+//! 1001st. A client that counts what it *sends* breaks that rule, because the
+//! provider counts what *arrives*, and the network bunches requests up. This
+//! limiter takes a place in the provider's window to be free a window after the
+//! *response*: the arrival was before that, so no delay can break the rule. On a
+//! network with 5–50 ms of delay it lets 99 % of the allowance through, with no
+//! rejection; limiters that count what is sent reach about half of it, with
+//! thousands. [`goodput`] has the derivation and the figures.
+//!
+//! # How it differs from tower's
+//!
+//! [tower's `RateLimit`] can't be shared without a buffer, restarts its count at
+//! fixed times (so 2N − 1 fit into one window), counts what is sent, and takes
+//! the inner service's readiness while it waits. This one
+//!
+//! - holds any number of [quotas](Quota) at once: for every call, for each
+//!   endpoint, for each value of a [`Key`]; a permit is taken from all or none,
+//!   and who waits holds nothing, so an exhausted endpoint never starves another;
+//! - is shared by clones, by services and by code without tower
+//!   ([`Limits::acquire`]);
+//! - serves first come, first served within a [`Priority`], refuses at once what
+//!   would outlast its [`Deadline`] and says how long the wait would have been,
+//!   and bounds its queue;
+//! - learns from answers: a refusal pauses exactly the quota that it names, for
+//!   everybody; rate-limit headers tighten it.
+//!
+//! # Example
+//!
+//! ```
+//! use std::convert::Infallible;
+//!
+//! use http::{Request, Response};
+//! use tollway_core::Endpoint;
+//! use tollway_limit::{Limits, Quota, RateLimitLayer};
+//! use tower::{ServiceBuilder, ServiceExt, service_fn};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), tollway_core::BoxError> {
+//! let limits = Limits::builder()
+//!     .every_call(Quota::per_second(100))
+//!     .each_endpoint(Quota::per_second(25))
+//!     .endpoint(Endpoint::post("/v1/payouts"), Quota::per_second(15).in_flight(30))
+//!     .build()?;
+//! let service = ServiceBuilder::new()
+//!     .layer(RateLimitLayer::new(limits.clone()))
+//!     .service(service_fn(async |_: Request<()>| {
+//!         Ok::<_, Infallible>(Response::new(()))
+//!     }));
+//!
+//! service.oneshot(Request::post("/v1/payouts").body(())?).await?;
+//! assert_eq!(limits.snapshot().quotas[0].used, 1);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What travels with a request
+//!
+//! All of it is optional, in the request's extensions.
+//!
+//! | extension | absent means |
+//! | --- | --- |
+//! | [`Endpoint`] | it is recognised by method and path |
+//! | [`Priority`] | normal |
+//! | [`Deadline`] | the call may wait for ever |
+//!
+//! An attempt that is a retry stands in the same queue as fresh calls of its
+//! priority, in the order in which they came: it overtakes nobody, least of all a
+//! fresh call of a higher priority. Retries that overtook would starve fresh
+//! calls just when the provider is in trouble.
+//!
+//! # Feedback
+//!
+//! The verdict on an answer (an extension, or else its status and `Retry-After`)
+//! says what was refused:
+//!
+//! | [`Scope`] of `NotExecuted` | what pauses |
+//! | --- | --- |
+//! | `GlobalRate` | quotas of [`every_call`](LimitsBuilder::every_call) |
+//! | `EndpointRate` | quotas of endpoints |
+//! | `GlobalConcurrency`, `EndpointConcurrency` | those with an [`in_flight`](Quota::in_flight) limit |
+//! | `Resource` | quotas of keys and endpoints |
+//! | `Unspecified` | quotas with a [penalty](Quota::penalty), or else every rate that covers the call |
+//! | `Call` | none: a lock on one object is no limit |
+//!
+//! It pauses for the delay that the provider asks for, or else for the quota's own
+//! penalty; without either the call alone was refused. After a pause the queue
+//! restarts evenly spaced, whatever the shape, so that it doesn't come as a herd.
+//! An attempt that was certainly never sent (a connect error) takes no place.
+//!
+//! # Telemetry
+//!
+//! `tracing` events, by name: `tollway.limit.waited` (debug, `wait_ms`),
+//! `tollway.limit.refused` (debug, `error`), `tollway.limit.refused_by_provider`
+//! (info, `scope`, `retry_after_ms`). [`Limits::snapshot`] has the state of every
+//! quota.
+//!
+//! # Without tokio
+//!
+//! Without the feature `tokio` there is no waiting and no layer, and
+//! [`Limits::try_acquire`] is handed the time. With it, a `Limits` that is shared
+//! between runtimes relies on each of them being driven while its tasks wait.
+//!
+//! [tower's `RateLimit`]: https://docs.rs/tower/latest/tower/limit/rate/struct.RateLimit.html
+//! [`Deadline`]: tollway_core::Deadline
+//! [`Endpoint`]: tollway_core::Endpoint
+//! [`Priority`]: tollway_core::Priority
+//! [`Scope`]: tollway_core::Scope
+#![cfg_attr(
+    not(feature = "tokio"),
+    allow(dead_code, reason = "only those who wait need it")
+)]
+
+#[doc = include_str!("../docs/goodput.md")]
+pub mod goodput {}
 
 mod builder;
 mod call;
@@ -20,6 +135,8 @@ mod sync;
 mod time;
 mod window;
 
+#[cfg(all(test, loom))]
+mod interleavings;
 #[cfg(all(test, not(loom)))]
 mod model;
 

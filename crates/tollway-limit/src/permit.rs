@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Instant;
 
 use tollway_core::Verdict;
 
@@ -54,12 +55,18 @@ impl Permit {
     /// else for the quota's own [`penalty`](crate::Quota::penalty); without
     /// either, not at all.
     pub fn over(self, verdict: Verdict) {
-        self.over_with(verdict, &[]);
+        self.over_with(now(), verdict, &[]);
     }
 
-    pub(crate) fn over_with(mut self, verdict: Verdict, said: &[Remainder]) {
+    /// The same, at a time that the caller knows: for code that makes up its
+    /// own, as [`Limits::try_acquire`](crate::Limits::try_acquire) allows.
+    pub fn over_at(self, now: Instant, verdict: Verdict) {
+        self.over_with(now, verdict, &[]);
+    }
+
+    pub(crate) fn over_with(mut self, now: Instant, verdict: Verdict, said: &[Remainder]) {
         self.over = true;
-        let now = self.shared.nanos(now());
+        let now = self.shared.nanos(now);
         let (level, sent) = (self.level, self.sent);
         let refused = match verdict {
             Verdict::NotExecuted { retry_after, scope } => Some((retry_after, scope)),

@@ -71,9 +71,9 @@ pub enum CountFrom {
     Response,
     /// At the response too, but no later than this margin after the sending.
     ///
-    /// It gives N/(W + margin) where answers are slow, and holds as long as
-    /// requests arrive within `margin` of each other's delays. See the crate's
-    /// documentation for the figures.
+    /// It gives N/(W + margin) where answers are slow, and is safe as long as
+    /// no request takes longer than another to arrive by more than `margin`.
+    /// [`goodput`](crate::goodput) has the figures.
     Sending {
         /// The most by which one request's way to the provider may take longer
         /// than another's.
@@ -127,8 +127,8 @@ impl Quota {
 
     /// A bucket: `limit` attempts every `per` in the long run, and one at once
     /// (more with [`burst`](Self::burst)). For providers that publish a rate
-    /// and a burst, nginx's `limit_req` among them, whose `burst=B` lets B + 1
-    /// through at once.
+    /// and a burst, nginx's `limit_req` among them. Its `burst=B` lets B + 1
+    /// through at once, but its clock has milliseconds: B is the burst to state.
     ///
     /// Attempts in flight count as not yet arrived, so with
     /// [`CountFrom::Response`] a burst smaller than rate × round trip costs

@@ -1,0 +1,97 @@
+//! What threads share, in every order in which they may get at it.
+//!
+//! `RUSTFLAGS="--cfg loom" cargo test -p tollway-limit --no-default-features
+//! --lib --release`
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::Poll;
+
+use http::Method;
+use loom::future::block_on;
+use loom::sync::atomic::{AtomicUsize, Ordering};
+use loom::thread;
+
+use crate::call::Call;
+use crate::limits::{Asked, Limits};
+use crate::permit::Permit;
+use crate::quota::Quota;
+use crate::time::now;
+
+fn one_at_a_time() -> Limits {
+    let builder = Limits::builder().every_call(Quota::concurrent(1));
+    builder.build().unwrap_or_else(|error| panic!("{error}"))
+}
+
+async fn acquire(limits: &Limits) -> Permit {
+    let mut place = None;
+    poll_fn(|cx| {
+        let Some(waiter) = place else {
+            let call = Call::new(&Method::GET, "/");
+            return match Arc::clone(&limits.shared).ask(&call, now(), Some(cx.waker())) {
+                Asked::Granted(permit) => Poll::Ready(permit),
+                Asked::Waits(_, waiter) => {
+                    place = Some(waiter);
+                    Poll::Pending
+                }
+                Asked::Refused(error) => panic!("{error}"),
+            };
+        };
+        match limits.shared.check(waiter, now(), cx.waker()) {
+            Some(Ok(permit)) => Poll::Ready(permit),
+            Some(Err(error)) => panic!("{error}"),
+            None => Poll::Pending,
+        }
+    })
+    .await
+}
+
+#[test]
+fn a_permit_is_held_by_one_and_whoever_waits_is_woken() {
+    loom::model(|| {
+        let limits = one_at_a_time();
+        let holders = Arc::new(AtomicUsize::new(0));
+        let work = |limits: Limits, holders: Arc<AtomicUsize>| {
+            move || {
+                let permit = block_on(acquire(&limits));
+                assert_eq!(holders.fetch_add(1, Ordering::SeqCst), 0);
+                holders.fetch_sub(1, Ordering::SeqCst);
+                drop(permit);
+            }
+        };
+        let other = thread::spawn(work(limits.clone(), Arc::clone(&holders)));
+        work(limits.clone(), holders)();
+        other
+            .join()
+            .unwrap_or_else(|_| panic!("the other thread failed"));
+        assert_eq!(limits.snapshot().waiting, 0);
+        assert_eq!(limits.snapshot().quotas[0].in_flight, 0);
+    });
+}
+
+#[test]
+fn one_who_leaves_while_being_granted_passes_the_permit_on() {
+    loom::model(|| {
+        let limits = one_at_a_time();
+        let permit = block_on(acquire(&limits));
+        let leaver = {
+            let limits = limits.clone();
+            thread::spawn(move || {
+                let call = Call::new(&Method::GET, "/");
+                let waker = std::task::Waker::noop();
+                match Arc::clone(&limits.shared).ask(&call, now(), Some(waker)) {
+                    Asked::Waits(shared, waiter) => shared.leave(waiter),
+                    Asked::Granted(permit) => permit.give_back(),
+                    Asked::Refused(error) => panic!("{error}"),
+                }
+            })
+        };
+        drop(permit);
+        // Whatever became of the other, the permit comes back.
+        drop(block_on(acquire(&limits)));
+        leaver
+            .join()
+            .unwrap_or_else(|_| panic!("the leaver failed"));
+        assert_eq!(limits.snapshot().quotas[0].in_flight, 0);
+    });
+}
