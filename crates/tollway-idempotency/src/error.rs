@@ -59,7 +59,11 @@ impl KeyError {
 
     /// The call is refused.
     pub(crate) fn refused(why: Why, key: Option<IdempotencyKey>) -> Self {
-        tracing::debug!(reason = %why, "call refused for its idempotency key");
+        tracing::debug!(
+            target: "tollway::idempotency",
+            tollway.idempotency.reason = %why,
+            "refused"
+        );
         let verdict = match why {
             // An earlier call with this very payload may have been executed.
             Why::Used(Refusal::Expired) => Verdict::Unknown,

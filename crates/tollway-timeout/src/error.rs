@@ -52,12 +52,14 @@ impl TimeoutError {
         } else {
             Verdict::NO_EFFECT
         };
+        // Durations are in seconds, as in OpenTelemetry's conventions.
         tracing::debug!(
-            timeout.limit = ran_out.limit.as_str(),
-            timeout.phase = phase.as_str(),
-            timeout.after_s = ran_out.after.as_secs_f64(),
-            timeout.of_s = ran_out.of.as_secs_f64(),
-            verdict = verdict.as_str(),
+            target: "tollway::timeout",
+            tollway.timeout.limit = ran_out.limit.as_str(),
+            tollway.timeout.phase = phase.as_str(),
+            tollway.timeout.after = ran_out.after.as_secs_f64(),
+            tollway.timeout.of = ran_out.of.as_secs_f64(),
+            tollway.verdict = verdict.as_str(),
             "time ran out"
         );
         let elapsed = Elapsed(ran_out);
