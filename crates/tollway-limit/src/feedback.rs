@@ -9,9 +9,10 @@ use tollway_core::{Fault, Judgement, Phase, Scope, Verdict};
 use crate::fields::{self, Remainder};
 use crate::gauge::Gauge;
 use crate::lanes::Plan;
+use crate::meter::{Meter, Role};
 use crate::permit::Permit;
 use crate::quota::Rate;
-use crate::state::{Meter, Role, State, Wakers};
+use crate::state::{State, Wakers};
 use crate::time::{Nanos, nanos, now};
 
 impl Permit {

@@ -4,8 +4,9 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
+use crate::meter::Role;
 use crate::quota::Quota;
-use crate::state::{Role, State};
+use crate::state::State;
 use crate::time::Nanos;
 
 /// How many keys may be idle and still be kept: so many are no burden, and

@@ -125,6 +125,7 @@ mod key;
 mod keys;
 mod lanes;
 mod limits;
+mod meter;
 mod pace;
 mod permit;
 mod quota;

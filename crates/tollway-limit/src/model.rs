@@ -14,8 +14,9 @@ use proptest::prelude::*;
 use smallvec::SmallVec;
 
 use crate::lanes::{Fate, Plan};
+use crate::meter::Role;
 use crate::quota::{CountFrom, Quota, Rate, Shape};
-use crate::state::{Admission, Role, State, Wakers};
+use crate::state::{Admission, State, Wakers};
 use crate::time::{NANOS_PER_MILLI, Nanos, nanos};
 
 #[derive(Clone, Debug)]

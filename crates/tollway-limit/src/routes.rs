@@ -12,8 +12,9 @@ use crate::error::InvalidLimits;
 use crate::key::{Key, Source};
 use crate::keys::Keys;
 use crate::lanes::Plan;
+use crate::meter::Role;
 use crate::quota::Quota;
-use crate::state::{Role, State};
+use crate::state::State;
 use crate::time::Nanos;
 
 /// Where the meters of one rule are.

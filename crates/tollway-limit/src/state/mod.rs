@@ -1,6 +1,8 @@
 //! The limiter's decisions: who may go now, who waits, who is next. It is
 //! handed the time, and neither sleeps nor locks.
 
+mod change;
+
 use std::collections::BTreeSet;
 use std::task::Waker;
 
@@ -9,45 +11,12 @@ use smallvec::SmallVec;
 
 use crate::gauge::{Full, Gauge};
 use crate::lanes::{Fate, Lanes, Plan, index};
+use crate::meter::{Meter, Role};
 use crate::quota::{LEVELS, Quota};
 use crate::time::Nanos;
 
 /// Wakers to be woken once the lock is released: a waker runs foreign code.
 pub(crate) type Wakers = SmallVec<[Waker; 4]>;
-
-/// What a quota is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Role {
-    EveryCall,
-    Endpoint,
-    Key,
-}
-
-/// A gauge, and those who stand in line at it.
-#[derive(Debug)]
-pub(crate) struct Meter {
-    pub(crate) gauge: Gauge,
-    pub(crate) role: Role,
-    /// Which rule it belongs to, for snapshots.
-    pub(crate) rule: u32,
-    /// Heads of lanes that this gauge had no room for, by level: ticket, lane.
-    line: [BTreeSet<(u64, u32)>; LEVELS],
-    /// When to look at the line again.
-    wake: Option<Nanos>,
-    /// Lanes whose plan names this meter.
-    lanes: u32,
-}
-
-impl Meter {
-    fn has_line(&self) -> bool {
-        self.line.iter().any(|line| !line.is_empty())
-    }
-
-    /// Whether nothing refers to it, and nothing would be lost with it.
-    pub(crate) fn is_idle(&mut self, now: Nanos) -> bool {
-        self.lanes == 0 && self.gauge.is_idle(now)
-    }
-}
 
 /// What comes of asking for a permit.
 #[derive(Debug)]
@@ -420,60 +389,6 @@ impl State {
         if lines {
             self.pump(now, wakers);
         }
-    }
-
-    /// Refuses those who need a meter that lets nothing through until `until`,
-    /// and whose deadline comes before.
-    pub(crate) fn refuse_until(
-        &mut self,
-        meter: u32,
-        until: Nanos,
-        now: Nanos,
-        wakers: &mut Wakers,
-    ) {
-        let needs = |waiter: u32| {
-            let lane = self.lanes.waiter(waiter)?.lane;
-            Some(self.lanes.lane(lane)?.plan.contains(&meter))
-        };
-        let hopeless: Vec<u32> = self
-            .deadlines
-            .range(..=(until, u32::MAX))
-            .map(|&(_, waiter)| waiter)
-            .filter(|&waiter| needs(waiter) == Some(true))
-            .collect();
-        let wait = until.saturating_sub(now);
-        for waiter in hopeless {
-            self.end_wait(waiter, now, Fate::TooLate { wait }, wakers);
-        }
-    }
-
-    /// Sees to it that every line is looked at.
-    pub(crate) fn look_at_all(&mut self, now: Nanos) {
-        let lines: Vec<_> = self
-            .meters
-            .iter()
-            .filter(|(_, meter)| meter.has_line())
-            .map(|(id, _)| index(id))
-            .collect();
-        for id in lines {
-            self.look_at(id, now);
-        }
-    }
-
-    /// Lifts the limits of meters whose rules are gone, and forgets those that
-    /// nothing refers to any more.
-    pub(crate) fn retire(&mut self, retired: &mut Vec<u32>, now: Nanos) {
-        retired.retain(|&id| {
-            let Some(meter) = self.meters.get_mut(id as usize) else {
-                return false;
-            };
-            meter.gauge.lift(now);
-            if meter.is_idle(now) {
-                self.meters.remove(id as usize);
-                return false;
-            }
-            true
-        });
     }
 
     /// When to call [`pump`](Self::pump) next.

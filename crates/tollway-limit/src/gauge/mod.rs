@@ -1,6 +1,9 @@
 //! The state of one quota: what it has let through, and when it lets the next
 //! through.
 
+mod foretell;
+mod shares;
+
 use crate::pace::{Mean, Pace};
 use crate::quota::{CountFrom, LEVELS, Quota, Rate, Shape};
 use crate::time::{NANOS_PER_MILLI, NANOS_PER_SEC, Nanos, nanos};
@@ -78,9 +81,6 @@ impl Tally {
 const GENTLE_INTERVAL: Nanos = 20 * NANOS_PER_MILLI;
 /// For how long after a pause such a quota goes gently.
 const GENTLE_PERIOD: Nanos = NANOS_PER_SEC;
-/// A share of a quota without a window is lent out after this long.
-const LENT_AFTER: Nanos = NANOS_PER_SEC;
-
 impl Gauge {
     pub(crate) fn new(quota: Quota) -> Self {
         let mut gauge = Self {
@@ -365,47 +365,6 @@ impl Gauge {
         }
     }
 
-    /// How much of `limit` is kept from `level`, for other levels that are
-    /// about and have not used their share.
-    fn kept_from(&self, level: usize, limit: u32, used: impl Fn(usize) -> u32, now: Nanos) -> u32 {
-        if !self.has_shares {
-            return 0;
-        }
-        let mut kept = 0;
-        for (other, &percent) in self.quota.reserved.iter().enumerate() {
-            if percent > 0 && other != level && self.is_about(other, now) {
-                kept += share(limit, percent).saturating_sub(used(other));
-            }
-        }
-        kept
-    }
-
-    fn is_about(&self, level: usize, now: Nanos) -> bool {
-        self.in_flight.by_level[level] > 0
-            || self.waiting[level] > 0
-            || self.lent_out_at(level).is_some_and(|at| now < at)
-    }
-
-    /// When the share of a level of which none waits or flies is lent out.
-    fn lent_out_at(&self, level: usize) -> Option<Nanos> {
-        let memory = match self.quota.rate {
-            Rate::Window { .. } => self.window_nanos,
-            Rate::Bucket { .. } | Rate::Unlimited => LENT_AFTER,
-        };
-        self.seen[level].map(|seen| seen.saturating_add(memory))
-    }
-
-    /// When the first of the shares that are kept from `level` is lent out, if
-    /// nothing happens before.
-    fn lapse(&self, level: usize, now: Nanos) -> Option<Nanos> {
-        (0..LEVELS)
-            .filter(|&other| other != level && self.quota.reserved[other] > 0)
-            .filter(|&other| self.in_flight.by_level[other] == 0 && self.waiting[other] == 0)
-            .filter_map(|other| self.lent_out_at(other))
-            .filter(|&at| at > now)
-            .min()
-    }
-
     fn is_always_paced(&self) -> bool {
         self.quota.shape == Shape::Paced && self.quota.rate != Rate::Unlimited
     }
@@ -444,57 +403,6 @@ impl Gauge {
                 until: now.saturating_add(period),
             });
         }
-    }
-
-    /// A time before which the attempt that comes after `ahead` others can't
-    /// go, if the limits stay as they are. Attempts in flight are taken to be
-    /// answered at once, so this is never too late.
-    pub(crate) fn earliest(&mut self, ahead: u32, now: Nanos) -> Nanos {
-        self.settle(now);
-        let mut at = now.max(self.paused_until);
-        if let Some(ceiling) = self.ceiling
-            && ahead >= ceiling.left
-        {
-            at = at.max(ceiling.until);
-        }
-        match self.quota.rate {
-            Rate::Unlimited => at,
-            Rate::Window { limit, .. } => {
-                let window = self.window_nanos;
-                // Round trips may get shorter: the window alone is sure.
-                let spacing = window / Nanos::from(limit);
-                let spread = spacing.saturating_mul(Nanos::from(ahead));
-                at = at.max(self.paced_until(spread));
-                at.max(self.window_earliest(limit, window, ahead, now))
-            }
-            Rate::Bucket { burst, .. } => {
-                let interval = self.pace.interval();
-                let behind = Nanos::from(self.uncertain.total) + Nanos::from(ahead) + 1;
-                let level = self.drained_at.max(now);
-                at.max(
-                    level
-                        .saturating_add(behind.saturating_mul(interval))
-                        .saturating_sub(Nanos::from(burst).saturating_mul(interval)),
-                )
-            }
-        }
-    }
-
-    fn window_earliest(&self, limit: u32, window: Nanos, ahead: u32, now: Nanos) -> Nanos {
-        let used = u64::from(self.taken_places());
-        let limit = u64::from(limit);
-        let Some(index) = (used + u64::from(ahead)).checked_sub(limit) else {
-            return now;
-        };
-        // The places come free one by one, and each comes free again a window
-        // later at the earliest.
-        let place = usize::try_from(index % limit).unwrap_or(usize::MAX);
-        let first = match self.window.free_at(place) {
-            Some(at) => at,
-            None if index % limit < used => now.saturating_add(window),
-            None => now,
-        };
-        first.saturating_add((index / limit).saturating_mul(window))
     }
 
     /// Whether nothing would be lost by forgetting it.
@@ -548,10 +456,4 @@ impl Gauge {
         let counted = u32::try_from(self.window.len()).unwrap_or(u32::MAX);
         self.uncertain.total.saturating_add(counted)
     }
-}
-
-/// So many percent of `limit`, rounded down.
-fn share(limit: u32, percent: u8) -> u32 {
-    let share = u64::from(limit) * u64::from(percent) / 100;
-    u32::try_from(share).unwrap_or(limit)
 }

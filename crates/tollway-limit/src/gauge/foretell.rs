@@ -1,0 +1,58 @@
+//! How long a wait would be, at the least.
+
+use super::Gauge;
+use crate::quota::Rate;
+use crate::time::Nanos;
+
+impl Gauge {
+    /// A time before which the attempt that comes after `ahead` others can't
+    /// go, if the limits stay as they are. Attempts in flight are taken to be
+    /// answered at once, so this is never too late.
+    pub(crate) fn earliest(&mut self, ahead: u32, now: Nanos) -> Nanos {
+        self.settle(now);
+        let mut at = now.max(self.paused_until);
+        if let Some(ceiling) = self.ceiling
+            && ahead >= ceiling.left
+        {
+            at = at.max(ceiling.until);
+        }
+        match self.quota.rate {
+            Rate::Unlimited => at,
+            Rate::Window { limit, .. } => {
+                let window = self.window_nanos;
+                // Round trips may get shorter: the window alone is sure.
+                let spacing = window / Nanos::from(limit);
+                let spread = spacing.saturating_mul(Nanos::from(ahead));
+                at = at.max(self.paced_until(spread));
+                at.max(self.window_earliest(limit, window, ahead, now))
+            }
+            Rate::Bucket { burst, .. } => {
+                let interval = self.pace.interval();
+                let behind = Nanos::from(self.uncertain.total) + Nanos::from(ahead) + 1;
+                let level = self.drained_at.max(now);
+                at.max(
+                    level
+                        .saturating_add(behind.saturating_mul(interval))
+                        .saturating_sub(Nanos::from(burst).saturating_mul(interval)),
+                )
+            }
+        }
+    }
+
+    fn window_earliest(&self, limit: u32, window: Nanos, ahead: u32, now: Nanos) -> Nanos {
+        let used = u64::from(self.taken_places());
+        let limit = u64::from(limit);
+        let Some(index) = (used + u64::from(ahead)).checked_sub(limit) else {
+            return now;
+        };
+        // The places come free one by one, and each comes free again a window
+        // later at the earliest.
+        let place = usize::try_from(index % limit).unwrap_or(usize::MAX);
+        let first = match self.window.free_at(place) {
+            Some(at) => at,
+            None if index % limit < used => now.saturating_add(window),
+            None => now,
+        };
+        first.saturating_add((index / limit).saturating_mul(window))
+    }
+}

@@ -1,0 +1,61 @@
+//! Changes that concern many who wait at once: pauses, and other limits.
+
+use super::{State, Wakers};
+use crate::lanes::{Fate, index};
+use crate::time::Nanos;
+
+impl State {
+    /// Refuses those who need a meter that lets nothing through until `until`,
+    /// and whose deadline comes before.
+    pub(crate) fn refuse_until(
+        &mut self,
+        meter: u32,
+        until: Nanos,
+        now: Nanos,
+        wakers: &mut Wakers,
+    ) {
+        let needs = |waiter: u32| {
+            let lane = self.lanes.waiter(waiter)?.lane;
+            Some(self.lanes.lane(lane)?.plan.contains(&meter))
+        };
+        let hopeless: Vec<u32> = self
+            .deadlines
+            .range(..=(until, u32::MAX))
+            .map(|&(_, waiter)| waiter)
+            .filter(|&waiter| needs(waiter) == Some(true))
+            .collect();
+        let wait = until.saturating_sub(now);
+        for waiter in hopeless {
+            self.end_wait(waiter, now, Fate::TooLate { wait }, wakers);
+        }
+    }
+
+    /// Sees to it that every line is looked at.
+    pub(crate) fn look_at_all(&mut self, now: Nanos) {
+        let lines: Vec<_> = self
+            .meters
+            .iter()
+            .filter(|(_, meter)| meter.has_line())
+            .map(|(id, _)| index(id))
+            .collect();
+        for id in lines {
+            self.look_at(id, now);
+        }
+    }
+
+    /// Lifts the limits of meters whose rules are gone, and forgets those that
+    /// nothing refers to any more.
+    pub(crate) fn retire(&mut self, retired: &mut Vec<u32>, now: Nanos) {
+        retired.retain(|&id| {
+            let Some(meter) = self.meters.get_mut(id as usize) else {
+                return false;
+            };
+            meter.gauge.lift(now);
+            if meter.is_idle(now) {
+                self.meters.remove(id as usize);
+                return false;
+            }
+            true
+        });
+    }
+}
