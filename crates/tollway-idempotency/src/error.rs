@@ -61,7 +61,7 @@ impl KeyError {
     pub(crate) fn refused(why: Why, key: Option<IdempotencyKey>) -> Self {
         tracing::debug!(
             target: "tollway::idempotency",
-            tollway.idempotency.reason = %why,
+            { tollway.idempotency.reason = %why },
             "refused"
         );
         let verdict = match why {

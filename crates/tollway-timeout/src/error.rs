@@ -55,11 +55,13 @@ impl TimeoutError {
         // Durations are in seconds, as in OpenTelemetry's conventions.
         tracing::debug!(
             target: "tollway::timeout",
-            tollway.timeout.limit = ran_out.limit.as_str(),
-            tollway.timeout.phase = phase.as_str(),
-            tollway.timeout.after = ran_out.after.as_secs_f64(),
-            tollway.timeout.of = ran_out.of.as_secs_f64(),
-            tollway.verdict = verdict.as_str(),
+            {
+                tollway.timeout.limit = ran_out.limit.as_str(),
+                tollway.timeout.phase = phase.as_str(),
+                tollway.timeout.after = ran_out.after.as_secs_f64(),
+                tollway.timeout.of = ran_out.of.as_secs_f64(),
+                tollway.verdict = verdict.as_str(),
+            },
             "time ran out"
         );
         let elapsed = Elapsed(ran_out);

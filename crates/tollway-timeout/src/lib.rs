@@ -124,9 +124,10 @@
 //!
 //! # Telemetry
 //!
-//! One `tracing` event at level debug for each time-out, `time ran out`, with
-//! `timeout.limit` (`deadline`, `attempt`, `body_pause`), `timeout.phase`,
-//! `timeout.after_s`, `timeout.of_s` and `verdict`.
+//! One `tracing` event for each time-out, `time ran out`, at level debug under
+//! the target `tollway::timeout`, with `tollway.timeout.limit` (`deadline`,
+//! `attempt`, `body_pause`), `tollway.timeout.phase`, `tollway.timeout.after`
+//! and `tollway.timeout.of` in seconds, and `tollway.verdict`.
 //!
 //! # Cost
 //!
