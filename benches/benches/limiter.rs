@@ -39,10 +39,6 @@ fn main() {
         uncontended(&mut report);
         layers(&mut report);
     }
-    for _ in 0..3 {
-        // The first rounds warm the threads up; the last is kept.
-        runtime.block_on(contended(&mut Report::new("warm-up")));
-    }
     runtime.block_on(contended(&mut report));
     queue(&mut report);
     keys(&mut report);
@@ -51,8 +47,8 @@ fn main() {
 
 /// Nanoseconds, allocations and instructions of one run of `work`.
 fn measure(report: &mut Report, case: &str, who: &str, mut work: impl FnMut()) {
-    const RUNS: u32 = 50_000;
-    let rounds = (0..25).map(|_| {
+    const RUNS: u32 = 2_000;
+    let rounds = (0..500).map(|_| {
         let start = Instant::now();
         for _ in 0..RUNS {
             work();
@@ -62,7 +58,13 @@ fn measure(report: &mut Report, case: &str, who: &str, mut work: impl FnMut()) {
     // The fastest: what the machine does meanwhile only adds.
     let fastest = rounds.fold(f64::INFINITY, f64::min);
     report.row(case, who, "time", fastest, "ns");
-    report.row(case, who, "allocations", allocations(RUNS, &mut work), "");
+    report.row(
+        case,
+        who,
+        "allocations",
+        allocations(100 * RUNS, &mut work),
+        "",
+    );
     let instructions = Instructions::new().and_then(|mut counter| counter.count(RUNS, &mut work));
     if let Some(instructions) = instructions {
         report.row(case, who, "instructions", instructions, "");
@@ -176,9 +178,16 @@ fn layers(report: &mut Report) {
 
 /// 8 tasks on 2 threads, all on one key.
 async fn contended(report: &mut Report) {
-    const EACH: u32 = 200_000;
+    const EACH: u32 = 2_000;
     let case = "8 tasks on 2 threads, one key";
     async fn hammer(work: impl Fn() + Clone + Send + 'static) -> f64 {
+        let mut fastest = f64::INFINITY;
+        for _ in 0..100 {
+            fastest = fastest.min(round(work.clone()).await);
+        }
+        fastest
+    }
+    async fn round(work: impl Fn() + Clone + Send + 'static) -> f64 {
         let start = Instant::now();
         let mut tasks = tokio::task::JoinSet::new();
         for _ in 0..8 {

@@ -65,10 +65,20 @@ struct Unsent {
 }
 
 impl Unsent {
+    #[inline]
     fn new(permit: Permit) -> Self {
         Self {
             permit: Some(permit),
             at_once: true,
+        }
+    }
+
+    #[inline]
+    /// Moves it out of where it is kept.
+    fn take(&mut self) -> Self {
+        Self {
+            permit: self.permit.take(),
+            at_once: self.at_once,
         }
     }
 
@@ -93,6 +103,7 @@ impl<S, Q> ResponseFuture<S, Q>
 where
     S: Service<Q>,
 {
+    #[inline]
     pub(crate) fn new(limits: &Limits, inner: S, request: Q) -> Self {
         Self {
             state: State::Waiting {
@@ -110,6 +121,7 @@ where
 {
     type Output = Result<Response<R>, BoxError>;
 
+    #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut state = self.project().state;
         loop {
@@ -118,40 +130,37 @@ where
                     let Some((inner, request)) = parts else {
                         return Poll::Pending;
                     };
-                    match step {
+                    let mut unsent = match step {
                         Step::Ask(shared) => {
                             let Some(shared) = shared.take() else {
                                 return Poll::Pending;
                             };
-                            *step = match Place::ask(shared, &Call::of(request), cx)? {
-                                Ok(permit) => Step::Ready(Unsent::new(permit)),
+                            match Place::ask(shared, &Call::of(request), cx)? {
+                                Ok(permit) => Unsent::new(permit),
                                 Err(place) => {
                                     *step = Step::Queue(place);
                                     return Phase::Permit.pending();
                                 }
-                            };
-                        }
-                        Step::Queue(place) => {
-                            let permit = ready!(place.poll(cx))?;
-                            *step = Step::Ready(Unsent::new(permit));
-                        }
-                        Step::Ready(unsent) => {
-                            match inner.poll_ready(cx) {
-                                Poll::Ready(ready) => ready.map_err(Into::into)?,
-                                Poll::Pending => {
-                                    unsent.at_once = false;
-                                    // Nothing of it has left us.
-                                    return Phase::Connect.pending();
-                                }
                             }
-                            let permit = unsent.send();
-                            let Some((mut inner, request)) = parts.take() else {
-                                return Poll::Pending;
-                            };
-                            let answer = inner.call(request);
-                            state.set(State::Sent { permit, answer });
+                        }
+                        Step::Queue(place) => Unsent::new(ready!(place.poll(cx))?),
+                        Step::Ready(unsent) => unsent.take(),
+                    };
+                    match inner.poll_ready(cx) {
+                        Poll::Ready(ready) => ready.map_err(Into::into)?,
+                        Poll::Pending => {
+                            unsent.at_once = false;
+                            *step = Step::Ready(unsent);
+                            // Nothing of it has left us.
+                            return Phase::Connect.pending();
                         }
                     }
+                    let permit = unsent.send();
+                    let Some((mut inner, request)) = parts.take() else {
+                        return Poll::Pending;
+                    };
+                    let answer = inner.call(request);
+                    state.set(State::Sent { permit, answer });
                 }
                 StateProj::Sent { permit, answer } => {
                     let answer = ready!(answer.poll(cx)).map_err(Into::into);

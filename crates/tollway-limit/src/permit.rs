@@ -21,9 +21,9 @@ use crate::time::{Nanos, now};
 pub struct Permit {
     shared: Arc<Shared>,
     plan: Plan,
-    level: usize,
-    sent: Nanos,
+    level: u8,
     over: bool,
+    sent: Nanos,
 }
 
 impl Permit {
@@ -31,7 +31,8 @@ impl Permit {
         Self {
             shared,
             plan,
-            level,
+            // There are three.
+            level: u8::try_from(level).unwrap_or(u8::MAX),
             sent,
             over: false,
         }
@@ -41,7 +42,7 @@ impl Permit {
     /// to quotas that [count from sending](crate::CountFrom::Sending) alone.
     pub fn sent(&mut self) {
         let now = self.shared.nanos(now());
-        let (level, sent) = (self.level, self.sent);
+        let (level, sent) = (usize::from(self.level), self.sent);
         self.shared.change(&self.plan, now, |gauge, now| {
             gauge.resend(level, sent, now);
         });
@@ -67,7 +68,7 @@ impl Permit {
     pub(crate) fn over_with(mut self, now: Instant, verdict: Verdict, said: &[Remainder]) {
         self.over = true;
         let now = self.shared.nanos(now);
-        let (level, sent) = (self.level, self.sent);
+        let (level, sent) = (usize::from(self.level), self.sent);
         let refused = match verdict {
             Verdict::NotExecuted { retry_after, scope } => Some((retry_after, scope)),
             _ => None,
@@ -101,7 +102,7 @@ impl Permit {
     pub fn give_back(mut self) {
         self.over = true;
         let now = self.shared.nanos(now());
-        let (level, sent) = (self.level, self.sent);
+        let (level, sent) = (usize::from(self.level), self.sent);
         self.shared.change(&self.plan, now, |gauge, now| {
             gauge.give_back(level, sent, now);
         });
@@ -112,7 +113,7 @@ impl Drop for Permit {
     fn drop(&mut self) {
         if !self.over {
             let now = self.shared.nanos(now());
-            let (level, sent) = (self.level, self.sent);
+            let (level, sent) = (usize::from(self.level), self.sent);
             self.shared
                 .change(&self.plan, now, |gauge, now| gauge.finish(level, sent, now));
         }

@@ -47,11 +47,13 @@ where
     type Error = BoxError;
     type Future = ResponseFuture<S, Request<B>>;
 
+    #[inline]
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         let ready: Result<(), Infallible> = Ok(());
         Poll::Ready(ready.map_err(Into::into))
     }
 
+    #[inline]
     fn call(&mut self, request: Request<B>) -> Self::Future {
         ResponseFuture::new(&self.limits, self.inner.clone(), request)
     }

@@ -177,7 +177,9 @@ fn refuses_first(
 /// A 429 delays only the call that got it, and the other 63 walk into the block.
 #[tokio::test(start_paused = true)]
 async fn a_refusal_pauses_the_quota_for_everybody() {
-    let quota = Quota::new(1000, millis(10_000)).penalty(millis(10_000));
+    let quota = Quota::new(1000, millis(10_000))
+        .shape(Shape::Burst)
+        .penalty(millis(10_000));
     let limits = Limits::builder().every_call(quota).build().unwrap();
     let provider = refuses_first(|_| {});
     let service = RateLimitLayer::new(limits).layer(provider);
