@@ -91,12 +91,14 @@ impl Body for PoolBody {
             return Poll::Ready(None);
         };
         let frame = ready!(Pin::new(&mut *body).poll_frame(cx));
-        let complete = body.is_end_stream();
         Poll::Ready(match frame {
             Some(Ok(frame)) => {
                 // With a known length, the last frame says that it is the
                 // last, and many readers don't ask again.
-                if complete && let Some(lease) = self.lease.take() {
+                if self.lease.as_ref().is_some_and(|lease| !lease.shared)
+                    && self.is_end_stream()
+                    && let Some(lease) = self.lease.take()
+                {
                     lease.finish();
                 }
                 Some(Ok(frame))

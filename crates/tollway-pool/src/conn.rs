@@ -172,16 +172,13 @@ pub(crate) struct H2Executor {
     pub(crate) socket: Arc<OnceLock<AbortHandle>>,
 }
 
-impl<F> hyper::rt::Executor<F> for H2Executor
-where
-    F: Future + Send + 'static,
-    F::Output: Send,
-{
-    fn execute(&self, future: F) {
-        if self.socket.get().is_some() {
-            tokio::spawn(future);
-            return;
-        }
+impl H2Executor {
+    #[cold]
+    fn run_socket<F>(&self, future: F)
+    where
+        F: Future + Send + 'static,
+        F::Output: Send,
+    {
         let wire = self.wire.clone();
         let task = tokio::spawn(async move {
             let mut future = std::pin::pin!(future);
@@ -194,5 +191,19 @@ where
         });
         // It was empty: hyper makes this call once, before any other.
         let _ = self.socket.set(task.abort_handle());
+    }
+}
+
+impl<F> hyper::rt::Executor<F> for H2Executor
+where
+    F: Future + Send + 'static,
+    F::Output: Send,
+{
+    fn execute(&self, future: F) {
+        if self.socket.get().is_some() {
+            tokio::spawn(future);
+        } else {
+            self.run_socket(future);
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use http::header::{HOST, UPGRADE};
@@ -45,6 +45,8 @@ pin_project! {
     /// connection too if nothing at all came over it meanwhile.
     pub struct ResponseFuture<B: 'static> {
         stage: Stage<B>,
+        // The request, unless hyper has it.
+        request: Option<Request<B>>,
         #[pin]
         timer: Option<Sleep>,
         acquire_timeout: Duration,
@@ -59,15 +61,9 @@ enum Stage<B: 'static> {
     /// Refused before anything was done.
     Refused(PoolError),
     /// A connection is asked for.
-    CheckOut {
-        host: Arc<Host<B>>,
-        request: Request<B>,
-    },
+    CheckOut(Arc<Host<B>>),
     /// It will come.
-    Waiting {
-        ticket: Ticket<B>,
-        request: Request<B>,
-    },
+    Waiting(Ticket<B>),
     /// The request is hyper's, until it has an answer.
     Sent(Lease<B>),
     Done,
@@ -109,25 +105,28 @@ enum Carrier<B> {
 impl<B> ResponseFuture<B> {
     pub(crate) fn new(host: Arc<Host<B>>, request: Request<B>, acquire_timeout: Duration) -> Self {
         let stage = match unsupported(&request) {
-            Some(what) => Stage::Refused(PoolError::new(
-                Kind::Unsupported(what),
-                Some(host.name.clone()),
-                None,
-            )),
-            None => Stage::CheckOut { host, request },
+            Some(what) => {
+                let name = Some(host.name.clone());
+                Stage::Refused(PoolError::new(Kind::Unsupported(what), name, None))
+            }
+            None => Stage::CheckOut(host),
         };
-        Self::at(stage, acquire_timeout)
+        Self {
+            stage,
+            request: Some(request),
+            timer: None,
+            acquire_timeout,
+            resends: 0,
+            fresh_resends: 0,
+        }
     }
 
     pub(crate) fn refused(error: PoolError) -> Self {
-        Self::at(Stage::Refused(error), Duration::ZERO)
-    }
-
-    fn at(stage: Stage<B>, acquire_timeout: Duration) -> Self {
         Self {
-            stage,
+            stage: Stage::Refused(error),
+            request: None,
             timer: None,
-            acquire_timeout,
+            acquire_timeout: Duration::ZERO,
             resends: 0,
             fresh_resends: 0,
         }
@@ -156,28 +155,27 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         loop {
-            // Every arm puts back the stage that it leaves for or stays in.
-            match std::mem::replace(this.stage, Stage::Done) {
+            match this.stage {
                 // CheckOut -> Sent, where a connection is free.
                 // CheckOut -> Waiting, where one will be.
-                Stage::CheckOut { host, request } => {
+                Stage::CheckOut(host) => {
                     let now = Instant::now();
-                    let until = deadline(&request, now, *this.acquire_timeout);
+                    let until = deadline(this.request.as_ref(), now, *this.acquire_timeout);
                     if until <= now {
                         let kind = Kind::Wait(Duration::ZERO);
-                        return Poll::Ready(Err(error(kind, &host, None)));
+                        return Poll::Ready(Err(error(kind, host, None)));
                     }
+                    let host = host.clone();
                     *this.stage = match host.check_out(now) {
-                        CheckOut::Ready(grant) => send(grant, host, request, Duration::ZERO),
-                        CheckOut::Waiting(waiter) => {
-                            let ticket = Ticket {
-                                host,
-                                waiter,
-                                since: now,
-                                until,
-                            };
-                            Stage::Waiting { ticket, request }
+                        CheckOut::Ready(grant) => {
+                            Stage::sent(grant, host, this.request, Duration::ZERO)
                         }
+                        CheckOut::Waiting(waiter) => Stage::Waiting(Ticket {
+                            host,
+                            waiter,
+                            since: now,
+                            until,
+                        }),
                         CheckOut::Full(waiting) => {
                             let kind = Kind::QueueFull(waiting);
                             return Poll::Ready(Err(error(kind, &host, None)));
@@ -188,22 +186,19 @@ where
                     };
                 }
                 // Waiting -> Sent, once served.
-                Stage::Waiting { ticket, request } => {
-                    let host = &ticket.host;
-                    match host.poll_waiter(ticket.waiter, cx.waker()) {
+                Stage::Waiting(ticket) => {
+                    match ticket.host.poll_waiter(ticket.waiter, cx.waker()) {
                         Poll::Ready(Some(Ok(grant))) => {
                             this.timer.set(None);
-                            let waited = ticket.since.elapsed();
-                            *this.stage = send(grant, host.clone(), request, waited);
+                            let (host, waited) = (ticket.host.clone(), ticket.since.elapsed());
+                            *this.stage = Stage::sent(grant, host, this.request, waited);
                         }
                         Poll::Ready(Some(Err(failure))) => {
-                            return Poll::Ready(Err(error(Kind::Open(failure), host, None)));
+                            let kind = Kind::Open(failure);
+                            return Poll::Ready(Err(error(kind, &ticket.host, None)));
                         }
                         // Not known: can't be, while the ticket lives. Ask anew.
-                        Poll::Ready(None) => {
-                            let host = host.clone();
-                            *this.stage = Stage::CheckOut { host, request };
-                        }
+                        Poll::Ready(None) => *this.stage = Stage::CheckOut(ticket.host.clone()),
                         Poll::Pending => {
                             if this.timer.is_none() {
                                 this.timer.set(Some(sleep_until(ticket.until)));
@@ -212,31 +207,25 @@ where
                                 && timer.poll(cx).is_ready()
                             {
                                 let kind = Kind::Wait(ticket.since.elapsed());
-                                return Poll::Ready(Err(error(kind, host, None)));
+                                return Poll::Ready(Err(error(kind, &ticket.host, None)));
                             }
-                            *this.stage = Stage::Waiting { ticket, request };
                             return Poll::Pending;
                         }
                     }
                 }
                 // Sent -> Done, with an answer.
                 // Sent -> CheckOut, where the request came back unsent.
-                Stage::Sent(mut lease) => {
-                    let Poll::Ready(reply) = lease.poll(cx) else {
-                        *this.stage = Stage::Sent(lease);
-                        return Poll::Pending;
-                    };
-                    let mut failed = match reply {
+                Stage::Sent(lease) => {
+                    let mut failed = match ready!(lease.poll(cx)) {
                         Ok(response) => return Poll::Ready(Ok(lease.answered(response))),
                         Err(failed) => failed,
                     };
-                    let host = lease.host.clone();
                     let reused = lease.reused;
-                    let request = failed.take_message();
-                    lease.broken(request.is_some() || !is_stream_error(failed.error()));
-                    let Some(request) = request else {
+                    let host = lease.host.clone();
+                    *this.request = lease.broken(&mut failed);
+                    if this.request.is_none() {
                         return Poll::Ready(Err(judge(failed, &host)));
-                    };
+                    }
                     *this.resends += 1;
                     *this.fresh_resends += u32::from(!reused);
                     if *this.resends > RESENDS || *this.fresh_resends > FRESH_RESENDS {
@@ -244,61 +233,71 @@ where
                         return Poll::Ready(Err(error(Kind::Dying, &host, cause)));
                     }
                     host.with(|state| state.counters.resent += 1);
-                    *this.stage = Stage::CheckOut { host, request };
+                    *this.stage = Stage::CheckOut(host);
                 }
-                Stage::Refused(error) => return Poll::Ready(Err(error)),
-                Stage::Done => panic!("polled after completion"),
+                Stage::Refused(_) | Stage::Done => {
+                    return match std::mem::replace(this.stage, Stage::Done) {
+                        Stage::Refused(error) => Poll::Ready(Err(error)),
+                        // As every future, it isn't to be polled again.
+                        _ => Poll::Pending,
+                    };
+                }
             }
         }
     }
 }
 
 /// When the wait for a connection has to end.
-fn deadline<B>(request: &Request<B>, now: Instant, acquire_timeout: Duration) -> Instant {
+fn deadline<B>(request: Option<&Request<B>>, now: Instant, acquire_timeout: Duration) -> Instant {
     let until = now + acquire_timeout;
-    match Deadline::of(request.extensions()) {
+    match request.and_then(|request| Deadline::of(request.extensions())) {
         Some(deadline) => until.min(deadline.instant().into()),
         None => until,
     }
 }
 
-/// Hands the request to hyper.
-fn send<B>(
-    grant: Grant<Http<B>>,
-    host: Arc<Host<B>>,
-    mut request: Request<B>,
-    waited: Duration,
-) -> Stage<B>
+impl<B> Stage<B>
 where
     B: Body + Send + Unpin + 'static,
 {
-    let Grant { id, conn, reused } = grant;
-    let carrier = match conn {
-        Conn::Exclusive(mut conn) => {
-            address_h1(&mut request, &host, conn.link.facts.proxied);
-            // hyper lets one request in before the connection says that it is
-            // ready. This one is free, so if it isn't ready it has died, and
-            // its request comes back at once.
-            conn.reply.set(conn.sender.try_send_request(request));
-            Carrier::H1(conn)
-        }
-        Conn::Shared(mut conn) => {
-            address_h2(&mut request, &host);
-            let reads = conn.link.wire.reads();
-            Carrier::H2 {
-                reply: ReusableBoxFuture::new(conn.sender.try_send_request(request)),
-                link: conn.link,
-                reads,
+    /// Hands the request to hyper.
+    fn sent(
+        grant: Grant<Http<B>>,
+        host: Arc<Host<B>>,
+        request: &mut Option<Request<B>>,
+        waited: Duration,
+    ) -> Self {
+        let Grant { id, conn, reused } = grant;
+        let Some(mut request) = request.take() else {
+            return Self::Done;
+        };
+        let carrier = match conn {
+            Conn::Exclusive(mut conn) => {
+                address_h1(&mut request, &host, conn.link.facts.proxied);
+                // hyper lets one request in before the connection says that it
+                // is ready. This one is free, so if it isn't ready it has died,
+                // and its request comes back at once.
+                conn.reply.set(conn.sender.try_send_request(request));
+                Carrier::H1(conn)
             }
-        }
-    };
-    Stage::Sent(Lease {
-        host,
-        id,
-        reused,
-        waited,
-        carrier: Some(carrier),
-    })
+            Conn::Shared(mut conn) => {
+                address_h2(&mut request, &host);
+                let reads = conn.link.wire.reads();
+                Carrier::H2 {
+                    reply: ReusableBoxFuture::new(conn.sender.try_send_request(request)),
+                    link: conn.link,
+                    reads,
+                }
+            }
+        };
+        Self::Sent(Lease {
+            host,
+            id,
+            reused,
+            waited,
+            carrier: Some(carrier),
+        })
+    }
 }
 
 /// HTTP/1.1 wants the path in its first line, and the host in a header. A
@@ -348,7 +347,7 @@ impl<B: 'static> Lease<B> {
     }
 
     /// The head of the response is here.
-    fn answered(mut self, mut response: Response<Incoming>) -> Response<PoolBody>
+    fn answered(&mut self, mut response: Response<Incoming>) -> Response<PoolBody>
     where
         B: Send,
     {
@@ -388,14 +387,17 @@ impl<B: 'static> Lease<B> {
         }
     }
 
-    /// The request failed, and with it perhaps the whole connection.
-    fn broken(mut self, wholly: bool) {
+    /// The request failed, and with it perhaps the whole connection. Returns
+    /// the request, if nothing of it was sent.
+    fn broken(&mut self, failed: &mut TrySendError<Request<B>>) -> Option<Request<B>> {
+        let request = failed.take_message();
+        if request.is_some() || !is_stream_error(failed.error()) {
+            self.host.retire(self.id, CloseReason::Error);
+        }
         if let Some(carrier) = self.carrier.take() {
-            if wholly {
-                self.host.retire(self.id, CloseReason::Error);
-            }
             self.end(carrier, CloseReason::Error);
         }
+        request
     }
 
     fn end(&self, carrier: Carrier<B>, reason: CloseReason) {
@@ -461,8 +463,8 @@ impl<B> fmt::Debug for ResponseFuture<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let stage = match &self.stage {
             Stage::Refused(_) => "refused",
-            Stage::CheckOut { .. } => "not begun",
-            Stage::Waiting { .. } => "waiting",
+            Stage::CheckOut(_) => "not begun",
+            Stage::Waiting(_) => "waiting",
             Stage::Sent(_) => "sent",
             Stage::Done => "done",
         };

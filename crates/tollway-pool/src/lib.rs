@@ -9,6 +9,7 @@ mod dial;
 mod error;
 mod future;
 mod host;
+mod hosts;
 mod info;
 mod key;
 mod layer;

@@ -1,7 +1,7 @@
 //! The pool.
 
-use std::collections::HashMap;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -20,7 +20,8 @@ use crate::dial::Dial;
 use crate::error::{Failure, Kind, PoolError};
 use crate::future::ResponseFuture;
 use crate::host::Host;
-use crate::key::{AsKey, BadUrl, Key, KeyRef};
+use crate::hosts::Hosts;
+use crate::key::Key;
 use crate::reaper;
 use crate::state::{Spoken, State};
 use crate::stats::{PoolStats, Stats};
@@ -36,7 +37,7 @@ pub struct Pool<B: 'static> {
 
 /// What all handles of a pool share.
 pub(crate) struct Shared<B: 'static> {
-    hosts: RwLock<HashMap<Key, Arc<Host<B>>>>,
+    hosts: RwLock<Hosts<B>>,
     pub(crate) config: Arc<Config>,
     dialer: Arc<dyn Dial<B>>,
     /// Rung when something is due earlier than the reaper knows.
@@ -44,7 +45,7 @@ pub(crate) struct Shared<B: 'static> {
     /// Rung when the last connection of a host is closed.
     pub(crate) vacated: Notify,
     reaper: Mutex<Option<JoinHandle<()>>>,
-    draining: std::sync::atomic::AtomicBool,
+    draining: AtomicBool,
     /// The numbers of hosts that have been forgotten.
     past: Mutex<Stats>,
     this: Weak<Self>,
@@ -110,8 +111,6 @@ where
     ///
     /// Dropped, the pool stays closed to new calls, and cuts nothing off.
     pub async fn drain(&self, limit: Duration) -> usize {
-        use std::sync::atomic::Ordering;
-
         let until = Instant::now() + limit;
         self.shared.draining.store(true, Ordering::SeqCst);
         let hosts = self.shared.all_hosts();
@@ -171,7 +170,7 @@ impl<B: 'static> Pool<B> {
     pub(crate) fn new(config: Arc<Config>, dialer: Arc<dyn Dial<B>>) -> Self {
         Self {
             shared: Arc::new_cyclic(|this| Shared {
-                hosts: RwLock::default(),
+                hosts: RwLock::new(Hosts::new()),
                 config,
                 dialer,
                 bell: Arc::default(),
@@ -188,33 +187,33 @@ impl<B: 'static> Pool<B> {
 impl<B: 'static> Shared<B> {
     /// The host that `uri` names, if it may be called.
     fn host(&self, uri: &Uri) -> Result<Arc<Host<B>>, PoolError> {
-        let bad = |bad| PoolError::new(Kind::Url(bad), None, None);
-        let key = KeyRef::of(uri).map_err(bad)?;
-        if let Some(host) = self.known(key) {
-            return Ok(host);
-        }
-        self.add(key.to_key())
-    }
-
-    fn known(&self, key: KeyRef<'_>) -> Option<Arc<Host<B>>> {
         let hosts = self.hosts.read().unwrap_or_else(PoisonError::into_inner);
-        hosts.get(&key as &dyn AsKey).cloned()
+        match hosts.get(uri) {
+            Ok(Some(host)) => Ok(host.clone()),
+            Ok(None) => {
+                drop(hosts);
+                self.add(uri)
+            }
+            Err(bad) => Err(PoolError::new(Kind::Url(bad), None, None)),
+        }
     }
 
     #[cold]
-    fn add(&self, key: Key) -> Result<Arc<Host<B>>, PoolError> {
-        let name: Arc<str> = format!("{}:{}", key.host(), key.port()).into();
+    fn add(&self, uri: &Uri) -> Result<Arc<Host<B>>, PoolError> {
+        let bad = |bad| PoolError::new(Kind::Url(bad), None, None);
+        let key = Key::of(uri).map_err(bad)?;
         if !key.https() && !self.config.plain_http {
+            let name = format!("{}:{}", key.host(), key.port()).into();
             return Err(PoolError::new(Kind::PlainHttp, Some(name), None));
         }
-        let spoken = self.config.spoken(key.https());
-        let state = State::new(self.config.limits, spoken);
-        let host = Host::new(key.clone(), state, self.dialer.clone(), self.this.clone())
-            .map_err(|bad: BadUrl| PoolError::new(Kind::Url(bad), Some(name), None))?;
+        let make = || {
+            let state = State::new(self.config.limits, self.config.spoken(key.https()));
+            Host::new(key.clone(), state, self.dialer.clone(), self.this.clone())
+        };
         let mut hosts = self.hosts.write().unwrap_or_else(PoisonError::into_inner);
-        let host = hosts.entry(key).or_insert_with(|| Arc::new(host)).clone();
+        let host = hosts.get_or_insert(uri, &key, make).map_err(bad)?;
         // A drain under way has its list of hosts; this one is late for it.
-        if self.draining.load(std::sync::atomic::Ordering::SeqCst) {
+        if self.draining.load(Ordering::SeqCst) {
             host.with(|state| state.drain(Instant::now()));
         }
         Ok(host)
@@ -222,7 +221,7 @@ impl<B: 'static> Shared<B> {
 
     fn all_hosts(&self) -> Vec<Arc<Host<B>>> {
         let hosts = self.hosts.read().unwrap_or_else(PoisonError::into_inner);
-        hosts.values().cloned().collect()
+        hosts.iter().cloned().collect()
     }
 
     /// Closes what is due to close. Returns when to come again.
@@ -249,14 +248,12 @@ impl<B: 'static> Shared<B> {
             return;
         }
         let mut past = self.past.lock().unwrap_or_else(PoisonError::into_inner);
-        hosts.retain(|_, host| {
-            // Handles are only made under the map's lock: with one left, which
-            // is the map's, nobody is about to use it.
-            let unused = Arc::strong_count(host) == 1 && host.with(|state| state.is_vacant());
+        hosts.forget(|host| {
+            let unused = host.with(|state| state.is_vacant());
             if unused {
                 past.add_past(&host.stats().counters);
             }
-            !unused
+            unused
         });
     }
 }

@@ -784,7 +784,10 @@ impl<K: Kind> State<K> {
     /// should have closed long ago. Returns when to come again.
     pub(crate) fn reap(&mut self, now: Instant) -> Option<Instant> {
         let idle_timeout = self.limits.idle_timeout;
-        let mut next: Option<Instant> = None;
+        // Whatever is in use now can't have been idle for too long before
+        // then. So a busy connection that comes back never has to ring the
+        // bell: the reaper is about already.
+        let mut next = (!self.table.is_empty()).then(|| now + idle_timeout);
         let mut at_last = |at: Instant| next = Some(next.map_or(at, |next| next.min(at)));
         let mut done = Vec::new();
         for (id, entry) in self.table.iter() {
@@ -817,7 +820,13 @@ impl<K: Kind> State<K> {
                     }
                     continue;
                 }
-                _ => continue,
+                Stage::InUse | Stage::Reading(_) => {
+                    if let Some(expires) = entry.expires.filter(|at| now < *at) {
+                        at_last(expires);
+                    }
+                    continue;
+                }
+                Stage::Opening(_) | Stage::Closing { .. } => continue,
             };
             let until = entry.expires.map_or(idle_until, |at| at.min(idle_until));
             if now < until {
