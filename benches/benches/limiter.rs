@@ -90,7 +90,7 @@ fn uncontended(report: &mut Report) {
     let call = Call::new(&Method::POST, "/v1/payouts");
     let one = Limits::builder().every_call(PLENTY).build().unwrap();
     measure(report, &format!("{case}, one quota"), "tollway", || {
-        take(&one, &call)
+        take(&one, &call);
     });
     let bucket = Quota::rate(10_000_000, Duration::from_secs(1)).burst(10_000_000);
     let rate = Limits::builder().every_call(bucket).build().unwrap();
@@ -103,7 +103,7 @@ fn uncontended(report: &mut Report) {
     let two = Limits::builder().every_call(PLENTY).every_call(PLENTY);
     let two = two.build().unwrap();
     measure(report, &format!("{case}, two quotas"), "tollway", || {
-        take(&two, &call)
+        take(&two, &call);
     });
 
     let endpoints = (0..63).map(|index| Endpoint::get(format!("/v1/resource_{index}/{{id}}")));
@@ -122,7 +122,7 @@ fn uncontended(report: &mut Report) {
         .build()
         .unwrap();
     measure(report, &format!("{case}, keyed"), "tollway", || {
-        take(&keyed, &call)
+        take(&keyed, &call);
     });
 
     let quota = governor::Quota::per_second(u32::MAX.try_into().unwrap());

@@ -38,8 +38,9 @@ pin_project! {
         // Before the permit, and with it until the inner service is ready.
         Waiting {
             step: Step,
+            inner: S,
             // Taken when the attempt is sent.
-            parts: Option<(S, Q)>,
+            request: Option<Q>,
         },
         // The attempt is on its way.
         Sent {
@@ -108,7 +109,8 @@ where
         Self {
             state: State::Waiting {
                 step: Step::Ask(Some(Arc::clone(&limits.shared))),
-                parts: Some((inner, request)),
+                inner,
+                request: Some(request),
             },
         }
     }
@@ -126,13 +128,14 @@ where
         let mut state = self.project().state;
         loop {
             match state.as_mut().project() {
-                StateProj::Waiting { step, parts } => {
-                    let Some((inner, request)) = parts else {
-                        return Poll::Pending;
-                    };
+                StateProj::Waiting {
+                    step,
+                    inner,
+                    request,
+                } => {
                     let mut unsent = match step {
                         Step::Ask(shared) => {
-                            let Some(shared) = shared.take() else {
+                            let (Some(shared), Some(request)) = (shared.take(), &*request) else {
                                 return Poll::Pending;
                             };
                             match Place::ask(shared, &Call::of(request), cx)? {
@@ -156,7 +159,7 @@ where
                         }
                     }
                     let permit = unsent.send();
-                    let Some((mut inner, request)) = parts.take() else {
+                    let Some(request) = request.take() else {
                         return Poll::Pending;
                     };
                     let answer = inner.call(request);

@@ -91,10 +91,11 @@
 //!
 //! # Telemetry
 //!
-//! `tracing` events, by name: `tollway.limit.waited` (debug, `wait_ms`),
-//! `tollway.limit.refused` (debug, `error`), `tollway.limit.refused_by_provider`
-//! (info, `scope`, `retry_after_ms`). [`Limits::snapshot`] has the state of every
-//! quota.
+//! `tracing` events under the target `tollway::limit`, durations in seconds:
+//! `waited for a permit` (debug, `tollway.limit.wait`), `gave no permit` (debug,
+//! `tollway.limit.reason`), and `the provider refused an attempt` (info,
+//! `tollway.limit.scope`, `tollway.limit.retry_after`), upon which the quotas
+//! that the scope names pause. Neither names a key or a path.
 //!
 //! # Without tokio
 //!

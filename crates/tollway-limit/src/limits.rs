@@ -312,7 +312,7 @@ impl Shared {
             Admission::QueueFull(wait) => RateLimitError::queue_full(Duration::from_nanos(wait)),
             Admission::TooLate(wait) => RateLimitError::deadline(Some(Duration::from_nanos(wait))),
         };
-        tracing::debug!(name: "tollway.limit.refused", %error, "gave no permit");
+        tracing::debug!(target: "tollway::limit", { tollway.limit.reason = %error }, "gave no permit");
         Asked::Refused(error)
     }
 
@@ -360,8 +360,8 @@ impl Shared {
             Fate::Granted { at } => {
                 let waited = Duration::from_nanos(at.saturating_sub(since));
                 tracing::debug!(
-                    name: "tollway.limit.waited",
-                    wait_ms = waited.as_millis(),
+                    target: "tollway::limit",
+                    { tollway.limit.wait = waited.as_secs_f64() },
                     "waited for a permit"
                 );
                 Ok(Permit::new(Arc::clone(self), plan, level, at))

@@ -90,9 +90,11 @@ impl Permit {
         });
         if let Some((retry_after, scope)) = refused {
             tracing::info!(
-                name: "tollway.limit.refused_by_provider",
-                ?scope,
-                retry_after_ms = retry_after.map(|after| after.as_millis()),
+                target: "tollway::limit",
+                {
+                    tollway.limit.scope = ?scope,
+                    tollway.limit.retry_after = retry_after.map(|after| after.as_secs_f64()),
+                },
                 "the provider refused an attempt"
             );
         }
