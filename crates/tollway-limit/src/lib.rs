@@ -95,7 +95,8 @@
 //! `waited for a permit` (debug, `tollway.limit.wait`), `gave no permit` (debug,
 //! `tollway.limit.reason`), and `the provider refused an attempt` (info,
 //! `tollway.limit.scope`, `tollway.limit.retry_after`), upon which the quotas
-//! that the scope names pause. Neither names a key or a path.
+//! that the scope names pause. [`Limits::snapshot`] has the
+//! state of every quota.
 //!
 //! # Without tokio
 //!
