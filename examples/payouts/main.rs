@@ -121,7 +121,7 @@ async fn run(args: &Args) -> Result<Report, BoxError> {
 
     let opened = payer.client.pool_stats().total().opened();
     let mut report = Report::new(&lines, elapsed, opened);
-    let mut accepted = lines.iter().map(|line| line.settled.attempts).sum();
+    let mut accepted = report.answered();
     if let Some(gateway) = &gateway {
         report.prove(gateway, &lines);
         accepted = gateway.stats().accepted;

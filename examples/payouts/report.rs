@@ -74,6 +74,11 @@ impl Report {
         }
     }
 
+    /// How many payouts the provider has answered for good.
+    pub(crate) fn answered(&self) -> u64 {
+        u64::try_from(self.succeeded + self.rejected).unwrap_or(u64::MAX)
+    }
+
     /// Compares what was accepted with what the rule allows in that time.
     pub(crate) fn against(&mut self, rule: Option<Rule>, accepted: u64, elapsed: Duration) {
         let ideal = rule
