@@ -16,13 +16,13 @@ use hyper::client::conn::TrySendError;
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::sync::ReusableBoxFuture;
-use tollway_core::{BoxError, Deadline};
+use tollway_core::{BoxError, Deadline, Phase};
 
 use crate::arena::Id;
 use crate::body::PoolBody;
-use crate::conn::{H1, Http, Link, Reply};
+use crate::conn::{H1, Http, Link, Replies, Reply};
 use crate::error::{Kind, PoolError, find};
-use crate::host::Host;
+use crate::host::{Host, Release as _};
 use crate::info::ConnectionInfo;
 use crate::state::{CheckOut, Conn, Grant};
 use crate::stats::CloseReason;
@@ -96,6 +96,7 @@ enum Carrier<B> {
     H1(H1<B>),
     H2 {
         reply: ReusableBoxFuture<'static, Reply<B>>,
+        replies: Arc<Replies<B>>,
         link: Arc<Link>,
         /// How often the peer had been heard of when the request was sent.
         reads: u64,
@@ -209,7 +210,9 @@ where
                                 let kind = Kind::Wait(ticket.since.elapsed());
                                 return Poll::Ready(Err(error(kind, &ticket.host, None)));
                             }
-                            return Poll::Pending;
+                            // A timeout above that strikes now is told that
+                            // nothing was written.
+                            return Phase::Connect.pending();
                         }
                     }
                 }
@@ -284,7 +287,8 @@ where
                 address_h2(&mut request, &host);
                 let reads = conn.link.wire.reads();
                 Carrier::H2 {
-                    reply: ReusableBoxFuture::new(conn.sender.try_send_request(request)),
+                    reply: conn.replies.hold(conn.sender.try_send_request(request)),
+                    replies: conn.replies,
                     link: conn.link,
                     reads,
                 }
@@ -379,11 +383,14 @@ impl<B: 'static> Lease<B> {
                 host.with(|state| state.reading(id, conn));
                 response.map(|body| PoolBody::new(body, host, id, false))
             }
-            Carrier::H2 { .. } if complete => {
-                host.with(|state| state.release(id, Instant::now()));
-                response.map(PoolBody::complete)
+            Carrier::H2 { reply, replies, .. } => {
+                replies.keep(reply);
+                if complete {
+                    host.release(id);
+                    return response.map(PoolBody::complete);
+                }
+                response.map(|body| PoolBody::new(body, host, id, true))
             }
-            Carrier::H2 { .. } => response.map(|body| PoolBody::new(body, host, id, true)),
         }
     }
 
@@ -407,7 +414,9 @@ impl<B: 'static> Lease<B> {
                 self.host.with(|state| state.retire(self.id, reason, now));
                 drop(conn);
             }
-            Carrier::H2 { link, reads, reply } => {
+            Carrier::H2 {
+                link, reads, reply, ..
+            } => {
                 let silent = link.wire.reads() == reads;
                 self.host.with(|state| {
                     // One stream's end says nothing of the others; silence

@@ -1,13 +1,19 @@
 //! The client over real sockets and the simulated gateways.
 
-#![allow(clippy::unwrap_used, reason = "a test that panics has failed, as it should")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that panics has failed, as it should"
+)]
 
 use std::error::Error as _;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::{Arc, Mutex};
+use std::task::Poll;
 use std::time::Duration;
 
 use http::{Method, Request, StatusCode};
-use tollway::core::{Endpoint, IdempotencyKey, Rules, Verdict};
+use tollway::core::{Endpoint, IdempotencyKey, Phase, Rules, Verdict};
 use tollway::limit::{Limits, Quota};
 use tollway::retry::Attempts;
 use tollway::{Body, Client, Profile, profiles};
@@ -152,12 +158,34 @@ async fn an_error_says_what_it_means_and_why() {
     let error = client.send(request).await.unwrap_err();
     assert!(error.is_not_executed());
     assert!(!error.is_unknown() && !error.is_timeout());
-    assert_eq!(error.phase(), Some(tollway::core::Phase::Connect));
+    assert_eq!(error.phase(), Some(Phase::Connect));
     assert!(error.idempotency_key().is_some());
     assert_eq!(error.attempts().unwrap().made(), 1);
     assert_eq!(error.to_string(), "the call had no effect");
     assert!(format!("{error:#}").contains("refused"), "{error:#}");
     assert!(error.source().is_some());
+}
+
+#[tokio::test]
+async fn a_call_that_waits_for_a_connection_tells_a_timeout_that_nothing_was_written() {
+    let hang = Fault::Hang(Duration::from_secs(60));
+    let (gateway, _) = stripe(Faults::script([Some(hang)])).await;
+    let client = Client::builder(profiles::stripe())
+        .plain_http(true)
+        .limits(Limits::builder())
+        .pool(|pool| pool.max_connections_per_host(1))
+        .build()
+        .unwrap();
+    let sent = tokio::spawn(client.send(payout(&gateway, "po-10")));
+    while gateway.stats().arrivals == 0 {
+        tokio::task::yield_now().await;
+    }
+    let mut waiting = pin!(client.send(payout(&gateway, "po-11")));
+    let (poll, note) =
+        poll_fn(|cx| Poll::Ready(Phase::observe(|| waiting.as_mut().poll(cx)))).await;
+    assert!(poll.is_pending());
+    assert_eq!(note, Some(Phase::Connect));
+    sent.abort();
 }
 
 #[tokio::test]
