@@ -84,6 +84,7 @@ where
     B::Error: Into<BoxError>,
 {
     /// The call, and its first attempt.
+    #[inline]
     pub(crate) fn new(
         policy: &RetryPolicy<R>,
         service: &S,
@@ -95,15 +96,18 @@ where
             let evidence = Evidence::of(&request, settings, started);
             (Kept::Nothing(evidence), request.map(ReplayBody::plain))
         } else {
-            let head = KeptHead::of(&request);
-            let (parts, body) = request.into_parts();
-            let (body, replay) = ReplayBody::new(body, settings.replay_bound);
-            let resend = Resend {
+            let mut resend = Resend {
                 service: service.clone(),
-                head,
-                body: replay,
+                head: KeptHead::of(&request),
+                body: Replay::none(),
             };
-            (Kept::Resend(resend), Request::from_parts(parts, body))
+            // Not taken apart and put together again: each time it is moved.
+            let request = request.map(|body| {
+                let (body, replay) = ReplayBody::new(body, settings.replay_bound);
+                resend.body = replay;
+                body
+            });
+            (Kept::Resend(resend), request)
         };
         let call = Self {
             policy: policy.clone(),
@@ -118,6 +122,7 @@ where
 impl<S, B, R: Seed> Call<S, B, R> {
     /// Whether this is the final answer to the only attempt: then there is
     /// nothing to decide, nor to tell.
+    #[inline]
     pub(crate) fn is_plain<ResB>(&self, response: &Response<ResB>) -> bool {
         let plain = self.progress.is_none() && is_final(response);
         if plain {

@@ -62,14 +62,16 @@ impl<S, B, ResB, R> RetryFuture<S, B, ResB, R>
 where
     S: Service<Request<ReplayBody<B>>>,
 {
-    pub(crate) fn new(call: Call<S, B, R>, future: S::Future) -> Self
-    where
-        R: Seed,
-    {
+    #[inline]
+    pub(crate) fn new(
+        call: Call<S, B, R>,
+        rival: Option<Box<Rival<S::Future>>>,
+        future: S::Future,
+    ) -> Self {
         Self {
-            rival: call.plan_rival(),
             call,
             state: State::Attempt { future },
+            rival,
         }
     }
 }
@@ -94,6 +96,7 @@ where
 {
     type Output = Result<Response<ResB>, RetryError>;
 
+    #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let poll = self.as_mut().poll_call(cx);
         if poll.is_pending() && self.project().call.is_in_doubt() {
@@ -115,6 +118,7 @@ where
     ResB: Body,
     R: Seed,
 {
+    #[inline]
     fn poll_call(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -45,13 +45,11 @@ impl Head {
 
     /// Lets go of everything but the room for headers.
     fn clear(&mut self) {
-        let mut headers = std::mem::take(&mut self.headers);
-        headers.clear();
-        headers.shrink_to(MAX_ROOM);
-        *self = Self {
-            headers,
-            ..Self::default()
-        };
+        self.method = Method::default();
+        self.uri = Uri::default();
+        self.headers.clear();
+        self.headers.shrink_to(MAX_ROOM);
+        self.extensions = Carried::default();
     }
 
     /// The request once more, with `body`.

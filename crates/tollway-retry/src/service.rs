@@ -73,16 +73,19 @@ where
     type Error = RetryError;
     type Future = RetryFuture<S, B, ResB, R>;
 
+    #[inline]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), RetryError>> {
         self.inner
             .poll_ready(cx)
             .map_err(|error| RetryError::not_ready(error.into()))
     }
 
+    #[inline]
     fn call(&mut self, request: Request<B>) -> Self::Future {
         // The service that was made ready takes the first attempt. Later ones
         // are sent by a clone, which is made ready by itself.
         let (call, request) = Call::new(&self.policy, &self.inner, request);
-        RetryFuture::new(call, self.inner.call(request))
+        let rival = call.plan_rival();
+        RetryFuture::new(call, rival, self.inner.call(request))
     }
 }
