@@ -110,6 +110,7 @@ where
         }
     }
 
+    #[inline]
     pub(crate) fn called(future: S::Future, outcome: Option<Outcome>) -> Self {
         Self {
             state: State::Called { future, outcome },
@@ -134,6 +135,7 @@ where
 {
     type Output = Result<Response<R>, BoxError>;
 
+    #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut state = self.project().state;
         loop {
@@ -161,17 +163,19 @@ where
                     }
                 }
                 StateProj::Called { future, outcome } => {
-                    let result = ready!(future.poll(cx)).map_err(Into::into);
+                    let mut result = ready!(future.poll(cx)).map_err(Into::into);
                     let outcome = outcome.take();
                     state.set(State::Done);
-                    return Poll::Ready(match (result, outcome) {
-                        (Ok(mut response), Some(outcome)) => {
-                            outcome.answered(&mut response);
-                            Ok(response)
+                    // In place: it is moved often enough.
+                    if let Some(outcome) = outcome {
+                        match &mut result {
+                            Ok(response) => outcome.answered(response),
+                            Err(_) => {
+                                result = result.map_err(|error| outcome.failed(error).into());
+                            }
                         }
-                        (Err(error), Some(outcome)) => Err(outcome.failed(error).into()),
-                        (result, None) => result,
-                    });
+                    }
+                    return Poll::Ready(result);
                 }
                 StateProj::Refused { .. } | StateProj::Done => {
                     return match state.project_replace(State::Done) {

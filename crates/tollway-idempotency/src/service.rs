@@ -49,10 +49,12 @@ where
     type Error = BoxError;
     type Future = IdempotencyKeyFuture<S, G, B>;
 
+    #[inline]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         self.inner.poll_ready(cx).map_err(Into::into)
     }
 
+    #[inline]
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let keys = &self.keys;
         if !keys
