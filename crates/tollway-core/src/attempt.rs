@@ -19,6 +19,7 @@ impl Attempt {
 
     /// The attempt that `extensions` carry, or [`Attempt::FIRST`].
     #[must_use]
+    #[inline]
     pub fn of(extensions: &Extensions) -> Self {
         extensions.get().copied().unwrap_or_default()
     }

@@ -37,6 +37,7 @@ impl Deadline {
     /// The deadline `limit` after `now`, or `None` where the clock can't say
     /// that instant: so far away, there is no deadline.
     #[must_use]
+    #[inline]
     pub fn after(now: impl Into<Instant>, limit: Duration) -> Option<Self> {
         now.into().checked_add(limit).map(Self)
     }
@@ -50,6 +51,7 @@ impl Deadline {
 
     /// The instant itself. `tokio::time::Instant::from` takes it.
     #[must_use]
+    #[inline]
     pub fn instant(self) -> Instant {
         self.0
     }
@@ -63,6 +65,7 @@ impl Deadline {
     /// Whether the deadline has passed at `now`. It has passed at its very
     /// instant.
     #[must_use]
+    #[inline]
     pub fn has_passed(self, now: impl Into<Instant>) -> bool {
         now.into() >= self.0
     }

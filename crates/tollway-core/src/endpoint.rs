@@ -63,6 +63,7 @@ impl Endpoint {
 
     /// The endpoint that `extensions` carry, if any.
     #[must_use]
+    #[inline]
     pub fn of(extensions: &Extensions) -> Option<&Self> {
         extensions.get()
     }

@@ -27,6 +27,7 @@ impl Priority {
 
     /// The priority that `extensions` carry, or [`Priority::Normal`].
     #[must_use]
+    #[inline]
     pub fn of(extensions: &Extensions) -> Self {
         extensions.get().copied().unwrap_or_default()
     }

@@ -29,6 +29,7 @@ impl Phase {
     ///
     /// [`Connect`](Self::Connect) and [`Permit`](Self::Permit) are promises
     /// that nothing of the request has been written.
+    #[inline]
     pub fn pending<T>(self) -> Poll<T> {
         NOTE.set(Some(self));
         Poll::Pending
@@ -51,6 +52,7 @@ impl Phase {
     /// let (_, phase) = Phase::observe(|| Poll::<()>::Pending);
     /// assert_eq!(phase, None);
     /// ```
+    #[inline]
     pub fn observe<T>(poll: impl FnOnce() -> Poll<T>) -> (Poll<T>, Option<Self>) {
         NOTE.set(None);
         let poll = poll();

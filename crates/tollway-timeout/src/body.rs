@@ -32,6 +32,7 @@ pin_project! {
 }
 
 impl<B> TimeoutBody<B> {
+    #[inline]
     pub(crate) fn new(inner: B, wait: Wait) -> Self {
         Self {
             inner: Some(inner),

@@ -67,6 +67,7 @@ where
         Self::new(State::Readying { readying }, wait, pause)
     }
 
+    #[inline]
     pub(crate) fn called(future: S::Future, wait: Wait, pause: Option<Duration>) -> Self {
         Self::new(State::Called { future }, wait, pause)
     }
@@ -76,6 +77,7 @@ where
         Self::new(State::Refused { error }, Wait::ENDLESS, None)
     }
 
+    #[inline]
     fn new(state: State<S, B, S::Future>, wait: Wait, pause: Option<Duration>) -> Self {
         Self {
             state,
@@ -94,6 +96,7 @@ where
 {
     type Output = Result<Response<TimeoutBody<R>>, BoxError>;
 
+    #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         loop {

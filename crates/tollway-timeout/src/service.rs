@@ -52,10 +52,12 @@ where
     type Error = BoxError;
     type Future = TimeoutFuture<S, B>;
 
+    #[inline]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         self.inner.poll_ready(cx)
     }
 
+    #[inline]
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let inherited = Deadline::of(request.extensions());
         let now = Instant::now();
@@ -116,10 +118,12 @@ where
     type Error = BoxError;
     type Future = TimeoutFuture<S, B>;
 
+    #[inline]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         self.inner.poll_ready(cx)
     }
 
+    #[inline]
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let (head, pause) = self.timeout.of(request.extensions());
         let mut wait = Wait::new(None, Some(head), None);
@@ -165,6 +169,7 @@ impl<S> Readied<S> {
         }
     }
 
+    #[inline]
     fn poll_ready<B>(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>>
     where
         S: Service<Request<B>>,
@@ -180,6 +185,7 @@ impl<S> Readied<S> {
 
     /// Calls the service, or has it made ready inside the call, where `phase`
     /// is what waiting for that means.
+    #[inline]
     fn call<B>(
         &mut self,
         request: Request<B>,

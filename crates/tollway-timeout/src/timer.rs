@@ -60,6 +60,7 @@ impl Wait {
 
     /// The same deadline, and another limit, for the waits that follow this
     /// one. The time until a deadline alone goes on counting.
+    #[inline]
     pub(crate) fn followed_by(self, limit: Option<Duration>) -> Self {
         let since = match limit {
             Some(_) => None,
