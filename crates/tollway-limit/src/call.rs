@@ -45,14 +45,24 @@ impl<'a> Call<'a> {
     #[must_use]
     pub fn of<B>(request: &'a Request<B>) -> Self {
         let extensions = request.extensions();
-        Self {
+        let deadline = Deadline::of(extensions);
+        let call = Self {
             method: request.method(),
             path: request.uri().path(),
-            endpoint: Endpoint::of(extensions),
+            endpoint: None,
             headers: Some(request.headers()),
             extensions: Some(extensions),
+            priority: Priority::default(),
+            deadline,
+        };
+        // Most requests carry nothing else, and nothing else is looked up.
+        if extensions.len() == usize::from(deadline.is_some()) {
+            return call;
+        }
+        Self {
+            endpoint: Endpoint::of(extensions),
             priority: Priority::of(extensions),
-            deadline: Deadline::of(extensions),
+            ..call
         }
     }
 
