@@ -5,7 +5,7 @@ use std::future::{Future, poll_fn};
 use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use http::{Request, Response};
 use http_body::Body;
@@ -55,7 +55,43 @@ pub(crate) struct H1<B> {
 /// An HTTP/2 connection.
 pub(crate) struct H2<B> {
     pub(crate) sender: http2::SendRequest<B>,
+    pub(crate) replies: Arc<Replies<B>>,
     pub(crate) link: Arc<Link>,
+}
+
+/// Where answers over HTTP/2 have been awaited and can be again: as many boxes
+/// as there were calls at once, up to a bound.
+pub(crate) struct Replies<B>(Mutex<Vec<ReusableBoxFuture<'static, Reply<B>>>>);
+
+impl<B> Replies<B> {
+    const KEPT: usize = 100;
+
+    pub(crate) fn new() -> Self {
+        Self(Mutex::new(Vec::new()))
+    }
+
+    /// A box with `reply` in it.
+    pub(crate) fn hold<F>(&self, reply: F) -> ReusableBoxFuture<'static, Reply<B>>
+    where
+        F: Future<Output = Reply<B>> + Send + 'static,
+    {
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        match kept {
+            Some(mut kept) => {
+                kept.set(reply);
+                kept
+            }
+            None => ReusableBoxFuture::new(reply),
+        }
+    }
+
+    /// Keeps a box whose answer has come.
+    pub(crate) fn keep(&self, reply: ReusableBoxFuture<'static, Reply<B>>) {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() < Self::KEPT {
+            kept.push(reply);
+        }
+    }
 }
 
 /// What both have.
@@ -69,6 +105,7 @@ impl<B> Clone for H2<B> {
     fn clone(&self) -> Self {
         Self {
             sender: self.sender.clone(),
+            replies: self.replies.clone(),
             link: self.link.clone(),
         }
     }
@@ -201,7 +238,9 @@ where
 {
     fn execute(&self, future: F) {
         if self.socket.get().is_some() {
-            tokio::spawn(future);
+            // A request's future is as large as the connection's, and spawning
+            // moves it several times: so it moves into a box first.
+            tokio::spawn(Box::pin(future));
         } else {
             self.run_socket(future);
         }

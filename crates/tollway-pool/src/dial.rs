@@ -19,7 +19,7 @@ use tower_service::Service;
 
 use crate::arena::Id;
 use crate::builder::{Config, Protocol};
-use crate::conn::{Abort, H1, H2, H2Executor, Http, Link, drive_h1, drive_h2};
+use crate::conn::{Abort, H1, H2, H2Executor, Http, Link, Replies, drive_h1, drive_h2};
 use crate::connect::TlsInfo;
 use crate::error::{Failure, Step};
 use crate::host::Host;
@@ -326,6 +326,7 @@ where
     Ok(Opened {
         conn: Conn::Shared(H2 {
             sender,
+            replies: Arc::new(Replies::new()),
             link: link.clone(),
         }),
         link,

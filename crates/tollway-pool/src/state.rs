@@ -133,7 +133,8 @@ enum Stage<K: Kind> {
     /// Nobody uses it.
     Idle {
         conn: K::Exclusive,
-        since: Instant,
+        /// When it will have been idle for too long.
+        until: Instant,
     },
     /// A call has it.
     InUse,
@@ -149,8 +150,8 @@ enum Stage<K: Kind> {
         conn: K::Shared,
         streams: usize,
         limit: usize,
-        /// When the last stream ended.
-        since: Instant,
+        /// When it will have been without a stream for too long.
+        until: Instant,
     },
     /// It takes no new call, and the socket is still to close: at the latest
     /// when it is overdue, unless streams are still on it.
@@ -262,7 +263,12 @@ impl<K: Kind> State<K> {
 
     /// A free connection, counted as used once more.
     fn take(&mut self, now: Instant) -> Option<Grant<K>> {
-        self.take_shared(now).or_else(|| self.take_idle(now))
+        if !self.shared.is_empty()
+            && let Some(grant) = self.take_shared(now)
+        {
+            return Some(grant);
+        }
+        self.take_idle(now)
     }
 
     fn take_shared(&mut self, now: Instant) -> Option<Grant<K>> {
@@ -299,12 +305,12 @@ impl<K: Kind> State<K> {
             let Some(entry) = self.table.get_mut(id) else {
                 continue;
             };
-            let Stage::Idle { since, .. } = &entry.stage else {
+            let Stage::Idle { until, .. } = &entry.stage else {
                 continue;
             };
             // The reaper is a timer tick late at the most; the peer's own
             // timer isn't.
-            let reason = if now.duration_since(*since) >= self.limits.idle_timeout {
+            let reason = if now >= *until {
                 Some(CloseReason::Idle)
             } else {
                 entry.is_spent(&self.limits, now)
@@ -404,7 +410,8 @@ impl<K: Kind> State<K> {
         };
         match entry.stage {
             Stage::InUse if ready => {
-                entry.stage = Stage::Idle { conn, since: now };
+                let until = now + self.limits.idle_timeout;
+                entry.stage = Stage::Idle { conn, until };
                 if let Some(reason) = entry.is_spent(&self.limits, now) {
                     self.close(id, reason, now);
                     return;
@@ -456,9 +463,9 @@ impl<K: Kind> State<K> {
             return;
         };
         match &mut entry.stage {
-            Stage::Shared { streams, since, .. } => {
+            Stage::Shared { streams, until, .. } => {
                 *streams = streams.saturating_sub(1);
-                *since = now;
+                *until = now + self.limits.idle_timeout;
                 self.serve(now);
                 self.trim(now);
             }
@@ -570,10 +577,11 @@ impl<K: Kind> State<K> {
         self.counters.opened += 1;
         entry.expires = expires;
         entry.abort = Some(abort);
+        let until = now + self.limits.idle_timeout;
         match conn {
             Conn::Exclusive(conn) => {
                 self.spoken = Some(Spoken::Http1);
-                entry.stage = Stage::Idle { conn, since: now };
+                entry.stage = Stage::Idle { conn, until };
                 self.idle.push_back(id);
             }
             Conn::Shared(conn) => {
@@ -582,7 +590,7 @@ impl<K: Kind> State<K> {
                     conn,
                     streams: 0,
                     limit: limit.max(1),
-                    since: now,
+                    until,
                 };
                 self.shared.push(id);
             }
@@ -792,10 +800,10 @@ impl<K: Kind> State<K> {
         let mut done = Vec::new();
         for (id, entry) in self.table.iter() {
             let idle_until = match &entry.stage {
-                Stage::Idle { since, .. }
+                Stage::Idle { until, .. }
                 | Stage::Shared {
-                    streams: 0, since, ..
-                } => *since + idle_timeout,
+                    streams: 0, until, ..
+                } => *until,
                 // Its streams go on, but it takes no new ones once too old.
                 Stage::Shared { .. } => match entry.expires {
                     Some(expires) => expires,

@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use hyper::rt::{Read, ReadBufCursor, Write};
-use pin_project_lite::pin_project;
 use tokio::sync::Notify;
 
 /// What a connection's tasks and its calls tell each other.
@@ -50,36 +49,39 @@ impl Drop for OnClose {
     }
 }
 
-pin_project! {
-    /// An I/O object that counts reads, and reports its own end: whoever holds
-    /// it last (hyper's tasks, an upgrade), the connection's place under the
-    /// cap is free when the socket is, and no earlier.
-    pub(crate) struct Watched<T> {
-        // The fields drop in this order: first the socket closes, then that is
-        // reported.
-        #[pin]
-        io: T,
-        wire: Arc<Wire>,
-        on_close: OnClose,
-    }
+/// An I/O object that counts reads, and reports its own end: whoever holds it
+/// last (hyper's tasks, an upgrade), the connection's place under the cap is
+/// free when the socket is, and no earlier.
+pub(crate) struct Watched<T> {
+    // The fields drop in this order: first the socket closes, then that is
+    // reported.
+    //
+    // Boxed, since hyper's HTTP/2 makes every request's task as large as the
+    // connection's, in which this lies; and a TLS session is a kilobyte.
+    io: Pin<Box<T>>,
+    wire: Arc<Wire>,
+    _on_close: OnClose,
 }
 
 impl<T> Watched<T> {
     pub(crate) fn new(io: T, wire: Arc<Wire>, on_close: OnClose) -> Self {
-        Self { io, wire, on_close }
+        Self {
+            io: Box::pin(io),
+            wire,
+            _on_close: on_close,
+        }
     }
 }
 
 impl<T: Read> Read for Watched<T> {
     fn poll_read(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        let this = self.project();
-        let polled = this.io.poll_read(cx, buf);
+        let polled = self.io.as_mut().poll_read(cx, buf);
         if matches!(polled, Poll::Ready(Ok(()))) {
-            this.wire.reads.fetch_add(1, Ordering::Relaxed);
+            self.wire.reads.fetch_add(1, Ordering::Relaxed);
         }
         polled
     }
@@ -87,19 +89,19 @@ impl<T: Read> Read for Watched<T> {
 
 impl<T: Write> Write for Watched<T> {
     fn poll_write(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.project().io.poll_write(cx, buf)
+        self.io.as_mut().poll_write(cx, buf)
     }
 
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.project().io.poll_flush(cx)
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.io.as_mut().poll_flush(cx)
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.project().io.poll_shutdown(cx)
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.io.as_mut().poll_shutdown(cx)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -107,10 +109,10 @@ impl<T: Write> Write for Watched<T> {
     }
 
     fn poll_write_vectored(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.project().io.poll_write_vectored(cx, bufs)
+        self.io.as_mut().poll_write_vectored(cx, bufs)
     }
 }
