@@ -3,7 +3,7 @@
 //! reqwest-retry.
 //!
 //! A call is a POST of 100 bytes of JSON, answered with some JSON. The server
-//! runs on a thread of its own. "bare" is a hyper connection for each caller,
+//! is a process of its own. "bare" is a hyper connection for each caller,
 //! without a pool: what every client is built upon, and its floor. Rates are
 //! taken in short turns, so that a noisy machine is as noisy for everybody;
 //! each is the median of its turns, and the ratio the median of the ratios
@@ -14,7 +14,9 @@
 //! connections have none either.
 
 use std::future::Future;
+use std::io::{BufRead, Read};
 use std::net::SocketAddr;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 use std::{io, thread};
@@ -52,7 +54,17 @@ const TURN: Duration = Duration::from_millis(100);
 const SENT: &[u8; 100] = &[b'{'; 100];
 const ANSWER: &str = r#"{"id":"pi_1","object":"payment_intent","amount":2000,"currency":"usd"}"#;
 
+/// The argument with which this program starts itself as a server.
+const SERVE: &str = "--serve";
+
 fn main() -> Result<(), BoxError> {
+    let mut arguments = std::env::args().skip_while(|argument| argument != SERVE);
+    if let (Some(_), Some(version)) = (arguments.next(), arguments.next()) {
+        return serve_until_told(match version.as_str() {
+            "http1" => Version::Http1,
+            _ => Version::Http2,
+        });
+    }
     if std::env::args().any(|argument| argument == COUNT) {
         for version in [Version::Http1, Version::Http2] {
             for mut contestant in contestants(version)? {
@@ -264,20 +276,28 @@ fn contestants(version: Version) -> Result<Vec<Box<dyn Contestant>>, BoxError> {
         ))
         .build();
     let url: reqwest::Url = uri.to_string().parse()?;
-    let pool: Pool<Body> = Pool::builder()
-        .plain_http(true)
-        .max_connections_per_host(CALLERS)
-        .protocol(match version {
-            Version::Http1 => Protocol::Http1Only,
-            Version::Http2 => Protocol::Http2Only,
-        })
-        .build()?;
-    Ok(vec![
-        bare,
-        Callers::boxed("tollway", CALLERS, |_| {
+    let pool = || {
+        Pool::<Body>::builder()
+            .plain_http(true)
+            .max_connections_per_host(CALLERS)
+            .protocol(match version {
+                Version::Http1 => Protocol::Http1Only,
+                Version::Http2 => Protocol::Http2Only,
+            })
+    };
+    let pooled = |who, pool: Pool<Body>| {
+        Callers::boxed(who, CALLERS, |_| {
             let (pool, uri) = (pool.clone(), uri.clone());
             async move { Ok(Pooled { pool, uri }) }
-        })?,
+        })
+    };
+    let mut contestants = vec![bare, pooled("tollway", pool().build()?)?];
+    if version == Version::Http2 {
+        // hyper-util's client sends none unless told to.
+        let silent = pool().http2_keep_alive(None).build()?;
+        contestants.push(pooled("tollway without PINGs", silent)?);
+    }
+    contestants.extend([
         legacy,
         Callers::boxed("reqwest", CALLERS, |_| {
             let (client, url) = (plain.clone(), url.clone());
@@ -287,7 +307,8 @@ fn contestants(version: Version) -> Result<Vec<Box<dyn Contestant>>, BoxError> {
             let (client, url) = (retrying.clone(), url.clone());
             async move { Ok(Retrying { client, url }) }
         })?,
-    ])
+    ]);
+    Ok(contestants)
 }
 
 fn nodelay() -> HttpConnector {
@@ -485,15 +506,39 @@ where
     Ok(addr)
 }
 
-fn serve(version: Version) -> io::Result<SocketAddr> {
-    match version {
-        Version::Http1 => server(answer_http1),
+/// Starts a server in a process of its own, which ends with this one: nothing
+/// of what it does is counted, and it shares no lock or allocator.
+fn serve(version: Version) -> Result<SocketAddr, BoxError> {
+    let mut server = Command::new(std::env::current_exe()?)
+        .arg(SERVE)
+        .arg(match version {
+            Version::Http1 => "http1",
+            Version::Http2 => "http2",
+        })
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let mut line = String::new();
+    let said = server.stdout.take().ok_or("the server has no output")?;
+    io::BufReader::new(said).read_line(&mut line)?;
+    // Its input stays open for as long as this process lives.
+    std::mem::forget(server);
+    Ok(line.trim().parse()?)
+}
+
+/// Serves until the other process ends.
+fn serve_until_told(version: Version) -> Result<(), BoxError> {
+    let addr = match version {
+        Version::Http1 => server(answer_http1)?,
         Version::Http2 => server(|stream| async move {
             let answering = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
                 .serve_connection(TokioIo::new(stream), answer());
             let _ = answering.await;
-        }),
-    }
+        })?,
+    };
+    println!("{addr}");
+    io::stdin().read_to_end(&mut Vec::new())?;
+    Ok(())
 }
 
 type Answered = Result<http::Response<Body>, hyper::Error>;

@@ -1,6 +1,6 @@
 //! The hosts of a pool, found by how a request's URL spells them.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use http::Uri;
@@ -16,8 +16,8 @@ const SPELLINGS: usize = 4;
 /// neither parses nor allocates; `API.example.com:443` finds its way to
 /// `api.example.com` by the slow path, once.
 pub(crate) struct Hosts<B: 'static> {
-    plain: HashMap<Box<str>, Arc<Host<B>>>,
-    tls: HashMap<Box<str>, Arc<Host<B>>>,
+    plain: BTreeMap<Box<str>, Arc<Host<B>>>,
+    tls: BTreeMap<Box<str>, Arc<Host<B>>>,
     /// Each host once, and how many spellings of it there are.
     all: Vec<(Arc<Host<B>>, usize)>,
 }
@@ -25,8 +25,8 @@ pub(crate) struct Hosts<B: 'static> {
 impl<B: 'static> Hosts<B> {
     pub(crate) fn new() -> Self {
         Self {
-            plain: HashMap::new(),
-            tls: HashMap::new(),
+            plain: BTreeMap::new(),
+            tls: BTreeMap::new(),
             all: Vec::new(),
         }
     }
