@@ -37,9 +37,10 @@ impl Head {
         self.method.clone_from(request.method());
         self.uri.clone_from(request.uri());
         self.version = request.version();
-        let headers = request.headers().iter();
-        self.headers
-            .extend(headers.map(|(name, value)| (name.clone(), value.clone())));
+        self.headers.reserve(request.headers().len());
+        for (name, value) in request.headers() {
+            self.headers.push((name.clone(), value.clone()));
+        }
         self.extensions = Carried::of(request.extensions());
     }
 
