@@ -261,7 +261,9 @@ impl Shared {
         let now = core.state.tick(now);
         let decision = decide(&mut core, now, &mut wakers);
         drop(core);
-        wakers.into_iter().for_each(Waker::wake);
+        if !wakers.is_empty() {
+            wakers.into_iter().for_each(Waker::wake);
+        }
         decision
     }
 
