@@ -35,6 +35,7 @@ impl IdempotencyKey {
     ///
     /// Where the value is empty, longer than [`MAX_LEN`](Self::MAX_LEN), or has
     /// anything in it but visible ASCII (`!` to `~`).
+    #[inline]
     pub fn new(value: HeaderValue) -> Result<Self, InvalidKey> {
         let bytes = value.as_bytes();
         if bytes.is_empty() {

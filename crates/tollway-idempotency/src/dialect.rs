@@ -177,6 +177,7 @@ impl Dialect {
     }
 
     /// Whether the provider accepts a key of this length.
+    #[inline]
     pub(crate) fn check(&self, key: &IdempotencyKey) -> Result<(), Misfit> {
         let len = key.header_value().len();
         if len > self.max_len {
@@ -231,6 +232,7 @@ pub(crate) fn read(value: &HeaderValue, quoted: bool) -> Result<IdempotencyKey, 
 }
 
 /// The header's value that holds `key`.
+#[inline]
 pub(crate) fn write(key: &IdempotencyKey, quoted: bool) -> Result<HeaderValue, Misfit> {
     if !quoted {
         let mut value = key.header_value().clone();

@@ -74,7 +74,6 @@ impl Unsent {
         }
     }
 
-    #[inline]
     /// Moves it out of where it is kept.
     fn take(&mut self) -> Self {
         Self {
@@ -83,6 +82,7 @@ impl Unsent {
         }
     }
 
+    #[inline]
     fn send(&mut self) -> Option<Permit> {
         let mut permit = self.permit.take()?;
         if !self.at_once {
