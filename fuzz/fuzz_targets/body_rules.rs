@@ -10,7 +10,11 @@ use tollway_core::{Answer, BodyRule, Classify, Rules, Test, Verdict};
 fuzz_target!(|body: &[u8]| {
     let rules = Rules::new()
         .body(BodyRule::new(429..=429, "message", Test::Present).delay_after("Try again in"))
-        .body(BodyRule::new(429..=429, "errors.0.errorCode", Test::Is("C".into())))
+        .body(BodyRule::new(
+            429..=429,
+            "errors.0.errorCode",
+            Test::Is("C".into()),
+        ))
         .body(
             BodyRule::new(200..=299, "responseCode", Test::IsNot("0".into()))
                 .means(Verdict::Rejected),
