@@ -58,7 +58,6 @@ where
     B::Error: Into<BoxError>,
 {
     /// Everything that can be set, with its defaults.
-    #[must_use]
     pub fn builder() -> PoolBuilder<B> {
         PoolBuilder::new()
     }

@@ -659,8 +659,10 @@ impl<K: Kind> State<K> {
         let entry = self.table.remove(id)?;
         let reason = match (entry.reason, &entry.stage) {
             (Some(reason), _) => reason,
-            (None, Stage::Idle { .. } | Stage::Settling { .. }) => CloseReason::Peer,
-            (None, Stage::Shared { streams: 0, .. }) => CloseReason::Peer,
+            (
+                None,
+                Stage::Idle { .. } | Stage::Settling { .. } | Stage::Shared { streams: 0, .. },
+            ) => CloseReason::Peer,
             (None, _) => CloseReason::Error,
         };
         self.counters.closed(reason);

@@ -1,5 +1,7 @@
 //! A pool's calls over HTTP/1.1 and HTTP/2, plain and with TLS.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod support;
 
 use http::Version;

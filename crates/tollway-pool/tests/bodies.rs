@@ -1,5 +1,7 @@
 //! What becomes of a connection whose response isn't read.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod support;
 
 use std::time::Duration;

@@ -1,5 +1,7 @@
 //! Peers that refuse, vanish, lie and break off.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod support;
 
 use std::sync::Arc;
@@ -303,7 +305,7 @@ fn go_away(last_stream: u8) -> [u8; 17] {
     frame
 }
 
-/// RST_STREAM of this stream, with this code.
+/// `RST_STREAM` of this stream, with this code.
 fn reset(stream: u8, code: u8) -> [u8; 13] {
     let mut frame = [0; 13];
     frame[2] = 4;

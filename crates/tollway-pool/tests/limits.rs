@@ -1,5 +1,7 @@
 //! The cap, the queue, idle connections, age and use.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod support;
 
 use std::sync::{Arc, Mutex};
