@@ -1,7 +1,7 @@
 //! A connection of hyper's, as the pool holds it.
 
 use std::fmt;
-use std::future::{Future, poll_fn};
+use std::future::{Future, pending, poll_fn};
 use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::atomic::Ordering;
@@ -20,11 +20,12 @@ use crate::arena::Id;
 use crate::error::Failure;
 use crate::host::Host;
 use crate::info::Facts;
+use crate::sent::{Handed, Sent};
 use crate::state::Kind;
 use crate::wire::{Watched, Wire};
 
 /// What hyper answers: a response, or an error that may hold the request.
-pub(crate) type Reply<B> = Result<Response<Incoming>, TrySendError<Request<B>>>;
+pub(crate) type Reply<B> = Result<Response<Incoming>, TrySendError<Request<Sent<B>>>>;
 
 /// The bookkeeping, filled in with hyper's connections.
 pub(crate) struct Http<B>(PhantomData<fn(B)>);
@@ -44,7 +45,7 @@ impl<B> fmt::Debug for Http<B> {
 
 /// An HTTP/1.1 connection.
 pub(crate) struct H1<B> {
-    pub(crate) sender: http1::SendRequest<B>,
+    pub(crate) sender: http1::SendRequest<Sent<B>>,
     /// Where the answer is awaited. hyper's future for it has no name; kept
     /// with the connection, its box is allocated once a connection and not
     /// once a call.
@@ -54,44 +55,9 @@ pub(crate) struct H1<B> {
 
 /// An HTTP/2 connection.
 pub(crate) struct H2<B> {
-    pub(crate) sender: http2::SendRequest<B>,
+    pub(crate) sender: http2::SendRequest<Sent<B>>,
     pub(crate) replies: Arc<Replies<B>>,
     pub(crate) link: Arc<Link>,
-}
-
-/// Where answers over HTTP/2 have been awaited and can be again: as many boxes
-/// as there were calls at once, up to a bound.
-pub(crate) struct Replies<B>(Mutex<Vec<ReusableBoxFuture<'static, Reply<B>>>>);
-
-impl<B> Replies<B> {
-    const KEPT: usize = 100;
-
-    pub(crate) fn new() -> Self {
-        Self(Mutex::new(Vec::new()))
-    }
-
-    /// A box with `reply` in it.
-    pub(crate) fn hold<F>(&self, reply: F) -> ReusableBoxFuture<'static, Reply<B>>
-    where
-        F: Future<Output = Reply<B>> + Send + 'static,
-    {
-        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        match kept {
-            Some(mut kept) => {
-                kept.set(reply);
-                kept
-            }
-            None => ReusableBoxFuture::new(reply),
-        }
-    }
-
-    /// Keeps a box whose answer has come.
-    pub(crate) fn keep(&self, reply: ReusableBoxFuture<'static, Reply<B>>) {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.len() < Self::KEPT {
-            kept.push(reply);
-        }
-    }
 }
 
 /// What both have.
@@ -99,6 +65,47 @@ impl<B> Replies<B> {
 pub(crate) struct Link {
     pub(crate) wire: Arc<Wire>,
     pub(crate) facts: Arc<Facts>,
+}
+
+/// What a call over HTTP/2 awaits its answer with.
+pub(crate) struct Awaited<B> {
+    pub(crate) reply: ReusableBoxFuture<'static, Reply<B>>,
+    pub(crate) handed: Arc<Handed>,
+}
+
+/// What answers have been awaited with, and can be again: as many as there
+/// were calls at once, up to a bound.
+pub(crate) struct Replies<B>(Mutex<Vec<Awaited<B>>>);
+
+impl<B: 'static> Replies<B> {
+    const KEPT: usize = 100;
+
+    pub(crate) fn new() -> Self {
+        Self(Mutex::new(Vec::new()))
+    }
+
+    /// One for a further call.
+    pub(crate) fn take(&self) -> Awaited<B> {
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        match kept {
+            Some(Awaited { reply, handed }) => Awaited {
+                reply,
+                handed: Handed::renew(handed),
+            },
+            None => Awaited {
+                reply: ReusableBoxFuture::new(pending()),
+                handed: Arc::default(),
+            },
+        }
+    }
+
+    /// Keeps one whose answer has come.
+    pub(crate) fn keep(&self, awaited: Awaited<B>) {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() < Self::KEPT {
+            kept.push(awaited);
+        }
+    }
 }
 
 impl<B> Clone for H2<B> {
@@ -144,7 +151,7 @@ impl Abort {
 /// Drives an HTTP/1.1 connection, and sees when it is ready for a further
 /// call: a body's last byte reaches its reader a moment before.
 pub(crate) async fn drive_h1<T, B>(
-    mut conn: http1::Connection<Watched<T>, B>,
+    mut conn: http1::Connection<Watched<T>, Sent<B>>,
     wire: Arc<Wire>,
     host: Arc<Host<B>>,
     id: Id,
@@ -170,7 +177,7 @@ pub(crate) async fn drive_h1<T, B>(
 /// Drives the requests of an HTTP/2 connection, and keeps an eye on how many
 /// streams the peer allows.
 pub(crate) async fn drive_h2<T, B>(
-    mut conn: http2::Connection<Watched<T>, B, H2Executor>,
+    mut conn: http2::Connection<Watched<T>, Sent<B>, H2Executor>,
     mut limit: usize,
     host: Arc<Host<B>>,
     id: Id,
@@ -238,6 +245,7 @@ where
 {
     fn execute(&self, future: F) {
         if self.socket.get().is_some() {
+            self.wire.spawned.fetch_add(1, Ordering::AcqRel);
             // A request's future is as large as the connection's, and spawning
             // moves it several times: so it moves into a box first.
             tokio::spawn(Box::pin(future));

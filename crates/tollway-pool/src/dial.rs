@@ -24,6 +24,7 @@ use crate::connect::TlsInfo;
 use crate::error::{Failure, Step};
 use crate::host::Host;
 use crate::info::Facts;
+use crate::sent::Sent;
 use crate::state::Conn;
 use crate::wire::{OnClose, Watched, Wire};
 
@@ -343,7 +344,7 @@ where
 /// speak HTTP/2 fails the handshake, and not a request whose fate would be
 /// unknown. It costs the first request on a connection half a round trip.
 async fn first_settings<T, B>(
-    conn: &mut http2::Connection<Watched<T>, B, H2Executor>,
+    conn: &mut http2::Connection<Watched<T>, Sent<B>, H2Executor>,
     wire: &Wire,
 ) -> Result<usize, Failure>
 where

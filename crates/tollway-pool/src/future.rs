@@ -15,15 +15,15 @@ use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep_until};
-use tokio_util::sync::ReusableBoxFuture;
 use tollway_core::{BoxError, Deadline, Phase};
 
 use crate::arena::Id;
 use crate::body::PoolBody;
-use crate::conn::{H1, Http, Link, Replies, Reply};
+use crate::conn::{Awaited, H1, Http, Link, Replies, Reply};
 use crate::error::{Kind, PoolError, find};
 use crate::host::{Host, Release as _};
 use crate::info::ConnectionInfo;
+use crate::sent::{Sent, Watch};
 use crate::state::{CheckOut, Conn, Grant};
 use crate::stats::CloseReason;
 
@@ -92,10 +92,21 @@ struct Lease<B: 'static> {
     carrier: Option<Carrier<B>>,
 }
 
+/// How hyper hands a failed request back.
+type Failed<B> = TrySendError<Request<Sent<B>>>;
+
+/// What a failure leaves.
+enum Broken<B> {
+    /// The request, of which nothing was sent, and why.
+    Unsent(Request<B>, hyper::Error),
+    /// Something of it may have been.
+    Sent(PoolError),
+}
+
 enum Carrier<B> {
     H1(H1<B>),
     H2 {
-        reply: ReusableBoxFuture<'static, Reply<B>>,
+        awaited: Awaited<B>,
         replies: Arc<Replies<B>>,
         link: Arc<Link>,
         /// How often the peer had been heard of when the request was sent.
@@ -219,20 +230,23 @@ where
                 // Sent -> Done, with an answer.
                 // Sent -> CheckOut, where the request came back unsent.
                 Stage::Sent(lease) => {
-                    let mut failed = match ready!(lease.poll(cx)) {
+                    let failed = match ready!(lease.poll(cx)) {
                         Ok(response) => return Poll::Ready(Ok(lease.answered(response))),
                         Err(failed) => failed,
                     };
                     let reused = lease.reused;
                     let host = lease.host.clone();
-                    *this.request = lease.broken(&mut failed);
-                    if this.request.is_none() {
-                        return Poll::Ready(Err(judge(failed, &host)));
-                    }
+                    let cause = match lease.broken(failed) {
+                        Broken::Sent(error) => return Poll::Ready(Err(error)),
+                        Broken::Unsent(request, cause) => {
+                            *this.request = Some(request);
+                            cause
+                        }
+                    };
                     *this.resends += 1;
                     *this.fresh_resends += u32::from(!reused);
                     if *this.resends > RESENDS || *this.fresh_resends > FRESH_RESENDS {
-                        let cause = Some(failed.into_error().into());
+                        let cause = Some(cause.into());
                         return Poll::Ready(Err(error(Kind::Dying, &host, cause)));
                     }
                     host.with(|state| state.counters.resent += 1);
@@ -280,14 +294,22 @@ where
                 // hyper lets one request in before the connection says that it
                 // is ready. This one is free, so if it isn't ready it has died,
                 // and its request comes back at once.
+                let request = request.map(|body| Sent::new(body, None));
                 conn.reply.set(conn.sender.try_send_request(request));
                 Carrier::H1(conn)
             }
             Conn::Shared(mut conn) => {
                 address_h2(&mut request, &host);
                 let reads = conn.link.wire.reads();
+                let mut awaited = conn.replies.take();
+                let watch = Watch {
+                    handed: awaited.handed.clone(),
+                    wire: conn.link.wire.clone(),
+                };
+                let request = request.map(|body| Sent::new(body, Some(watch)));
+                awaited.reply.set(conn.sender.try_send_request(request));
                 Carrier::H2 {
-                    reply: conn.replies.hold(conn.sender.try_send_request(request)),
+                    awaited,
                     replies: conn.replies,
                     link: conn.link,
                     reads,
@@ -344,7 +366,7 @@ impl<B: 'static> Lease<B> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Reply<B>> {
         match &mut self.carrier {
             Some(Carrier::H1(conn)) => conn.reply.poll(cx),
-            Some(Carrier::H2 { reply, .. }) => reply.poll(cx),
+            Some(Carrier::H2 { awaited, .. }) => awaited.reply.poll(cx),
             // It is taken only by those who consume the lease.
             None => Poll::Pending,
         }
@@ -383,8 +405,10 @@ impl<B: 'static> Lease<B> {
                 host.with(|state| state.reading(id, conn));
                 response.map(|body| PoolBody::new(body, host, id, false))
             }
-            Carrier::H2 { reply, replies, .. } => {
-                replies.keep(reply);
+            Carrier::H2 {
+                awaited, replies, ..
+            } => {
+                replies.keep(awaited);
                 if complete {
                     host.release(id);
                     return response.map(PoolBody::complete);
@@ -396,15 +420,21 @@ impl<B: 'static> Lease<B> {
 
     /// The request failed, and with it perhaps the whole connection. Returns
     /// the request, if nothing of it was sent.
-    fn broken(&mut self, failed: &mut TrySendError<Request<B>>) -> Option<Request<B>> {
+    fn broken(&mut self, mut failed: Failed<B>) -> Broken<B> {
         let request = failed.take_message();
         if request.is_some() || !is_stream_error(failed.error()) {
             self.host.retire(self.id, CloseReason::Error);
         }
-        if let Some(carrier) = self.carrier.take() {
+        let carrier = self.carrier.take();
+        let handed = matches!(&carrier,
+            Some(Carrier::H2 { awaited, .. }) if awaited.handed.is_certain());
+        if let Some(carrier) = carrier {
             self.end(carrier, CloseReason::Error);
         }
-        request
+        match request {
+            Some(request) => Broken::Unsent(request.map(Sent::into_inner), failed.into_error()),
+            None => Broken::Sent(judge(failed.into_error(), handed, &self.host)),
+        }
     }
 
     fn end(&self, carrier: Carrier<B>, reason: CloseReason) {
@@ -415,7 +445,10 @@ impl<B: 'static> Lease<B> {
                 drop(conn);
             }
             Carrier::H2 {
-                link, reads, reply, ..
+                link,
+                reads,
+                awaited,
+                ..
             } => {
                 let silent = link.wire.reads() == reads;
                 self.host.with(|state| {
@@ -426,7 +459,7 @@ impl<B: 'static> Lease<B> {
                     }
                     state.release(self.id, now);
                 });
-                drop(reply);
+                drop(awaited);
             }
         }
     }
@@ -445,14 +478,15 @@ fn is_stream_error(error: &hyper::Error) -> bool {
     find::<h2::Error>(error).is_some_and(h2::Error::is_reset)
 }
 
-/// What hyper's error means, of a request that it has taken.
-fn judge<B>(failed: TrySendError<Request<B>>, host: &Host<B>) -> PoolError {
-    let failed = failed.into_error();
+/// What hyper's error means, of a request that it has taken. `handed` is
+/// whether its stream had a future of its own: see [`crate::sent::Handed`].
+fn judge<B>(failed: hyper::Error, handed: bool, host: &Host<B>) -> PoolError {
     let refused = find::<h2::Error>(&failed).is_some_and(|error| {
-        // A GOAWAY's error reaches only streams above the last one that the
-        // peer processed, and those that were never opened (RFC 9113, 6.8).
-        error.is_remote()
-            && (error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM))
+        // A GOAWAY ends the streams above the last one that the peer processes
+        // (RFC 9113, 6.8), and no other.
+        let above = handed && error.is_go_away();
+        let refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
+        error.is_remote() && (above || refused)
     });
     let kind = if refused {
         Kind::Refused

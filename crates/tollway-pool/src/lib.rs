@@ -15,6 +15,7 @@ mod key;
 mod layer;
 mod queue;
 mod reaper;
+mod sent;
 mod service;
 mod state;
 mod stats;

@@ -17,6 +17,8 @@ pub(crate) struct Wire {
     /// The call is over, and whoever drives the connection is to say when it
     /// is ready for the next.
     pub(crate) settling: AtomicBool,
+    /// HTTP/2: how many futures have been spawned for requests.
+    pub(crate) spawned: AtomicU64,
     /// Somebody waits for `progress`.
     watched: AtomicBool,
     pub(crate) progress: Notify,
