@@ -50,7 +50,8 @@ async fn wrong_in(cell: Cell, busy: &Semaphore) -> Result<Vec<String>, BoxError>
         if last == Some(Fault::GoAway) {
             // A request that met the connection on its way out might be refused
             // unread, and take one attempt more: right, but not to be foretold.
-            while client.pool_stats().total().idle() > 0 {
+            // Not yet idle is no sign that it is gone; closed is.
+            while client.pool_stats().total().open() > 0 {
                 tokio::task::yield_now().await;
             }
         }

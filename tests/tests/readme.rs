@@ -26,7 +26,10 @@ fn the_install_snippet_names_the_workspaces_version() {
 #[test]
 fn the_minimum_rust_version_is_the_workspaces() {
     let version = env!("CARGO_PKG_RUST_VERSION");
-    assert!(README.contains(&format!("Rust {version} or later")), "{version}");
+    assert!(
+        README.contains(&format!("Rust {version} or later")),
+        "{version}"
+    );
 }
 
 #[test]
