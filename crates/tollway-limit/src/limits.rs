@@ -280,6 +280,10 @@ impl Shared {
         let admit = |core: &mut Core, plan: Plan, now, wakers: &mut Wakers| {
             let state = &mut core.state;
             let admission = state.admit(&plan, level, deadline, now, waker, wakers);
+            // Whoever may go doesn't set the timer for those who wait.
+            if wakers.is_empty() && matches!(admission, Admission::Granted(_)) && state.must_arm() {
+                wakers.extend(state.lanes.any_waiting().cloned());
+            }
             (plan, admission)
         };
         let mut asked = None;

@@ -13,9 +13,10 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use smallvec::SmallVec;
 
+use crate::gauge::Full;
 use crate::lanes::{Fate, Plan};
 use crate::meter::Role;
-use crate::quota::{CountFrom, Quota, Rate, Shape};
+use crate::quota::{CountFrom, LEVELS, Quota, Rate, Shape};
 use crate::state::{Admission, State, Wakers};
 use crate::time::{NANOS_PER_MILLI, Nanos, nanos};
 
@@ -258,13 +259,51 @@ impl World {
         }
     }
 
+    /// Nobody is left standing in line where there is room, and whoever stands
+    /// there waits for a time or for something that will happen.
+    fn check_lines(&mut self) {
+        for (id, meter) in &mut self.state.meters {
+            for level in 0..LEVELS {
+                if meter.line[level].is_empty() {
+                    continue;
+                }
+                let room = meter.gauge.room(level, self.now);
+                let is_watched = match room {
+                    Ok(()) => meter.wake.is_some_and(|wake| wake <= self.now),
+                    Err(Full::Until(_)) => meter.wake.is_some(),
+                    Err(Full::UntilEvent) => {
+                        let mut others = meter.gauge.waiting();
+                        others[level] = 0;
+                        meter.gauge.in_flight() > 0 || others != [0; LEVELS]
+                    }
+                };
+                assert!(
+                    is_watched,
+                    "nobody looks at line {level} of meter {id}: {room:?} at {}, looks at {:?}",
+                    self.now, meter.wake,
+                );
+            }
+        }
+    }
+
     /// Moves on, stopping wherever the timer would fire.
     fn advance(&mut self, to: Nanos) {
-        while let Some(wake) = self.state.next_wake().filter(|&wake| wake <= to) {
-            self.now = self.now.max(wake);
-            self.pump();
+        loop {
+            // Each millisecond of a short while; a long one at once.
+            let step = match to - self.now > 100 * NANOS_PER_MILLI {
+                true => to,
+                false => to.min(self.now + NANOS_PER_MILLI),
+            };
+            while let Some(wake) = self.state.next_wake().filter(|&wake| wake <= step) {
+                self.now = self.now.max(wake);
+                self.pump();
+            }
+            self.now = step;
+            self.check_lines();
+            if step == to {
+                return;
+            }
         }
-        self.now = to;
     }
 
     fn pump(&mut self) {
@@ -272,6 +311,7 @@ impl World {
         self.state.tick(self.now);
         self.state.pump(self.now, &mut wakers);
         self.collect();
+        self.check_lines();
     }
 
     fn change(&mut self, plan: usize, change: impl FnMut(&mut crate::gauge::Gauge)) {
@@ -294,6 +334,11 @@ impl World {
     }
 
     fn step(&mut self, op: Op) {
+        self.apply(op);
+        self.check_lines();
+    }
+
+    fn apply(&mut self, op: Op) {
         match op {
             Op::Advance(millis) => {
                 self.advance(self.now + Nanos::from(millis) * NANOS_PER_MILLI);
@@ -474,4 +519,33 @@ proptest! {
         }
         world.drain();
     }
+}
+
+/// A share is kept for a call that waits at another quota; when that call gives
+/// up, those who wait for the share must hear of it.
+#[test]
+fn whoever_waits_for_a_share_is_told_when_its_owner_gives_up_elsewhere() {
+    let busy = Quota::new(1, millis(3)).in_flight(1);
+    let shared = Quota::new(2, millis(6))
+        .count_from(CountFrom::Sending { margin: millis(24) })
+        .reserve(tollway_core::Priority::Normal, 50);
+    let arrive = |plan, level, patience| Op::Arrive {
+        plan,
+        level,
+        patience,
+    };
+    let mut world = World::new([busy, shared]);
+    for op in [
+        arrive(2, 0, None),
+        Op::Advance(79),
+        Op::Pause(1, 10),
+        arrive(0, 0, None),
+        // Held up by the pause first, and then by the quota that is busy.
+        arrive(2, 1, Some(38)),
+        // Needs the share that is kept for the one before.
+        arrive(1, 2, None),
+    ] {
+        world.step(op);
+    }
+    world.drain();
 }

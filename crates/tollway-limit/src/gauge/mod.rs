@@ -253,7 +253,7 @@ impl Gauge {
 
     /// Notes that an attempt of `level` is about.
     fn saw(&mut self, level: usize, now: Nanos) {
-        if self.quota.reserved[level] > 0 {
+        if self.reserves(level) {
             self.seen[level] = Some(now);
         }
     }
@@ -387,7 +387,10 @@ impl Gauge {
             return;
         }
         self.paused_until = until;
-        self.gentle_until = until.saturating_add(self.window_nanos);
+        // No sooner than the pause before said, even if the window is shorter
+        // by now.
+        let gentle_until = until.saturating_add(self.window_nanos);
+        self.gentle_until = self.gentle_until.max(gentle_until);
         self.set_interval();
         self.pace.hold_until(until);
     }

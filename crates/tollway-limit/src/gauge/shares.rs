@@ -8,6 +8,11 @@ use crate::time::{NANOS_PER_SEC, Nanos};
 const LENT_AFTER: Nanos = NANOS_PER_SEC;
 
 impl Gauge {
+    /// Whether a share is kept for attempts of `level`.
+    pub(crate) fn reserves(&self, level: usize) -> bool {
+        self.quota.reserved[level] > 0
+    }
+
     /// How much of `limit` is kept from `level`, for other levels that are
     /// about and have not used their share.
     pub(super) fn kept_from(

@@ -96,6 +96,10 @@ impl State {
         }
         let Some((meter, full)) = self.obstacle(plan, level, u64::MAX, now) else {
             self.take(plan, level, now);
+            if self.lanes.waiting() > 0 {
+                self.reconsider(plan, level, now);
+                self.pump(now, wakers);
+            }
             return Admission::Granted(now);
         };
         let wait = self.least_wait(plan, level, now);
@@ -218,18 +222,19 @@ impl State {
     /// Grants what can be granted by now, and ends the waits whose deadline has
     /// come.
     pub(crate) fn pump(&mut self, now: Nanos, wakers: &mut Wakers) {
-        while let Some(&(time, id)) = self.timers.first() {
-            if time > now {
-                break;
+        // Each wait that ends may make room for others.
+        while self.next_wake().is_some_and(|wake| wake <= now) {
+            while let Some(&(time, id)) = self.timers.first()
+                && time <= now
+            {
+                self.timers.pop_first();
+                self.serve(id, now, wakers);
             }
-            self.timers.pop_first();
-            self.serve(id, now, wakers);
-        }
-        while let Some(&(time, waiter)) = self.deadlines.first() {
-            if time > now {
-                break;
+            while let Some(&(time, waiter)) = self.deadlines.first()
+                && time <= now
+            {
+                self.end_wait(waiter, now, Fate::TooLate { wait: 0 }, wakers);
             }
-            self.end_wait(waiter, now, Fate::TooLate { wait: 0 }, wakers);
         }
     }
 
@@ -239,22 +244,26 @@ impl State {
             meter.wake = None;
         }
         let mut again: Option<Nanos> = None;
-        for level in 0..LEVELS {
-            while let Some(meter) = self.meters.get_mut(id as usize) {
-                let Some(&(ticket, lane)) = meter.line[level].first() else {
-                    break;
-                };
+        // A grant to one level may make room for a higher one (a share that is
+        // used is kept no longer), so each time the highest comes first.
+        while let Some(meter) = self.meters.get_mut(id as usize) {
+            again = None;
+            let next = (0..LEVELS).find_map(|level| {
+                let &(ticket, lane) = meter.line[level].first()?;
                 match meter.gauge.room(level, now) {
-                    Ok(()) => {}
-                    Err(Full::UntilEvent) => break,
+                    Ok(()) => return Some((level, ticket, lane)),
+                    Err(Full::UntilEvent) => {}
                     Err(Full::Until(time)) => {
                         again = Some(again.map_or(time, |again| again.min(time)));
-                        break;
                     }
                 }
-                meter.line[level].pop_first();
-                self.serve_head(lane, level, ticket, id, now, wakers);
-            }
+                None
+            });
+            let Some((level, ticket, lane)) = next else {
+                break;
+            };
+            meter.line[level].pop_first();
+            self.serve_head(lane, level, ticket, id, now, wakers);
         }
         if let Some(time) = again {
             // Never the present: that would spin.
@@ -298,6 +307,19 @@ impl State {
         for &meter in plan {
             if let Some(meter) = self.meters.get_mut(meter as usize) {
                 meter.gauge.stop_waiting(level, now);
+            }
+        }
+        self.reconsider(plan, level, now);
+    }
+
+    /// Looks again at those who are held up by a share of `level`, now that an
+    /// attempt of that level has gone or waits no longer. Its share was kept at
+    /// every meter of its plan, wherever it stood itself.
+    fn reconsider(&mut self, plan: &Plan, level: usize, now: Nanos) {
+        for &id in plan {
+            let meter = self.meters.get(id as usize);
+            if meter.is_some_and(|meter| meter.gauge.reserves(level) && meter.has_line()) {
+                self.look_at(id, now);
             }
         }
     }
