@@ -549,3 +549,24 @@ fn whoever_waits_for_a_share_is_told_when_its_owner_gives_up_elsewhere() {
     }
     world.drain();
 }
+
+#[test]
+fn levels_that_each_keep_half_do_not_wait_for_each_other_for_ever() {
+    use std::time::Duration;
+
+    use tollway_core::Priority;
+
+    let halves = Quota::new(2, Duration::from_millis(10))
+        .reserve(Priority::High, 50)
+        .reserve(Priority::Normal, 50);
+    let arrive = |level| Op::Arrive {
+        plan: 0,
+        level,
+        patience: None,
+    };
+    let mut world = World::new([halves, Quota::new(5, Duration::from_millis(1))]);
+    for level in [2, 0, 1] {
+        world.step(arrive(level));
+    }
+    world.drain();
+}

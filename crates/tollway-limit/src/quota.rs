@@ -222,7 +222,8 @@ impl Quota {
     /// soon as one is: from then on the others get what is left, and each freed
     /// place goes to the priority that the share belongs to, until it has it.
     /// A share for the highest priority makes sure that a burst finds room; one
-    /// for a lower makes sure that it isn't starved.
+    /// for a lower makes sure that it isn't starved. Whatever the shares, a quota
+    /// of which nothing is used lets one attempt of any priority go.
     #[must_use]
     pub const fn reserve(mut self, priority: Priority, percent: u8) -> Self {
         self.reserved[level(priority)] = percent;

@@ -339,7 +339,7 @@ impl Gauge {
         let kept = self.kept_from(level, limit, |other| self.used(other), now);
         // The pace fills one place less than the limit; a share of what it
         // leaves empty would be no share.
-        let idle = u32::from(kept > 0 && limit > 1 && self.is_always_paced());
+        let idle = u32::from(kept > 0 && kept + 1 < limit && self.is_always_paced());
         let short = (self.taken_places() + kept + 1 + idle).saturating_sub(limit);
         match short.checked_sub(1) {
             None => Some(now),

@@ -31,7 +31,9 @@ impl Gauge {
                 kept += share(limit, percent).saturating_sub(used(other));
             }
         }
-        kept
+        // One is left for whoever comes: levels that each kept all of a quota
+        // from the other would wait for each other for ever.
+        kept.min(limit.saturating_sub(1))
     }
 
     fn is_about(&self, level: usize, now: Nanos) -> bool {
