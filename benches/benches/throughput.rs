@@ -38,6 +38,8 @@ use tokio::runtime::{self, Runtime};
 use tokio::time::Instant;
 use tollway_benches::{COUNT, Instructions, Report, allocations, callgrind, counted};
 use tollway_core::BoxError;
+use tollway_idempotency::Dialect;
+use tollway_limit::{Limits, Quota};
 use tollway_pool::{Pool, Protocol};
 use tower::Service;
 
@@ -291,7 +293,25 @@ fn contestants(version: Version) -> Result<Vec<Box<dyn Contestant>>, BoxError> {
             async move { Ok(Pooled { pool, uri }) }
         })
     };
-    let mut contestants = vec![bare, pooled("tollway", pool().build()?)?];
+    // All five layers over the pool; the quota is never reached.
+    let client = tollway::Client::builder(tollway::Profile::new("bench"))
+        .limits(Limits::builder().every_call(Quota::new(1_000_000, Duration::from_millis(1))))
+        .keys(Dialect::default())
+        .pool(|_| {
+            tollway_pool::Pool::builder()
+                .plain_http(true)
+                .max_connections_per_host(CALLERS)
+                .protocol(match version {
+                    Version::Http1 => Protocol::Http1Only,
+                    Version::Http2 => Protocol::Http2Only,
+                })
+        })
+        .build()?;
+    let composed = Callers::boxed("tollway, the client", CALLERS, |_| {
+        let (client, uri) = (client.clone(), uri.clone());
+        async move { Ok(Composed { client, uri }) }
+    })?;
+    let mut contestants = vec![bare, pooled("tollway", pool().build()?)?, composed];
     if version == Version::Http2 {
         // hyper-util's client sends none unless told to.
         let silent = pool().http2_keep_alive(None).build()?;
@@ -416,6 +436,20 @@ impl Caller for Pooled {
         match self.pool.call(request(self.uri.clone())).await {
             Ok(response) => read(response.into_body()).await,
             Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+struct Composed {
+    client: tollway::Client,
+    uri: Uri,
+}
+
+impl Caller for Composed {
+    async fn call(&mut self) -> usize {
+        match self.client.send(request(self.uri.clone())).await {
+            Ok(response) => read(response.into_body()).await,
+            Err(error) => panic!("{error:#}"),
         }
     }
 }
