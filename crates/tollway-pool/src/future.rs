@@ -96,6 +96,7 @@ struct Lease<B: 'static> {
 type Failed<B> = TrySendError<Request<Sent<B>>>;
 
 /// What a failure leaves.
+#[expect(clippy::large_enum_variant, reason = "it is taken apart at once")]
 enum Broken<B> {
     /// The request, of which nothing was sent, and why.
     Unsent(Request<B>, hyper::Error),
