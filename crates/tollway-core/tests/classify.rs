@@ -1,6 +1,9 @@
 //! The classify layer over services that answer as providers do.
 
-#![allow(clippy::unwrap_used, reason = "a test that panics has failed, as it should")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that panics has failed, as it should"
+)]
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
