@@ -279,7 +279,7 @@ where
     }
 
     /// The pool, over TLS over a transport of the caller's: a Unix socket, a
-    /// [proxy](crate::connect::Proxy), anything that takes the host's URL and
+    /// proxy (`connect::Proxy`), anything that takes the host's URL and
     /// returns a stream.
     ///
     /// # Errors
@@ -354,6 +354,7 @@ impl ConfigError {
         }
     }
 
+    #[cfg(feature = "tls")]
     pub(crate) fn caused_by(mut self, source: impl Into<BoxError>) -> Self {
         self.source = Some(source.into());
         self

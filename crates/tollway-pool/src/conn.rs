@@ -17,7 +17,7 @@ use tokio_util::sync::ReusableBoxFuture;
 use tollway_core::BoxError;
 
 use crate::arena::Id;
-use crate::error::Failure;
+use crate::failure::Failure;
 use crate::host::Host;
 use crate::info::Facts;
 use crate::sent::{Handed, Sent};

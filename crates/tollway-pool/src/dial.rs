@@ -20,8 +20,8 @@ use tower_service::Service;
 use crate::arena::Id;
 use crate::builder::{Config, Protocol};
 use crate::conn::{Abort, H1, H2, H2Executor, Http, Link, Replies, drive_h1, drive_h2};
-use crate::connect::TlsInfo;
-use crate::error::{Failure, Step};
+use crate::connect::{ProxyAuth, TlsInfo};
+use crate::failure::{Failure, Step};
 use crate::host::Host;
 use crate::info::Facts;
 use crate::sent::Sent;
@@ -212,7 +212,9 @@ where
             },
             tls: tls.and_then(|tls| tls.version),
             remote: extras.get::<HttpInfo>().map(HttpInfo::remote_addr),
-            proxied: connected.is_proxied(),
+            proxied: connected
+                .is_proxied()
+                .then(|| extras.get().cloned().unwrap_or(ProxyAuth(None))),
             handshake,
         })
     };

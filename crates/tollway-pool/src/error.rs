@@ -2,12 +2,12 @@
 
 use std::error::Error;
 use std::fmt;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tollway_core::{BoxError, Fault, Phase, Verdict};
 
+use crate::failure::{Failure, SharedCause, Step};
 use crate::key::BadUrl;
 
 /// Why a call got no response, or not all of it.
@@ -95,7 +95,7 @@ impl PoolError {
 
     fn step(&self) -> Option<Step> {
         match &self.0.kind {
-            Kind::Open(failure) => Some(failure.0.step),
+            Kind::Open(failure) => Some(failure.step()),
             _ => None,
         }
     }
@@ -143,7 +143,7 @@ impl PoolError {
     pub fn is_timeout(&self) -> bool {
         match &self.0.kind {
             Kind::Wait(_) => true,
-            Kind::Open(failure) => failure.0.timed_out.is_some(),
+            Kind::Open(failure) => failure.is_timeout(),
             _ => false,
         }
     }
@@ -225,210 +225,5 @@ impl fmt::Display for PoolError {
 impl Error for PoolError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         Some(&self.0.fault)
-    }
-}
-
-/// How far the opening of a connection had come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Step {
-    Resolve,
-    Connect,
-    Tls,
-    Handshake,
-}
-
-impl Step {
-    pub(crate) const fn as_str(self) -> &'static str {
-        match self {
-            Self::Resolve => "resolve",
-            Self::Connect => "connect",
-            Self::Tls => "tls",
-            Self::Handshake => "handshake",
-        }
-    }
-}
-
-/// Why a connection could not be opened. Several calls may have waited for it.
-#[derive(Clone, Debug)]
-pub(crate) struct Failure(Arc<OpenError>);
-
-/// An error of our own connectors, which know at which step they were.
-#[derive(Debug)]
-pub(crate) struct OpenError {
-    step: Step,
-    /// The limit that was exceeded, if that is the error.
-    timed_out: Option<Duration>,
-    source: Option<BoxError>,
-}
-
-impl OpenError {
-    pub(crate) fn new(step: Step, source: impl Into<BoxError>) -> Self {
-        Self {
-            step,
-            timed_out: None,
-            source: Some(source.into()),
-        }
-    }
-
-    pub(crate) fn timed_out(step: Step, limit: Duration) -> Self {
-        Self {
-            step,
-            timed_out: Some(limit),
-            source: None,
-        }
-    }
-}
-
-impl fmt::Display for OpenError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.timed_out {
-            Some(limit) => write!(f, "{} timed out after {limit:?}", self.step.as_str()),
-            None => write!(f, "{} failed", self.step.as_str()),
-        }
-    }
-}
-
-impl Error for OpenError {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        self.source.as_deref().map(|source| source as _)
-    }
-}
-
-impl Failure {
-    /// What a connector says, at the step that it names; `step` if it names
-    /// none.
-    pub(crate) fn from_connector(step: Step, error: BoxError) -> Self {
-        let error = match error.downcast::<OpenError>() {
-            Ok(known) => return Self(Arc::from(known)),
-            Err(error) => error,
-        };
-        Self(Arc::new(OpenError::new(step, error)))
-    }
-
-    pub(crate) fn timed_out(step: Step, limit: Duration) -> Self {
-        Self(Arc::new(OpenError::timed_out(step, limit)))
-    }
-
-    pub(crate) fn new(step: Step, source: impl Into<BoxError>) -> Self {
-        Self(Arc::new(OpenError::new(step, source)))
-    }
-
-    /// A pool that is used outside of a tokio runtime, or in one that ends.
-    pub(crate) fn no_runtime() -> Self {
-        Self::new(Step::Connect, "no tokio runtime is running here")
-    }
-
-    /// A connection that the pool's end cut short.
-    pub(crate) fn drained() -> Self {
-        Self::new(Step::Connect, "the pool was drained")
-    }
-
-    pub(crate) fn step(&self) -> Step {
-        self.0.step
-    }
-
-    /// For events.
-    pub(crate) fn cause(&self) -> &(dyn Error + 'static) {
-        self.0.source().unwrap_or(&*self.0)
-    }
-
-    fn message(&self, f: &mut fmt::Formatter<'_>, host: &str) -> fmt::Result {
-        let error = &*self.0;
-        match (error.step, error.timed_out) {
-            (Step::Resolve, Some(limit)) => {
-                return write!(
-                    f,
-                    "no address for {host} within {limit:?}: is DNS reachable?"
-                );
-            }
-            (Step::Resolve, None) => {
-                return write!(
-                    f,
-                    "no address for {host}: check the host's name, and that DNS works here"
-                );
-            }
-            (Step::Connect, Some(limit)) => {
-                return write!(
-                    f,
-                    "no answer from {host} within {limit:?}: a firewall on the way, a wrong \
-                     address, or a host that is down"
-                );
-            }
-            (Step::Tls, Some(limit)) => {
-                return write!(
-                    f,
-                    "{host} accepted the connection but didn't complete the TLS handshake within \
-                     {limit:?}"
-                );
-            }
-            (Step::Handshake, Some(limit)) => {
-                return write!(
-                    f,
-                    "{host} accepted the connection but didn't begin HTTP within {limit:?}"
-                );
-            }
-            (_, None) => {}
-        }
-        match error.step {
-            Step::Tls => write!(f, "{}", crate::connect::explain_tls(host, error)),
-            Step::Handshake => write!(f, "{host} didn't begin HTTP on the new connection"),
-            Step::Resolve | Step::Connect => match find_io(error).map(io::Error::kind) {
-                Some(io::ErrorKind::ConnectionRefused) => write!(
-                    f,
-                    "{host} refused the connection: is the server running, and is it the right \
-                     port?"
-                ),
-                Some(io::ErrorKind::TimedOut) => write!(
-                    f,
-                    "no answer from {host}: a firewall on the way, a wrong address, or a host \
-                     that is down"
-                ),
-                Some(io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable) => {
-                    write!(f, "no route to {host}: is this machine online?")
-                }
-                _ => write!(f, "can't connect to {host}"),
-            },
-        }
-    }
-}
-
-/// The first I/O error in a chain.
-pub(crate) fn find_io<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a io::Error> {
-    find(error)
-}
-
-/// The first error of this type in a chain, one inside of an I/O error
-/// included, which `source()` steps over.
-pub(crate) fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
-    let mut link = Some(error);
-    for _ in 0..32 {
-        let here = link?;
-        if let Some(found) = here.downcast_ref::<E>() {
-            return Some(found);
-        }
-        link = match here
-            .downcast_ref::<io::Error>()
-            .and_then(io::Error::get_ref)
-        {
-            Some(inner) => Some(inner),
-            None => here.source(),
-        };
-    }
-    None
-}
-
-/// A failure that several errors share, as the cause of each.
-#[derive(Debug)]
-struct SharedCause(Failure);
-
-impl fmt::Display for SharedCause {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.0.fmt(f)
-    }
-}
-
-impl Error for SharedCause {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        self.0.0.source()
     }
 }

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use crate::arena::Id;
 use crate::conn::{Abort, H1, Http};
 use crate::dial::Dial;
-use crate::error::Failure;
+use crate::failure::Failure;
 use crate::key::{BadUrl, Key};
 use crate::service::Shared;
 use crate::state::{CheckOut, Conn, Effects, Grant, State};

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use http::{Extensions, Version};
 
+use crate::connect::ProxyAuth;
+
 /// The connection that a response came over, in the response's extensions.
 ///
 /// ```
@@ -28,7 +30,8 @@ pub(crate) struct Facts {
     pub(crate) protocol: Version,
     pub(crate) tls: Option<TlsVersion>,
     pub(crate) remote: Option<SocketAddr>,
-    pub(crate) proxied: bool,
+    /// A proxy forwards plain HTTP, and this is how it is told who we are.
+    pub(crate) proxied: Option<ProxyAuth>,
     pub(crate) handshake: Duration,
 }
 
@@ -68,7 +71,7 @@ impl ConnectionInfo {
     /// Whether a proxy passes plain HTTP on.
     #[must_use]
     pub fn is_proxied(&self) -> bool {
-        self.facts.proxied
+        self.facts.proxied.is_some()
     }
 
     /// How long this call waited for the connection, the opening of a new one

@@ -99,3 +99,53 @@ async fn the_request_is_addressed_as_the_protocol_wants_it() {
     let answer = fetch(&pool2, request).await.unwrap();
     assert_eq!(answer.body, "http://other.example/ None");
 }
+
+#[tokio::test]
+async fn any_connector_will_do() {
+    use hyper_util::client::legacy::connect::HttpConnector;
+    use tollway_pool::{Pool, PoolLayer};
+    use tower::Layer;
+
+    let server = Server::http1(|_| async { text("hello") }).await;
+    let builder = Pool::<support::Body>::builder().plain_http(true);
+    let pool = builder.layer().unwrap().layer(HttpConnector::new());
+    for reused in [false, true] {
+        let answer = fetch(&pool, get(server.uri("/"))).await.unwrap();
+        assert_eq!(answer.info.is_reused(), reused);
+        assert_eq!(answer.info.remote_addr(), Some(server.addr));
+    }
+    // By default, plain http isn't spoken over it either.
+    let pool = PoolLayer::default().layer(HttpConnector::new());
+    let error = fetch(&pool, get(server.uri("/"))).await.unwrap_err();
+    assert!(error.to_string().contains("plain_http(true)"), "{error}");
+}
+
+#[test]
+fn settings_without_sense_are_refused_by_name() {
+    use std::time::Duration;
+    use tollway_pool::Pool;
+
+    let builder = || Pool::<support::Body>::builder().tls(support::Tls::get().client());
+    for (builder, field) in [
+        (
+            builder().max_connections_per_host(0),
+            "max_connections_per_host",
+        ),
+        (
+            builder().max_requests_per_connection(0),
+            "max_requests_per_connection",
+        ),
+        (builder().idle_timeout(Duration::ZERO), "idle_timeout"),
+        (builder().max_age(Duration::ZERO), "max_age"),
+        (builder().connect_timeout(Duration::MAX), "connect_timeout"),
+        (builder().acquire_timeout(Duration::ZERO), "acquire_timeout"),
+    ] {
+        let error = builder.build().unwrap_err();
+        assert_eq!(error.field(), field);
+        assert!(error.to_string().starts_with(field), "{error}");
+    }
+    let mut tls = support::Tls::get().client();
+    tls.alpn_protocols = vec![b"h2".to_vec()];
+    assert_eq!(builder().tls(tls).build().unwrap_err().field(), "tls");
+    assert_eq!(builder().layer().unwrap_err().field(), "tls");
+}

@@ -21,9 +21,10 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use tollway_core::BoxError;
 use tower_service::Service;
 
+#[cfg(feature = "tls")]
 use super::TlsInfo;
 use super::tcp::Connecting;
-use crate::error::{OpenError, Step};
+use crate::failure::{OpenError, Step};
 #[cfg(feature = "tls")]
 use crate::{
     builder::{ConfigError, Protocol},

@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use tollway_core::BoxError;
 use tower_service::Service;
 
-use crate::error::{OpenError, Step};
+use crate::failure::{OpenError, Step};
 
 /// Connects by TCP: resolves the name anew each time, tries all of its
 /// addresses, both families in a race with a head start of 300 ms for the

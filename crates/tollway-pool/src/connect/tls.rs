@@ -6,7 +6,7 @@ use rustls::{CertificateError, ClientConfig, Error};
 use rustls_platform_verifier::BuilderVerifierExt;
 
 use crate::builder::ConfigError;
-use crate::error::{OpenError, find};
+use crate::failure::{OpenError, find};
 
 /// The platform's roots, TLS 1.3 and 1.2, session resumption.
 pub(crate) fn platform_tls() -> Result<ClientConfig, ConfigError> {

@@ -1,0 +1,258 @@
+//! Calls come and go.
+
+use std::task::{Poll, Waker};
+
+use tokio::time::Instant;
+
+use super::{CLOSING, CheckOut, Conn, Grant, Kind, Stage, State};
+use crate::arena::Id;
+use crate::stats::CloseReason;
+
+impl<K: Kind> State<K> {
+    /// A call wants a connection.
+    ///
+    /// There is never a free connection while somebody waits, so whoever finds
+    /// one overtakes nobody.
+    pub(crate) fn check_out(&mut self, now: Instant) -> CheckOut<K> {
+        if self.draining {
+            return CheckOut::Draining;
+        }
+        if let Some(grant) = self.take(now) {
+            return CheckOut::Ready(grant);
+        }
+        if self.queue.len() >= self.limits.waiting {
+            return CheckOut::Full(self.queue.len());
+        }
+        let id = self.queue.join();
+        self.counters.waited += 1;
+        self.dial_for_waiters();
+        CheckOut::Waiting(id)
+    }
+
+    /// A free connection, counted as used once more.
+    pub(super) fn take(&mut self, now: Instant) -> Option<Grant<K>> {
+        if !self.shared.is_empty()
+            && let Some(grant) = self.take_shared(now)
+        {
+            return Some(grant);
+        }
+        self.take_idle(now)
+    }
+
+    pub(super) fn take_shared(&mut self, now: Instant) -> Option<Grant<K>> {
+        let mut at = 0;
+        // The first with room, so that the later ones run empty and age out.
+        while let Some(&id) = self.shared.get(at) {
+            let Some(entry) = self.table.get_mut(id) else {
+                self.shared.remove(at);
+                continue;
+            };
+            if let Some(reason) = entry.is_spent(&self.limits, now) {
+                self.close(id, reason, now);
+                continue;
+            }
+            if let Stage::Shared {
+                conn,
+                streams,
+                limit,
+                ..
+            } = &mut entry.stage
+                && *streams < *limit
+            {
+                *streams += 1;
+                let conn = Conn::Shared(conn.clone());
+                return Some(self.grant(id, conn));
+            }
+            at += 1;
+        }
+        None
+    }
+
+    pub(super) fn take_idle(&mut self, now: Instant) -> Option<Grant<K>> {
+        while let Some(id) = self.idle.pop_back() {
+            let Some(entry) = self.table.get_mut(id) else {
+                continue;
+            };
+            let Stage::Idle { until, .. } = &entry.stage else {
+                continue;
+            };
+            // The reaper is a timer tick late at the most; the peer's own
+            // timer isn't.
+            let reason = if now >= *until {
+                Some(CloseReason::Idle)
+            } else {
+                entry.is_spent(&self.limits, now)
+            };
+            if let Some(reason) = reason {
+                self.close(id, reason, now);
+                continue;
+            }
+            if let Stage::Idle { conn, .. } = std::mem::replace(&mut entry.stage, Stage::InUse) {
+                return Some(self.grant(id, Conn::Exclusive(conn)));
+            }
+        }
+        None
+    }
+
+    pub(super) fn grant(&mut self, id: Id, conn: Conn<K>) -> Grant<K> {
+        let uses = self.table.get_mut(id).map_or(0, |entry| {
+            entry.uses += 1;
+            entry.uses
+        });
+        let reused = uses > 1;
+        self.counters.requests += 1;
+        self.counters.reused += u64::from(reused);
+        Grant { id, conn, reused }
+    }
+
+    /// What has become of a waiter. `None` where it is not known (any more).
+    pub(crate) fn poll_waiter(
+        &mut self,
+        id: Id,
+        waker: &Waker,
+    ) -> Poll<Option<Result<Grant<K>, K::Failure>>> {
+        self.queue.poll(id, waker)
+    }
+
+    /// A waiter leaves. What it had been given goes to the next.
+    pub(crate) fn cancel(&mut self, waiter: Id, now: Instant) {
+        if let Some(Ok(grant)) = self.queue.leave(waiter) {
+            self.give_back(grant, now);
+        }
+    }
+
+    /// A connection comes back without having carried its call.
+    pub(crate) fn give_back(&mut self, grant: Grant<K>, now: Instant) {
+        self.counters.requests -= 1;
+        self.counters.reused -= u64::from(grant.reused);
+        if let Some(entry) = self.table.get_mut(grant.id) {
+            entry.uses -= 1;
+        }
+        match grant.conn {
+            Conn::Exclusive(conn) => self.put_back(grant.id, conn, true, now),
+            Conn::Shared(_) => self.release(grant.id, now),
+        }
+    }
+
+    /// The head of the response has come, and its body is being read. The
+    /// connection is kept here meanwhile.
+    pub(crate) fn reading(&mut self, id: Id, conn: K::Exclusive) {
+        match self.table.get_mut(id) {
+            Some(entry) if matches!(entry.stage, Stage::InUse) => {
+                entry.stage = Stage::Reading(conn);
+            }
+            _ => self.effects.dropped.push(Conn::Exclusive(conn)),
+        }
+    }
+
+    /// The body has been read to its end. True where the connection is still
+    /// to [`settle`](Self::settle).
+    pub(crate) fn read_out(
+        &mut self,
+        id: Id,
+        is_ready: impl FnOnce(&K::Exclusive) -> bool,
+        now: Instant,
+    ) -> bool {
+        let Some(entry) = self.table.get_mut(id) else {
+            return false;
+        };
+        match std::mem::replace(&mut entry.stage, Stage::InUse) {
+            Stage::Reading(conn) => {
+                let ready = is_ready(&conn);
+                self.put_back(id, conn, ready, now);
+                !ready
+            }
+            stage => {
+                entry.stage = stage;
+                false
+            }
+        }
+    }
+
+    /// A call is over, and has left its connection clean.
+    pub(crate) fn put_back(&mut self, id: Id, conn: K::Exclusive, ready: bool, now: Instant) {
+        let Some(entry) = self.table.get_mut(id) else {
+            // The socket closed meanwhile.
+            self.effects.dropped.push(Conn::Exclusive(conn));
+            return;
+        };
+        match entry.stage {
+            Stage::InUse if ready => {
+                let until = now + self.limits.idle_timeout;
+                entry.stage = Stage::Idle { conn, until };
+                if let Some(reason) = entry.is_spent(&self.limits, now) {
+                    self.close(id, reason, now);
+                    return;
+                }
+                self.idle.push_back(id);
+                self.serve(now);
+                self.trim(now);
+            }
+            Stage::InUse => {
+                let overdue = now + CLOSING;
+                entry.stage = Stage::Settling { conn, overdue };
+                self.due(overdue);
+            }
+            // It was told to close while the call had it.
+            _ => self.effects.dropped.push(Conn::Exclusive(conn)),
+        }
+    }
+
+    /// A connection may have become ready after its call. True once there is
+    /// nothing left to wait for.
+    pub(crate) fn settle(
+        &mut self,
+        id: Id,
+        is_ready: impl FnOnce(&K::Exclusive) -> bool,
+        now: Instant,
+    ) -> bool {
+        let Some(entry) = self.table.get_mut(id) else {
+            return true;
+        };
+        match std::mem::replace(&mut entry.stage, Stage::InUse) {
+            Stage::Settling { conn, .. } if is_ready(&conn) => {
+                self.put_back(id, conn, true, now);
+                true
+            }
+            stage @ Stage::Settling { .. } => {
+                entry.stage = stage;
+                false
+            }
+            stage => {
+                entry.stage = stage;
+                true
+            }
+        }
+    }
+
+    /// A call on a shared connection is over.
+    pub(crate) fn release(&mut self, id: Id, now: Instant) {
+        let Some(entry) = self.table.get_mut(id) else {
+            return;
+        };
+        match &mut entry.stage {
+            Stage::Shared { streams, until, .. } => {
+                *streams = streams.saturating_sub(1);
+                *until = now + self.limits.idle_timeout;
+                self.serve(now);
+                self.trim(now);
+            }
+            Stage::Closing { streams, overdue } => {
+                *streams = streams.saturating_sub(1);
+                if *streams == 0 {
+                    let due = now + CLOSING;
+                    *overdue = Some(due);
+                    self.due(due);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// A connection is not to be used again. Its streams, if it has any,
+    /// finish.
+    pub(crate) fn retire(&mut self, id: Id, reason: CloseReason, now: Instant) {
+        self.close(id, reason, now);
+        self.serve(now);
+    }
+}

@@ -1,0 +1,336 @@
+//! What is known about one host's connections, and what is decided from it.
+//!
+//! A plain state machine: no I/O, no clock, no lock. Events come in with `now`,
+//! decisions go out as return values and as [`Effects`], which the caller
+//! carries out once it has let go of its lock.
+
+mod calls;
+mod sockets;
+mod time;
+
+use std::collections::VecDeque;
+use std::fmt::Debug;
+use std::task::Waker;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::arena::{Arena, Id};
+use crate::queue::Queue;
+use crate::stats::{CloseReason, Counters};
+
+/// How long a connection that was told to close may take to do so. A peer that
+/// reads nothing could hold its place under the cap for ever otherwise.
+const CLOSING: Duration = Duration::from_secs(5);
+
+/// What the machine moves around without looking inside.
+pub(crate) trait Kind {
+    /// A connection that carries one call at a time.
+    type Exclusive: Debug;
+    /// A connection that carries many.
+    type Shared: Clone + Debug;
+    /// Ends a connection by force.
+    type Abort: Clone + Debug;
+    /// Why a connection could not be opened.
+    type Failure: Clone + Debug;
+}
+
+/// A connection, of either kind.
+#[derive(Debug)]
+pub(crate) enum Conn<K: Kind> {
+    Exclusive(K::Exclusive),
+    Shared(K::Shared),
+}
+
+/// What the peer has been seen to speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Spoken {
+    /// One call at a time: as many connections as calls, within the cap.
+    Http1,
+    /// Many calls at a time: one connection, until it is full.
+    Http2,
+}
+
+/// The bounds, the same for every host of a pool.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub(crate) connections: usize,
+    pub(crate) idle: usize,
+    pub(crate) waiting: usize,
+    pub(crate) idle_timeout: Duration,
+    pub(crate) requests: u64,
+}
+
+/// A connection to use, for one call.
+#[derive(Debug)]
+pub(crate) struct Grant<K: Kind> {
+    pub(crate) id: Id,
+    pub(crate) conn: Conn<K>,
+    /// Whether a call used it before.
+    pub(crate) reused: bool,
+}
+
+/// The answer to a call that asks for a connection.
+#[derive(Debug)]
+pub(crate) enum CheckOut<K: Kind> {
+    Ready(Grant<K>),
+    Waiting(Id),
+    /// As many wait already.
+    Full(usize),
+    /// The pool is being drained.
+    Draining,
+}
+
+/// What is to be done outside of the lock.
+#[derive(Debug)]
+pub(crate) struct Effects<K: Kind> {
+    pub(crate) wake: Option<Waker>,
+    pub(crate) wake_more: Vec<Waker>,
+    /// Connections to let go of.
+    pub(crate) dropped: Vec<Conn<K>>,
+    pub(crate) abort: Vec<K::Abort>,
+    /// Connections to open, already counted.
+    pub(crate) dial: Vec<Id>,
+}
+
+impl<K: Kind> Default for Effects<K> {
+    fn default() -> Self {
+        Self {
+            wake: None,
+            wake_more: Vec::new(),
+            dropped: Vec::new(),
+            abort: Vec::new(),
+            dial: Vec::new(),
+        }
+    }
+}
+
+impl<K: Kind> Effects<K> {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.wake.is_none()
+            && self.wake_more.is_empty()
+            && self.dropped.is_empty()
+            && self.abort.is_empty()
+            && self.dial.is_empty()
+    }
+
+    fn wake(&mut self, waker: Option<Waker>) {
+        match (&self.wake, waker) {
+            (None, waker) => self.wake = waker,
+            (Some(_), Some(waker)) => self.wake_more.push(waker),
+            (Some(_), None) => {}
+        }
+    }
+}
+
+/// Whether the socket of a connection that is being opened exists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Socket {
+    None,
+    Open,
+    Gone,
+}
+
+#[derive(Debug)]
+enum Stage<K: Kind> {
+    Opening(Socket),
+    /// Nobody uses it.
+    Idle {
+        conn: K::Exclusive,
+        /// When it will have been idle for too long.
+        until: Instant,
+    },
+    /// A call has it.
+    InUse,
+    /// Its call has the head of the response, and reads the body.
+    Reading(K::Exclusive),
+    /// Its call is over, but the connection is not ready for another: most
+    /// often for a moment, but a request's body may still be on its way.
+    Settling {
+        conn: K::Exclusive,
+        overdue: Instant,
+    },
+    Shared {
+        conn: K::Shared,
+        streams: usize,
+        limit: usize,
+        /// When it will have been without a stream for too long.
+        until: Instant,
+    },
+    /// It takes no new call, and the socket is still to close: at the latest
+    /// when it is overdue, unless streams are still on it.
+    Closing {
+        streams: usize,
+        overdue: Option<Instant>,
+    },
+}
+
+#[derive(Debug)]
+struct Entry<K: Kind> {
+    stage: Stage<K>,
+    uses: u64,
+    /// When it is too old for another call.
+    expires: Option<Instant>,
+    abort: Option<K::Abort>,
+    reason: Option<CloseReason>,
+}
+
+impl<K: Kind> Entry<K> {
+    fn is_spent(&self, limits: &Limits, now: Instant) -> Option<CloseReason> {
+        if self.expires.is_some_and(|at| now >= at) {
+            Some(CloseReason::Age)
+        } else if self.uses >= limits.requests {
+            Some(CloseReason::Requests)
+        } else {
+            None
+        }
+    }
+}
+
+/// A connection that is no more.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Closed {
+    pub(crate) reason: CloseReason,
+    pub(crate) uses: u64,
+}
+
+/// The numbers of one host at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Gauges {
+    pub(crate) opening: usize,
+    pub(crate) idle: usize,
+    pub(crate) in_use: usize,
+    pub(crate) closing: usize,
+    pub(crate) waiting: usize,
+    pub(crate) calls: usize,
+}
+
+/// One host. Every socket that exists or is about to has an entry in `table`,
+/// from the decision to open it until it is really closed: the size of the
+/// table is what the cap bounds, and there is no second count to go astray.
+#[derive(Debug)]
+pub(crate) struct State<K: Kind> {
+    limits: Limits,
+    spoken: Option<Spoken>,
+    table: Arena<Entry<K>>,
+    opening: usize,
+    /// Oldest at the front. Taken from the back, so that surplus ages out.
+    idle: VecDeque<Id>,
+    /// Those that may take a further stream, now or once one ends.
+    shared: Vec<Id>,
+    queue: Queue<Grant<K>, K::Failure>,
+    draining: bool,
+    /// When something is next due, as far as the reaper has been told.
+    alarm: Option<Instant>,
+    pub(crate) counters: Counters,
+    pub(crate) effects: Effects<K>,
+}
+
+impl<K: Kind> State<K> {
+    pub(crate) fn new(limits: Limits, spoken: Option<Spoken>) -> Self {
+        Self {
+            limits,
+            spoken,
+            table: Arena::new(),
+            opening: 0,
+            idle: VecDeque::new(),
+            shared: Vec::new(),
+            queue: Queue::new(),
+            draining: false,
+            alarm: None,
+            counters: Counters::default(),
+            effects: Effects::default(),
+        }
+    }
+
+    // ===== What follows from every event =====
+
+    /// Free connections go to those who wait, first come, first served.
+    pub(super) fn serve(&mut self, now: Instant) {
+        while !self.queue.is_empty() {
+            let Some(grant) = self.take(now) else {
+                return;
+            };
+            let waker = self.queue.serve(grant);
+            self.effects.wake(waker);
+        }
+    }
+
+    /// What nobody waits for is kept for a while, but not too many, and not
+    /// while draining. The oldest go first.
+    pub(super) fn trim(&mut self, now: Instant) {
+        if self.draining {
+            self.close_free(CloseReason::Drained, now);
+        }
+        while self.idle.len() > self.limits.idle
+            && let Some(&oldest) = self.idle.front()
+        {
+            self.close(oldest, CloseReason::Surplus, now);
+        }
+        let idle_until = now + self.limits.idle_timeout;
+        if !self.idle.is_empty() || !self.shared.is_empty() {
+            self.due(idle_until);
+            let expires = [self.idle.back(), self.shared.last()]
+                .into_iter()
+                .flatten()
+                .filter_map(|id| self.table.get(*id)?.expires)
+                .min();
+            if let Some(expires) = expires {
+                self.due(expires);
+            }
+        }
+    }
+
+    pub(super) fn close_free(&mut self, reason: CloseReason, now: Instant) {
+        while let Some(&id) = self.idle.front() {
+            self.close(id, reason, now);
+        }
+        if self.queue.is_empty() {
+            while let Some(&id) = self.shared.first() {
+                self.close(id, reason, now);
+            }
+        }
+    }
+
+    // ===== To look at =====
+
+    /// Whether nothing is left: no socket, none to come, nobody waiting.
+    pub(crate) fn is_vacant(&self) -> bool {
+        self.table.is_empty() && self.queue.population() == 0
+    }
+
+    pub(crate) fn gauges(&self) -> Gauges {
+        let mut gauges = Gauges {
+            waiting: self.queue.len(),
+            ..Gauges::default()
+        };
+        for (_, entry) in self.table.iter() {
+            match &entry.stage {
+                Stage::Opening(_) => gauges.opening += 1,
+                Stage::Idle { .. } | Stage::Shared { streams: 0, .. } => gauges.idle += 1,
+                Stage::InUse | Stage::Reading(_) | Stage::Settling { .. } => {
+                    gauges.in_use += 1;
+                    gauges.calls += 1;
+                }
+                Stage::Shared { streams, .. } => {
+                    gauges.in_use += 1;
+                    gauges.calls += streams;
+                }
+                Stage::Closing { streams, .. } => {
+                    gauges.closing += 1;
+                    gauges.calls += streams;
+                }
+            }
+        }
+        gauges
+    }
+}
+
+impl<K: Kind> Entry<K> {
+    fn stage_is_opening(&self) -> bool {
+        matches!(self.stage, Stage::Opening(_))
+    }
+}
+
+#[cfg(test)]
+mod tests;

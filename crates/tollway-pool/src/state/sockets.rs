@@ -1,0 +1,246 @@
+//! Connections come and go.
+
+use tokio::time::Instant;
+
+use super::{CLOSING, Closed, Conn, Entry, Kind, Socket, Spoken, Stage, State};
+use crate::arena::Id;
+use crate::stats::CloseReason;
+
+impl<K: Kind> State<K> {
+    /// Opens further connections for those who wait, within the cap.
+    pub(super) fn dial_for_waiters(&mut self) {
+        let wanted = match self.spoken {
+            Some(Spoken::Http1) => self.queue.len().saturating_sub(self.opening),
+            // One at a time. While the protocol is unknown, the first
+            // handshake tells whether all of them need more than one; where it
+            // is HTTP/2, the one will carry them all.
+            Some(Spoken::Http2) | None => usize::from(self.opening == 0 && !self.queue.is_empty()),
+        };
+        self.dial(wanted);
+    }
+
+    pub(super) fn dial(&mut self, wanted: usize) {
+        let room = self.limits.connections.saturating_sub(self.table.len());
+        for _ in 0..wanted.min(room) {
+            let id = self.table.insert(Entry {
+                stage: Stage::Opening(Socket::None),
+                uses: 0,
+                expires: None,
+                abort: None,
+                reason: None,
+            });
+            self.opening += 1;
+            self.effects.dial.push(id);
+        }
+    }
+
+    /// Connections to open so that `count` are there before a peak: those
+    /// which are there already count. The caller carries them out.
+    pub(crate) fn warm(&mut self, count: usize) -> Vec<Id> {
+        if self.draining {
+            return Vec::new();
+        }
+        let usable = self
+            .table
+            .iter()
+            .filter(|(_, entry)| !matches!(entry.stage, Stage::Closing { .. }))
+            .count();
+        let count = match self.spoken {
+            // More than are kept idle would be closed at once.
+            Some(Spoken::Http1) => count.min(self.limits.idle.max(1)),
+            Some(Spoken::Http2) | None => count.min(1),
+        };
+        let before = self.effects.dial.len();
+        self.dial(count.saturating_sub(usable));
+        self.effects.dial.split_off(before)
+    }
+
+    /// What the peer speaks, once it is known.
+    pub(crate) fn spoken(&self) -> Option<Spoken> {
+        self.spoken
+    }
+
+    /// The socket of a connection that is being opened exists from now on, and
+    /// [`closed`](Self::closed) will be told of its end.
+    pub(crate) fn socket_opened(&mut self, id: Id) {
+        if let Some(entry) = self.table.get_mut(id)
+            && entry.stage_is_opening()
+        {
+            entry.stage = Stage::Opening(Socket::Open);
+        }
+    }
+
+    /// A connection is open and ready. `limit` is how many calls it carries at
+    /// once, if shared. False where its socket has closed already: then its
+    /// failure is still to be told with [`failed`](Self::failed).
+    pub(crate) fn opened(
+        &mut self,
+        id: Id,
+        conn: Conn<K>,
+        limit: usize,
+        expires: Option<Instant>,
+        abort: K::Abort,
+        now: Instant,
+    ) -> bool {
+        let Some(entry) = self.table.get_mut(id) else {
+            self.effects.dropped.push(conn);
+            return false;
+        };
+        if !matches!(entry.stage, Stage::Opening(Socket::Open)) {
+            self.effects.dropped.push(conn);
+            return false;
+        }
+        self.opening -= 1;
+        self.counters.opened += 1;
+        entry.expires = expires;
+        entry.abort = Some(abort);
+        let until = now + self.limits.idle_timeout;
+        match conn {
+            Conn::Exclusive(conn) => {
+                self.spoken = Some(Spoken::Http1);
+                entry.stage = Stage::Idle { conn, until };
+                self.idle.push_back(id);
+            }
+            Conn::Shared(conn) => {
+                self.spoken = Some(Spoken::Http2);
+                entry.stage = Stage::Shared {
+                    conn,
+                    streams: 0,
+                    limit: limit.max(1),
+                    until,
+                };
+                self.shared.push(id);
+            }
+        }
+        self.serve(now);
+        self.trim(now);
+        self.dial_for_waiters();
+        true
+    }
+
+    /// A connection could not be opened.
+    ///
+    /// Those who relied on it share the failure. On HTTP/1.1 that is the first
+    /// in the queue, unless the other attempts suffice for all; else it is
+    /// everybody, unless a connection lives that will come round to them. So
+    /// nobody waits for an attempt that nobody makes.
+    pub(crate) fn failed(&mut self, id: Id, failure: &K::Failure, now: Instant) {
+        let Some(entry) = self.table.get_mut(id) else {
+            return;
+        };
+        let Stage::Opening(socket) = entry.stage else {
+            return;
+        };
+        self.opening -= 1;
+        self.counters.failed += 1;
+        if socket == Socket::Open {
+            entry.reason = Some(CloseReason::Failed);
+            self.closing(id, 0, now);
+        } else {
+            self.table.remove(id);
+        }
+        let victims = match self.spoken {
+            Some(Spoken::Http1) => usize::from(self.queue.len() > self.opening),
+            _ if self.opening > 0 || !self.shared.is_empty() => 0,
+            _ => self.queue.len(),
+        };
+        for _ in 0..victims {
+            let waker = self.queue.fail(failure.clone());
+            self.effects.wake(waker);
+        }
+        if self.spoken == Some(Spoken::Http1) {
+            self.dial_for_waiters();
+        }
+    }
+
+    /// The peer allows another number of streams than it did.
+    pub(crate) fn limit_changed(&mut self, id: Id, to: usize, now: Instant) {
+        if let Some(Entry {
+            stage: Stage::Shared { limit, .. },
+            ..
+        }) = self.table.get_mut(id)
+        {
+            *limit = to.max(1);
+            self.serve(now);
+        }
+    }
+
+    /// A socket is closed.
+    pub(crate) fn closed(&mut self, id: Id, now: Instant) -> Option<Closed> {
+        let entry = self.table.get_mut(id)?;
+        if entry.stage_is_opening() {
+            // The attempt is still to report.
+            entry.stage = Stage::Opening(Socket::Gone);
+            return None;
+        }
+        let entry = self.table.remove(id)?;
+        let reason = match (entry.reason, &entry.stage) {
+            (Some(reason), _) => reason,
+            (
+                None,
+                Stage::Idle { .. } | Stage::Settling { .. } | Stage::Shared { streams: 0, .. },
+            ) => CloseReason::Peer,
+            (None, _) => CloseReason::Error,
+        };
+        self.counters.closed(reason);
+        match entry.stage {
+            Stage::Idle { conn, .. } => {
+                self.idle.retain(|other| *other != id);
+                self.effects.dropped.push(Conn::Exclusive(conn));
+            }
+            Stage::Reading(conn) | Stage::Settling { conn, .. } => {
+                self.effects.dropped.push(Conn::Exclusive(conn));
+            }
+            Stage::Shared { conn, .. } => {
+                self.shared.retain(|other| *other != id);
+                self.effects.dropped.push(Conn::Shared(conn));
+            }
+            Stage::Opening(_) | Stage::InUse | Stage::Closing { .. } => {}
+        }
+        self.serve(now);
+        self.dial_for_waiters();
+        Some(Closed {
+            reason,
+            uses: entry.uses,
+        })
+    }
+
+    /// Lets go of a connection. It keeps its place in the table until its
+    /// socket is closed.
+    pub(super) fn close(&mut self, id: Id, reason: CloseReason, now: Instant) {
+        let Some(entry) = self.table.get_mut(id) else {
+            return;
+        };
+        if matches!(entry.stage, Stage::Opening(_) | Stage::Closing { .. }) {
+            return;
+        }
+        entry.reason.get_or_insert(reason);
+        match std::mem::replace(&mut entry.stage, Stage::InUse) {
+            Stage::Idle { conn, .. } => {
+                self.idle.retain(|other| *other != id);
+                self.effects.dropped.push(Conn::Exclusive(conn));
+                self.closing(id, 0, now);
+            }
+            Stage::Reading(conn) | Stage::Settling { conn, .. } => {
+                self.effects.dropped.push(Conn::Exclusive(conn));
+                self.closing(id, 0, now);
+            }
+            Stage::Shared { conn, streams, .. } => {
+                self.shared.retain(|other| *other != id);
+                self.effects.dropped.push(Conn::Shared(conn));
+                self.closing(id, streams, now);
+            }
+            Stage::Opening(_) | Stage::InUse | Stage::Closing { .. } => self.closing(id, 0, now),
+        }
+    }
+
+    pub(super) fn closing(&mut self, id: Id, streams: usize, now: Instant) {
+        let overdue = (streams == 0).then(|| now + CLOSING);
+        if let Some(entry) = self.table.get_mut(id) {
+            entry.stage = Stage::Closing { streams, overdue };
+        }
+        if let Some(overdue) = overdue {
+            self.due(overdue);
+        }
+    }
+}
