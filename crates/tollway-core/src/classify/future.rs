@@ -90,6 +90,8 @@ where
                     if let Some((_, peek)) = answer {
                         ready!(peek.poll_start(cx));
                     }
+                    // Taken only here, as the future ends: like every future, it
+                    // isn't to be polled after that.
                     let (parts, peek) = answer.take().expect("polled again after it was ready");
                     let start = peek.start();
                     let body = peek.into_body();
