@@ -2,8 +2,8 @@
 //!
 //! `POST /checkout` with `{"reference": "...", "amount": 1250, "currency": "EUR"}`
 //! pays through a simulated Stripe that fails now and then. The inbound request
-//! has a deadline, and passes it on: the outgoing call, its retries and its wait
-//! for a permit included, ends with it. Ctrl-C shuts down gracefully: calls in
+//! has a deadline, which holds for all that its handler does: the outgoing call, its
+//! retries and its wait for a permit included, ends with it. Ctrl-C shuts down gracefully: calls in
 //! flight finish.
 
 use std::time::Duration;
@@ -13,11 +13,11 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
-use axum::{Extension, Json, Router};
+use axum::{Json, Router};
 use http::Request;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
-use tollway::core::{BoxError, Deadline, Priority, Verdict};
+use tollway::core::{BoxError, Priority, Verdict};
 use tollway::idempotency::key_from_reference;
 use tollway::timeout::{DeadlineLayer, is_timeout};
 use tollway::{Body, Client, profiles};
@@ -44,8 +44,8 @@ struct Paid {
 }
 
 fn app(shop: Shop) -> Router {
-    // The deadline of the inbound request. It stands in its extensions, where
-    // the handler finds it.
+    // The deadline of the inbound request. It holds for the handler's outgoing
+    // call too, which is told first and can say whether it was paid.
     let deadline = ServiceBuilder::new()
         .layer(HandleErrorLayer::new(|error: BoxError| async move {
             if is_timeout(&*error) {
@@ -61,11 +61,7 @@ fn app(shop: Shop) -> Router {
         .with_state(shop)
 }
 
-async fn checkout(
-    State(shop): State<Shop>,
-    Extension(deadline): Extension<Deadline>,
-    Json(order): Json<Order>,
-) -> Result<Response, Failure> {
+async fn checkout(State(shop): State<Shop>, Json(order): Json<Order>) -> Result<Response, Failure> {
     // A customer who presses the button twice sends the same reference, and
     // pays once.
     let key = key_from_reference("checkout", &order.reference)?;
@@ -76,7 +72,6 @@ async fn checkout(
         .finish();
     let request = Request::post(format!("{}/v1/payment_intents", shop.gateway))
         .header("content-type", "application/x-www-form-urlencoded")
-        .extension(deadline)
         .extension(Priority::High)
         .extension(key)
         .body(Body::from(body))?;
@@ -160,6 +155,8 @@ mod tests {
     use http_body_util::BodyExt;
     use tollway_sim::Fault;
     use tower::ServiceExt;
+
+    use tollway::core::Deadline;
 
     use super::*;
 

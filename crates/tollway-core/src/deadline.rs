@@ -1,15 +1,24 @@
 //! The instant at which the caller stops caring.
 
+use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use http::Extensions;
 
 /// The instant at which the caller stops caring, for the whole call.
 ///
-/// It travels down the stack in the request's extensions. `DeadlineLayer`
-/// puts it there; so may anyone else, and the earlier of two wins. The limiter
-/// refuses a wait that would outlast it, the retry a back-off, the pool a wait
-/// for a connection.
+/// The limiter refuses a wait that would outlast it, the retry a back-off, the
+/// pool a wait for a connection. It reaches them in two ways, and the earlier
+/// of two wins:
+///
+/// - Whoever makes the call puts it into the request's extensions.
+/// - A layer above [holds](Self::hold) it while it calls and polls the service
+///   under it, as `DeadlineLayer` does. That costs no allocation, where a
+///   request's first extension costs three, and it holds for all that is polled
+///   inside: a handler's outbound calls end when the handler must. It ends where
+///   the chain of polls does. A layer in between that hands the call to another
+///   task, as tower's buffer does, hides it from those below; the layer above
+///   still ends the call in time.
 ///
 /// It holds a [`std::time::Instant`], so that this crate needs no runtime.
 /// A tokio `Instant` converts into one, under a paused clock too:
@@ -42,11 +51,52 @@ impl Deadline {
         now.into().checked_add(limit).map(Self)
     }
 
-    /// The deadline that `extensions` carry, if any.
+    /// The deadline of a request with these extensions, if any: the earlier of
+    /// the one that they carry and the one that is [held](Self::hold) right now.
+    ///
+    /// To be asked in a service's `call` and in its future's `poll`.
     #[must_use]
     #[inline]
     pub fn of(extensions: &Extensions) -> Option<Self> {
-        extensions.get().copied()
+        let carried = extensions.get().copied();
+        carried.into_iter().chain(Self::held()).min()
+    }
+
+    /// The deadline that is [held](Self::hold) right now, if any.
+    #[must_use]
+    #[inline]
+    pub fn held() -> Option<Self> {
+        HELD.get()
+    }
+
+    /// Does `work`, which is to call or to poll what is under a layer, with
+    /// this deadline [held](Self::held), or an earlier one that is held already.
+    ///
+    /// `now` is the time, if the layer has just read it; see [`recent`].
+    ///
+    /// ```
+    /// use std::time::{Duration, Instant};
+    /// use tollway_core::Deadline;
+    ///
+    /// # #[expect(clippy::disallowed_methods)]
+    /// let deadline = Deadline::at(Instant::now() + Duration::from_secs(30));
+    /// let held = deadline.hold(None, || Deadline::held());
+    /// assert_eq!(held, Some(deadline));
+    /// assert_eq!(Deadline::held(), None);
+    /// ```
+    #[inline]
+    pub fn hold<R>(self, now: Option<Instant>, work: impl FnOnce() -> R) -> R {
+        let before = Before {
+            held: HELD.get(),
+            now: NOW.get(),
+        };
+        HELD.set(Some(before.held.map_or(self, |held| held.min(self))));
+        if !matches!(before.now, Reading::Taken(_)) {
+            NOW.set(now.map_or(Reading::Wanted, Reading::Taken));
+        }
+        let result = work();
+        drop(before);
+        result
     }
 
     /// The instant itself. `tokio::time::Instant::from` takes it.
@@ -68,5 +118,146 @@ impl Deadline {
     #[inline]
     pub fn has_passed(self, now: impl Into<Instant>) -> bool {
         now.into() >= self.0
+    }
+}
+
+thread_local! {
+    static HELD: Cell<Option<Deadline>> = const { Cell::new(None) };
+    static NOW: Cell<Reading> = const { Cell::new(Reading::Unshared) };
+}
+
+/// What this thread knows of the time.
+#[derive(Clone, Copy)]
+enum Reading {
+    /// Nobody says when the poll under way ends, so each asks the clock.
+    Unshared,
+    /// The first who asks reads the clock for all.
+    Wanted,
+    Taken(Instant),
+}
+
+/// What held before; dropped, it holds again, after a panic too.
+struct Before {
+    held: Option<Deadline>,
+    now: Reading,
+}
+
+impl Drop for Before {
+    #[inline]
+    fn drop(&mut self) {
+        HELD.set(self.held);
+        // Within another layer's poll, what was read is as good as before.
+        if matches!(self.now, Reading::Unshared) {
+            NOW.set(Reading::Unshared);
+        }
+    }
+}
+
+/// The time of the poll under way, for those who can do with an instant that is
+/// a little too early: when an attempt begins, whether a deadline has passed.
+///
+/// Under a [held](Deadline::hold) deadline the clock is read once in each call
+/// and each poll of the layer that holds it, and all who ask inside are told the
+/// same. Elsewhere it is read each time. `read` reads it; tokio's is to be
+/// preferred, which a test can pause.
+#[inline]
+pub fn recent(read: impl FnOnce() -> Instant) -> Instant {
+    match NOW.get() {
+        Reading::Taken(now) => now,
+        Reading::Unshared => read(),
+        Reading::Wanted => {
+            let now = read();
+            NOW.set(Reading::Taken(now));
+            now
+        }
+    }
+}
+
+#[cfg(test)]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "instants to compare, not to wait for"
+)]
+mod tests {
+    use std::panic;
+
+    use super::*;
+
+    fn in_secs(secs: u64) -> Deadline {
+        Deadline::at(Instant::now() + Duration::from_secs(secs))
+    }
+
+    #[test]
+    fn the_earlier_of_two_deadlines_is_held() {
+        let (sooner, later) = (in_secs(1), in_secs(2));
+        for (outer, inner) in [(sooner, later), (later, sooner)] {
+            outer.hold(None, || {
+                assert_eq!(inner.hold(None, Deadline::held), Some(sooner));
+                assert_eq!(Deadline::held(), Some(outer));
+            });
+        }
+        assert_eq!(Deadline::held(), None);
+    }
+
+    #[test]
+    fn the_earlier_of_the_carried_and_the_held_one_counts() {
+        let (sooner, later) = (in_secs(1), in_secs(2));
+        for (carried, held) in [(sooner, later), (later, sooner)] {
+            let mut extensions = Extensions::new();
+            extensions.insert(carried);
+            assert_eq!(Deadline::of(&extensions), Some(carried));
+            let both = held.hold(None, || Deadline::of(&extensions));
+            assert_eq!(both, Some(sooner));
+        }
+    }
+
+    #[test]
+    fn nothing_is_held_after_a_panic() {
+        let hold = || in_secs(1).hold(None, || panic!("on purpose"));
+        assert!(panic::catch_unwind(hold).is_err());
+        assert_eq!(Deadline::held(), None);
+        let mut readings = 0;
+        for _ in 0..2 {
+            recent(|| {
+                readings += 1;
+                Instant::now()
+            });
+        }
+        assert_eq!(readings, 2);
+    }
+
+    #[test]
+    fn the_clock_is_read_once_in_a_poll_and_each_time_outside() {
+        let readings = Cell::new(0);
+        let read = || {
+            recent(|| {
+                readings.set(readings.get() + 1);
+                Instant::now()
+            })
+        };
+        read();
+        read();
+        assert_eq!(readings.get(), 2);
+        for poll in 1..=2 {
+            in_secs(1).hold(None, || {
+                let first = read();
+                assert_eq!(in_secs(2).hold(None, read), first);
+                assert_eq!(read(), first);
+            });
+            assert_eq!(readings.get(), 2 + poll);
+        }
+        in_secs(1).hold(None, || {
+            // Read inside another layer's poll, it holds for the rest of ours.
+            let first = in_secs(2).hold(None, read);
+            assert_eq!(read(), first);
+        });
+        assert_eq!(readings.get(), 5);
+    }
+
+    #[test]
+    fn a_time_that_was_read_before_is_handed_out() {
+        let now = Instant::now();
+        let read = || recent(|| unreachable!("the time is known"));
+        assert_eq!(in_secs(1).hold(Some(now), read), now);
     }
 }

@@ -16,7 +16,7 @@
 //! | type | travels | says |
 //! | --- | --- | --- |
 //! | [`Endpoint`] | down | which operation this is |
-//! | [`Deadline`] | down | when the caller stops caring |
+//! | [`Deadline`] | down, or held by a layer above | when the caller stops caring |
 //! | [`Priority`] | down | who goes first |
 //! | [`IdempotencyKey`] | down, and up again | by what the provider recognises a repeat |
 //! | [`Attempt`] | down | which try of the call this is |
@@ -75,7 +75,7 @@ pub use classify::{
     Answer, BodyRule, Classify, ClassifyBody, ClassifyFuture, ClassifyLayer, ClassifyService,
     Judgement, Meaning, Rules, Test,
 };
-pub use deadline::Deadline;
+pub use deadline::{Deadline, recent};
 pub use endpoint::Endpoint;
 pub use endpoints::{EndpointError, Endpoints, Found};
 pub use fault::{BoxError, Fault, Phase};

@@ -83,7 +83,9 @@ impl Head {
 
     pub(crate) fn deadline(&self) -> Option<Deadline> {
         match &self.extensions {
-            Carried::Known { deadline, .. } => *deadline,
+            Carried::Known { deadline, .. } => {
+                deadline.iter().copied().chain(Deadline::held()).min()
+            }
             Carried::Any(extensions) => Deadline::of(extensions),
         }
     }

@@ -98,6 +98,26 @@ where
 
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.wait.held() {
+            Some(deadline) => deadline.hold(None, || self.poll_call(cx)),
+            None => self.poll_call(cx),
+        }
+    }
+}
+
+impl<S, B> TimeoutFuture<S, B>
+where
+    S: Service<Request<B>>,
+{
+    #[inline]
+    fn poll_call<R>(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Response<TimeoutBody<R>>, BoxError>>
+    where
+        S: Service<Request<B>, Response = Response<R>>,
+        S::Error: Into<BoxError>,
+    {
         let mut this = self.project();
         loop {
             let (poll, noted) = match this.state.as_mut().project() {

@@ -9,6 +9,9 @@ use crate::{AttemptTimeout, AttemptTimeoutService, DeadlineService};
 
 /// Gives each call one deadline, for everything under this layer.
 ///
+/// What is called and polled under it finds the deadline with
+/// [`Deadline::of`](tollway_core::Deadline::of).
+///
 /// See the [crate's documentation](crate) for what it covers and where it goes.
 #[derive(Clone, Copy, Debug)]
 pub struct DeadlineLayer {

@@ -11,10 +11,10 @@
 //! been executed, or certainly not?
 //!
 //! So there are two layers. [`DeadlineLayer`] stands above everything and gives
-//! the call one instant at which its caller stops caring. That instant travels
-//! down in the request's extensions, as
-//! [`Deadline`](tollway_core::Deadline), where a limiter can refuse a wait and
-//! a retry a back-off that would outlast it. [`AttemptTimeoutLayer`] stands
+//! the call one instant at which its caller stops caring. That instant is
+//! the [`Deadline`](tollway_core::Deadline) of everything that is called and
+//! polled below, so that a limiter can refuse a wait and a retry a back-off that
+//! would outlast it. [`AttemptTimeoutLayer`] stands
 //! below the retry and ends one attempt that takes too long, early enough for
 //! another.
 //!
@@ -66,21 +66,26 @@
 //! # A deadline that came in
 //!
 //! A service that calls a gateway while it serves a request should stop when
-//! its own caller has stopped. `DeadlineLayer` on the server side puts the
-//! deadline into the inbound request; the handler passes it on, and the client
-//! side's layer takes the earlier of that and its own. With axum:
+//! its own caller has stopped. `DeadlineLayer` on the server side holds the
+//! deadline over the handler, and with it over the calls that the handler makes:
+//! the client side's layer takes the earlier of that and its own. With axum:
 //!
 //! ```
-//! use axum::{Extension, Router, error_handling::HandleErrorLayer, http::StatusCode, routing::post};
+//! use axum::{Router, error_handling::HandleErrorLayer, http::StatusCode, routing::post};
 //! use std::time::Duration;
 //! use tollway_core::{BoxError, Deadline};
 //! use tollway_timeout::DeadlineLayer;
 //! use tower::ServiceBuilder;
 //!
-//! async fn pay(Extension(deadline): Extension<Deadline>) {
+//! async fn pay() {
+//!     // client.call(outbound).await … ends at the deadline, by itself.
+//!     //
+//!     // A task of its own is under nobody's deadline. It is handed on there:
 //!     let mut outbound = http::Request::new(());
-//!     outbound.extensions_mut().insert(deadline);
-//!     // client.call(outbound).await …
+//!     if let Some(deadline) = Deadline::held() {
+//!         outbound.extensions_mut().insert(deadline);
+//!     }
+//!     // tokio::spawn(client.call(outbound)) …
 //! }
 //!
 //! let app: Router = Router::new().route("/pay", post(pay)).layer(
@@ -131,9 +136,14 @@
 //!
 //! # Cost
 //!
-//! Neither layer allocates, but for inserting the `Deadline` (three allocations
-//! where the request had no extension, one otherwise) and for what is rare: an
-//! inner service that isn't ready, a body that has to wait, an error.
+//! Neither layer allocates, but for what is rare: an inner service that isn't
+//! ready, a body that has to wait, an error. The deadline isn't put into the
+//! request's extensions, where the first costs three allocations; a thread-local
+//! cell holds it while the layer calls or polls what is below. So whatever moves
+//! the call to another task in between, as tower's buffer does, hides it from
+//! the layers below, which then wait as long as they like until the deadline
+//! layer drops the call. A deadline that the caller puts into the extensions
+//! goes through buffers too.
 
 mod attempt;
 mod body;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use http::{Request, Response};
 use tokio::time::Instant;
-use tollway_core::{BoxError, Deadline, Phase};
+use tollway_core::{BoxError, Deadline, Phase, recent};
 use tower_service::Service;
 
 use crate::error::Limit;
@@ -58,9 +58,9 @@ where
     }
 
     #[inline]
-    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+    fn call(&mut self, request: Request<B>) -> Self::Future {
         let inherited = Deadline::of(request.extensions());
-        let now = Instant::now();
+        let now = recent(|| Instant::now().into_std());
         let own = self.limit.and_then(|limit| Deadline::after(now, limit));
         let Some(deadline) = own.into_iter().chain(inherited).min() else {
             return self.inner.call(request, Phase::Permit, Wait::ENDLESS, None);
@@ -68,16 +68,10 @@ where
         if deadline.has_passed(now) {
             return too_late();
         }
-        // A request's first extension costs three allocations, a further one
-        // costs one, and to overwrite costs none.
-        match request.extensions_mut().get_mut() {
-            Some(carried) => *carried = deadline,
-            None => {
-                request.extensions_mut().insert(deadline);
-            }
-        }
-        let wait = Wait::new(Some(Instant::from_std(deadline.instant())), None, Some(now));
-        self.inner.call(request, Phase::Permit, wait, None)
+        let end = Instant::from_std(deadline.instant());
+        let wait = Wait::new(Some(end), None, Some(Instant::from_std(now)));
+        let call = || self.inner.call(request, Phase::Permit, wait, None);
+        deadline.hold(Some(now), call)
     }
 }
 
@@ -131,12 +125,12 @@ where
             // A request must not go out when nobody waits for its answer any
             // more: it would take effect for nobody. The layer above may be
             // about to say so, but it asks down here first.
-            let now = Instant::now();
+            let now = recent(|| Instant::now().into_std());
             if deadline.has_passed(now) {
                 return too_late();
             }
-            let deadline = Instant::from_std(deadline.instant());
-            wait = Wait::new(Some(deadline), Some(head), Some(now));
+            let end = Instant::from_std(deadline.instant());
+            wait = Wait::new(Some(end), Some(head), Some(Instant::from_std(now)));
         }
         self.inner.call(request, Phase::Connect, wait, Some(pause))
     }

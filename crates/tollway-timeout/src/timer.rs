@@ -5,6 +5,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::time::{Instant, Sleep};
+use tollway_core::Deadline;
 
 use crate::error::Limit;
 
@@ -56,6 +57,14 @@ impl Wait {
             since,
             end: None,
         }
+    }
+
+    /// The deadline that all below are to know of: one that is the only end of
+    /// this wait. Where there is a limit too, a layer above holds it.
+    #[inline]
+    pub(crate) fn held(&self) -> Option<Deadline> {
+        let end = self.deadline.filter(|_| self.limit.is_none())?;
+        Some(Deadline::at(end))
     }
 
     /// The same deadline, and another limit, for the waits that follow this

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Frame;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
-use tollway_core::Phase;
+use tollway_core::{Deadline, Phase};
 use tower::Service;
 
 pub(crate) fn secs(secs: u64) -> Duration {
@@ -85,7 +85,8 @@ pub(crate) struct State {
     pub(crate) calls: AtomicUsize,
     /// Futures and bodies that haven't been dropped.
     pub(crate) alive: Arc<AtomicUsize>,
-    pub(crate) seen: std::sync::Mutex<Vec<http::Extensions>>,
+    /// The deadline that each call came with.
+    pub(crate) seen: std::sync::Mutex<Vec<Option<Deadline>>>,
 }
 
 impl State {
@@ -137,12 +138,8 @@ impl<B> Service<Request<B>> for Slow {
             "called without being ready"
         );
         self.state.calls.fetch_add(1, Ordering::SeqCst);
-        let (parts, _) = request.into_parts();
-        self.state
-            .seen
-            .lock()
-            .expect("no panic")
-            .push(parts.extensions);
+        let deadline = Deadline::of(request.extensions());
+        self.state.seen.lock().expect("no panic").push(deadline);
         self.state.alive.fetch_add(1, Ordering::SeqCst);
         Answer {
             connect: (!self.connect.is_zero()).then(|| Box::pin(sleep(self.connect))),
