@@ -41,11 +41,11 @@ impl<'a> Call<'a> {
     }
 
     /// The call that `request` makes. `Endpoint`, `Priority` and `Deadline` are
-    /// read from its extensions.
+    /// read from its extensions; the deadline may also be one that a layer above
+    /// [holds](Deadline::of).
     #[must_use]
     pub fn of<B>(request: &'a Request<B>) -> Self {
         let extensions = request.extensions();
-        let deadline = Deadline::of(extensions);
         let call = Self {
             method: request.method(),
             path: request.uri().path(),
@@ -53,10 +53,10 @@ impl<'a> Call<'a> {
             headers: Some(request.headers()),
             extensions: Some(extensions),
             priority: Priority::default(),
-            deadline,
+            deadline: Deadline::of(extensions),
         };
-        // Most requests carry nothing else, and nothing else is looked up.
-        if extensions.len() == usize::from(deadline.is_some()) {
+        // Most requests carry nothing, and nothing is looked up.
+        if extensions.is_empty() {
             return call;
         }
         Self {

@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::convert::Infallible;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -62,6 +64,30 @@ async fn a_wait_that_outlasts_the_deadline_is_refused_at_once() {
         fault.verdict(),
         Verdict::NotExecuted { retry_after: Some(after), .. } if after == Duration::from_secs(1)
     ));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_held_deadline_counts_beside_what_the_extensions_say() {
+    let exhausted = Endpoint::get("/slow");
+    let limits = Limits::builder()
+        .endpoint(exhausted.clone(), Quota::per_second(1).shape(Shape::Burst))
+        .build()
+        .unwrap();
+    let service = RateLimitLayer::new(limits).layer(service_fn(answer));
+    service.clone().oneshot(get("/slow")).await.unwrap();
+    let start = Instant::now();
+    let deadline = Deadline::after(start, Duration::from_millis(999)).unwrap();
+    // The extension is the only one that it carries, and names the endpoint.
+    let mut request = get("/by/another/name");
+    request.extensions_mut().insert(exhausted);
+    let mut refused = pin!(service.oneshot(request));
+    let error = poll_fn(|cx| deadline.hold(None, || refused.as_mut().poll(cx)))
+        .await
+        .unwrap_err();
+    assert_eq!(start.elapsed(), Duration::ZERO);
+    let error = RateLimitError::find(error.as_ref()).unwrap();
+    assert!(error.is_deadline());
+    assert_eq!(error.wait(), Some(Duration::from_secs(1)));
 }
 
 #[tokio::test(start_paused = true)]
