@@ -1,5 +1,6 @@
 //! An outage, and what it sees of the retries.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -11,14 +12,16 @@ use crate::support::*;
 
 const OUTAGE: Duration = Duration::from_secs(60);
 
-/// The requests that a gateway sees, second by second, which answers 503 to
+/// The requests that a gateway sees, second by second, which answers `status` to
 /// everything for a minute, while `per_second` calls are made at an even pace;
 /// and the calls that succeed, by the second in which they were made.
-async fn storm(per_second: u32) -> (Vec<u32>, Vec<u32>) {
+async fn storm(status: u16, per_second: u32) -> (Vec<u32>, Vec<u32>) {
     let gateway = Gateway::default();
     let start = Instant::now();
-    gateway.0.lock().unwrap().down_until = Some(start + OUTAGE);
-    let layer = RetryLayer::new(RetryPolicy::default());
+    gateway.0.lock().unwrap().down = Some((status, start + OUTAGE));
+    let calls = AtomicU64::new(0);
+    let seed = move || calls.fetch_add(1, Ordering::Relaxed);
+    let layer = RetryLayer::new(RetryPolicy::builder().seed(seed).build().unwrap());
     let seconds = 70;
     let mut calls = Vec::new();
     let mut pace = tokio::time::interval(Duration::from_secs(1) / per_second);
@@ -45,25 +48,35 @@ async fn storm(per_second: u32) -> (Vec<u32>, Vec<u32>) {
     (seen, succeeded)
 }
 
-#[tokio::test(start_paused = true)]
-async fn an_outage_sees_at_most_a_fifth_more_than_the_fresh_load() {
-    for per_second in [10, 50, 200] {
-        let (seen, _) = storm(per_second).await;
-        let after_ten: u32 = seen[10..60].iter().sum();
-        let fresh = per_second * 50;
-        assert!(after_ten >= fresh);
-        assert!(after_ten * 10 <= fresh * 12, "{after_ten} for {fresh}");
-        println!(
-            "{per_second}/s: {:.3} of the fresh load",
-            f64::from(after_ten) / f64::from(fresh)
-        );
-    }
+/// What the gateway sees beyond the fresh load of the last fifty seconds.
+async fn retries(status: u16, per_second: u32) -> u32 {
+    let (seen, _) = storm(status, per_second).await;
+    let all: u32 = seen[10..60].iter().sum();
+    let fresh = per_second * 50;
+    let load = f64::from(all) / f64::from(fresh);
+    println!("{per_second}/s, {status}: {load:.3} of the fresh load");
+    assert!(all >= fresh && all * 10 <= fresh * 12, "{all} for {fresh}");
+    all - fresh
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_full_rate_is_back_within_two_seconds() {
+async fn an_outage_sees_at_most_a_fifth_more_than_the_fresh_load() {
     for per_second in [10, 50, 200] {
-        let (_, succeeded) = storm(per_second).await;
+        assert!(retries(503, per_second).await <= 50);
+    }
+}
+
+/// Half the price makes it two retries a second, where a 503 sees one.
+#[tokio::test(start_paused = true)]
+async fn so_does_a_provider_that_throttles_everything() {
+    for per_second in [10, 50, 200] {
+        assert!(retries(429, per_second).await <= 100);
+    }
+}
+
+async fn recovers(status: u16) {
+    for per_second in [10, 50, 200] {
+        let (_, succeeded) = storm(status, per_second).await;
         assert!(succeeded[..50].iter().all(|&n| n == 0));
         assert!(
             succeeded[62..].iter().all(|&n| n == per_second),
@@ -71,4 +84,10 @@ async fn the_full_rate_is_back_within_two_seconds() {
         );
         println!("{per_second}/s: {:?}", &succeeded[58..64]);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_full_rate_is_back_within_two_seconds() {
+    recovers(503).await;
+    recovers(429).await;
 }

@@ -30,8 +30,8 @@ pub(crate) struct Inner {
     /// How long each attempt takes; then all take `takes`.
     lasting: VecDeque<Duration>,
     takes: Duration,
-    /// Everything is answered with 503 until then.
-    pub(crate) down_until: Option<Instant>,
+    /// Everything is answered with this status until then.
+    pub(crate) down: Option<(u16, Instant)>,
     pub(crate) seen: Vec<Seen>,
     under_way: usize,
     ended: usize,
@@ -124,8 +124,8 @@ impl Service<Request<ReplayBody<Full<Bytes>>>> for Gateway {
                     headers: parts.headers,
                     body,
                 });
-                let answer = match inner.down_until {
-                    Some(end) if at < end => Some(Ok(status(503))),
+                let answer = match inner.down {
+                    Some((code, end)) if at < end => Some(Ok(status(code))),
                     _ => inner.answers.pop_front(),
                 };
                 (answer, inner.lasting.pop_front().unwrap_or(inner.takes))
