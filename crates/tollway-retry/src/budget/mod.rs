@@ -315,7 +315,9 @@ fn thousandths(field: &'static str, value: f64) -> Result<u64, InvalidPolicy> {
     Ok(scaled.round() as u64)
 }
 
-#[cfg(all(test, loom))]
+#[cfg(test)]
+#[cfg(loom)]
 mod models;
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests;
