@@ -135,6 +135,7 @@ mod routes;
 mod snapshot;
 mod state;
 mod sync;
+mod tally;
 mod time;
 mod window;
 

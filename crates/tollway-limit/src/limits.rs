@@ -17,7 +17,7 @@ use crate::permit::Permit;
 use crate::quota::level;
 use crate::routes::{self, Home, Route, Routes};
 use crate::state::{Admission, State, Wakers};
-use crate::sync::{Mutex, lock};
+use crate::sync::{Mutex, MutexGuard, lock};
 use crate::time::{Nanos, Origin, now};
 
 /// A provider's limits, and how much of them is used.
@@ -254,11 +254,18 @@ impl Shared {
         })
     }
 
+    /// Takes the lock, and sees to it that time doesn't go backwards.
+    #[inline]
+    pub(crate) fn enter(&self, now: Nanos) -> (MutexGuard<'_, Core>, Nanos) {
+        let mut core = lock(&self.core);
+        let now = core.state.tick(now);
+        (core, now)
+    }
+
     /// The same, by a task that sets the timer itself.
     fn decide<R>(&self, now: Nanos, decide: impl FnOnce(&mut Core, Nanos, &mut Wakers) -> R) -> R {
         let mut wakers = Wakers::new();
-        let mut core = lock(&self.core);
-        let now = core.state.tick(now);
+        let (mut core, now) = self.enter(now);
         let decision = decide(&mut core, now, &mut wakers);
         drop(core);
         if !wakers.is_empty() {
@@ -268,6 +275,7 @@ impl Shared {
     }
 
     /// Asks for a permit. Without a `waker` it doesn't wait.
+    #[inline]
     pub(crate) fn ask(
         self: Arc<Self>,
         call: &Call<'_>,
@@ -277,6 +285,39 @@ impl Shared {
         let level = level(call.priority);
         let deadline = call.deadline.map(|deadline| self.nanos(deadline.instant()));
         let now = self.nanos(now);
+        match self.take_at_once(level, deadline, now) {
+            Some((plan, at)) => Asked::Granted(Permit::new(self, plan, level, at)),
+            None => self.ask_at_length(call, level, deadline, now, waker),
+        }
+    }
+
+    /// A permit, where every call has the same plan, there is room, and nobody
+    /// waits.
+    fn take_at_once(
+        &self,
+        level: usize,
+        deadline: Option<Nanos>,
+        now: Nanos,
+    ) -> Option<(Plan, Nanos)> {
+        if !self.is_plain.load(Ordering::Relaxed) {
+            return None;
+        }
+        let (mut core, now) = self.enter(now);
+        let Core { only, state, .. } = &mut *core;
+        let plan = only.as_ref()?;
+        let taken = state.take_at_once(plan, level, deadline, now);
+        // Copies plain numbers, where `clone` goes through an iterator.
+        taken.then(|| (Plan::from_slice(plan), now))
+    }
+
+    fn ask_at_length(
+        self: Arc<Self>,
+        call: &Call<'_>,
+        level: usize,
+        deadline: Option<Nanos>,
+        now: Nanos,
+        waker: Option<&Waker>,
+    ) -> Asked {
         let admit = |core: &mut Core, plan: Plan, now, wakers: &mut Wakers| {
             let state = &mut core.state;
             let admission = state.admit(&plan, level, deadline, now, waker, wakers);
@@ -286,20 +327,10 @@ impl Shared {
             }
             (plan, admission)
         };
-        let mut asked = None;
-        if self.is_plain.load(Ordering::Relaxed) {
-            asked = self.decide(now, |core, now, wakers| {
-                let plan = Plan::from_slice(core.only.as_ref()?);
-                Some(admit(core, plan, now, wakers))
-            });
-        }
         let (plan, admission) = loop {
-            if let Some(asked) = asked {
-                break asked;
-            }
             let routes = self.routes.load();
             let route = routes.route(call);
-            asked = self.decide(now, |core, now, wakers| {
+            let asked = self.decide(now, |core, now, wakers| {
                 // New limits may have come in between; then this route leads
                 // astray, and the next one is looked up.
                 if core.version != routes.version {
@@ -308,6 +339,9 @@ impl Shared {
                 let plan = core.plan(&route, now);
                 Some(admit(core, plan, now, wakers))
             });
+            if let Some(asked) = asked {
+                break asked;
+            }
         };
         let error = match admission {
             Admission::Granted(at) => {

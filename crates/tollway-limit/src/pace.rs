@@ -61,7 +61,8 @@ impl Pace {
 /// The mean of a stream of durations, weighted towards the last few hundred.
 #[derive(Debug, Default)]
 pub(crate) struct Mean {
-    nanos: f64,
+    /// The mean, [`MEMORY`] times.
+    total: Nanos,
     seen: u32,
 }
 
@@ -69,23 +70,19 @@ pub(crate) struct Mean {
 const MEMORY: u32 = 256;
 
 impl Mean {
-    #[expect(clippy::cast_precision_loss, reason = "a mean of durations")]
     pub(crate) fn add(&mut self, sample: Nanos) {
-        let change = sample as f64 - self.nanos;
         if self.seen < MEMORY {
             self.seen += 1;
-            self.nanos += change / f64::from(self.seen);
+            let sample = sample.saturating_mul(Nanos::from(MEMORY));
+            let count = Nanos::from(self.seen);
+            // What the first few make up is their plain mean.
+            self.total = self.total - self.total / count + sample / count;
         } else {
-            self.nanos += change * (1.0 / MEMORY as f64);
+            self.total = (self.total - self.nanos()).saturating_add(sample);
         }
     }
 
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "a mean of durations isn't negative, and the cast saturates"
-    )]
     pub(crate) fn nanos(&self) -> Nanos {
-        self.nanos as Nanos
+        self.total / Nanos::from(MEMORY)
     }
 }

@@ -73,6 +73,9 @@ impl Permit {
             Verdict::NotExecuted { retry_after, scope } => Some((retry_after, scope)),
             _ => None,
         };
+        if refused.is_none() && said.is_empty() && self.finish_at_once(now) {
+            return;
+        }
         self.shared.with(now, |core, now, wakers| {
             let state = &mut core.state;
             if let Some((retry_after, scope)) = refused {
@@ -80,11 +83,7 @@ impl Permit {
             }
             // It is over before what is left is reckoned: the provider has
             // counted it, and those still in flight perhaps not.
-            for &meter in &self.plan {
-                if let Some(meter) = state.meters.get_mut(meter as usize) {
-                    meter.gauge.finish(level, sent, now);
-                }
-            }
+            state.finish(&self.plan, level, sent, now);
             feedback::tighten(state, &self.plan, said, now);
             state.serve_plan(&self.plan, now, wakers);
         });
@@ -98,6 +97,13 @@ impl Permit {
                 "the provider refused an attempt"
             );
         }
+    }
+
+    /// Nobody waits for its place, as a rule; then that is all there is to it.
+    fn finish_at_once(&self, now: Nanos) -> bool {
+        let level = usize::from(self.level);
+        let (mut core, now) = self.shared.enter(now);
+        core.state.finish_at_once(&self.plan, level, self.sent, now)
     }
 
     /// The attempt was certainly never sent: its place is free again.
@@ -115,6 +121,9 @@ impl Drop for Permit {
     fn drop(&mut self) {
         if !self.over {
             let now = self.shared.nanos(now());
+            if self.finish_at_once(now) {
+                return;
+            }
             let (level, sent) = (usize::from(self.level), self.sent);
             self.shared
                 .change(&self.plan, now, |gauge, now| gauge.finish(level, sent, now));

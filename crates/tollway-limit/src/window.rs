@@ -1,9 +1,9 @@
-//! Attempts that have been counted and are not yet a window old, and attempts
-//! that may not have arrived yet.
+//! Attempts that have been counted and are not yet a window old.
 
 use std::collections::VecDeque;
 
 use crate::quota::LEVELS;
+use crate::tally::Tally;
 use crate::time::Nanos;
 
 /// An instant and a level in one word. The instant is rounded up to 4 ns: late
@@ -32,7 +32,7 @@ impl Stamp {
 #[derive(Debug, Default)]
 pub(crate) struct Window {
     ring: VecDeque<Stamp>,
-    counted: [u32; LEVELS],
+    counted: Tally,
 }
 
 impl Window {
@@ -42,7 +42,7 @@ impl Window {
             if stamp.at() > now {
                 break;
             }
-            self.counted[stamp.level()] -= 1;
+            self.counted.remove(stamp.level());
             self.ring.pop_front();
         }
     }
@@ -53,7 +53,7 @@ impl Window {
         // then it waits for the one before it.
         let last = self.ring.back().map_or(0, |stamp| stamp.at());
         self.ring.push_back(Stamp::new(free_at.max(last), level));
-        self.counted[level] += 1;
+        self.counted.add(level);
     }
 
     /// When the `index`th of the counted attempts makes place.
@@ -62,7 +62,7 @@ impl Window {
     }
 
     pub(crate) fn counted(&self, level: usize) -> u32 {
-        self.counted[level]
+        self.counted.of(level)
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -74,76 +74,5 @@ impl Window {
         for stamp in &mut self.ring {
             *stamp = Stamp::new(stamp.at().saturating_add(by), stamp.level());
         }
-    }
-}
-
-/// Attempts that may still be on their way, in the order of sending: those
-/// that are counted from sending plus a margin, until then or until answered.
-#[derive(Debug, Default)]
-pub(crate) struct Pending {
-    ring: VecDeque<Sent>,
-}
-
-#[derive(Debug)]
-struct Sent {
-    at: Nanos,
-    level: usize,
-    answered: bool,
-}
-
-impl Pending {
-    pub(crate) fn push(&mut self, at: Nanos, level: usize) {
-        self.ring.push_back(Sent {
-            at,
-            level,
-            answered: false,
-        });
-    }
-
-    /// Marks an attempt sent at `at` as over, and says whether it was still
-    /// pending. Two that were sent at once are the same to every rule.
-    pub(crate) fn answer(&mut self, at: Nanos, level: usize) -> bool {
-        let start = self.ring.partition_point(|sent| sent.at < at);
-        let found = self
-            .ring
-            .range_mut(start..)
-            .take_while(|sent| sent.at == at)
-            .find(|sent| sent.level == level && !sent.answered);
-        match found {
-            Some(sent) => {
-                sent.answered = true;
-                true
-            }
-            None => false,
-        }
-    }
-
-    /// Takes out the first that was sent at `until` or before, if it is still
-    /// unanswered: its sending and level.
-    pub(crate) fn overdue(&mut self, until: Option<Nanos>) -> Option<(Nanos, usize)> {
-        while let Some(sent) = self.ring.front() {
-            if !sent.answered && until.is_none_or(|until| sent.at > until) {
-                return None;
-            }
-            let sent = self.ring.pop_front()?;
-            if !sent.answered {
-                return Some((sent.at, sent.level));
-            }
-        }
-        None
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.ring.is_empty()
-    }
-
-    /// When the first of those unanswered was sent.
-    pub(crate) fn first_sent(&self) -> Option<Nanos> {
-        let mut unanswered = self.ring.iter().filter(|sent| !sent.answered);
-        unanswered.next().map(|sent| sent.at)
-    }
-
-    pub(crate) fn drain(&mut self) {
-        self.ring.clear();
     }
 }

@@ -28,7 +28,7 @@ impl Gauge {
             }
             Rate::Bucket { burst, .. } => {
                 let interval = self.pace.interval();
-                let behind = Nanos::from(self.uncertain.total) + Nanos::from(ahead) + 1;
+                let behind = Nanos::from(self.uncertain().total()) + Nanos::from(ahead) + 1;
                 let level = self.drained_at.max(now);
                 at.max(
                     level
@@ -40,19 +40,23 @@ impl Gauge {
     }
 
     fn window_earliest(&self, limit: u32, window: Nanos, ahead: u32, now: Nanos) -> Nanos {
-        let used = u64::from(self.taken_places());
-        let limit = u64::from(limit);
-        let Some(index) = (used + u64::from(ahead)).checked_sub(limit) else {
-            return now;
-        };
+        let (used, limit, ahead) = (
+            u64::from(self.taken_places()),
+            u64::from(limit),
+            u64::from(ahead),
+        );
         // The places come free one by one, and each comes free again a window
-        // later at the earliest.
-        let place = usize::try_from(index % limit).unwrap_or(usize::MAX);
-        let first = match self.window.free_at(place) {
-            Some(at) => at,
-            None if index % limit < used => now.saturating_add(window),
+        // later at the earliest. More may be taken than there are, where the
+        // limit was lowered.
+        let rounds = (ahead / limit).saturating_mul(window);
+        let first = match (used + ahead % limit).checked_sub(limit) {
             None => now,
+            Some(index) => self
+                .window
+                .free_at(usize::try_from(index).unwrap_or(usize::MAX))
+                // Still in flight.
+                .unwrap_or_else(|| now.saturating_add(window)),
         };
-        first.saturating_add((index / limit).saturating_mul(window))
+        first.saturating_add(rounds)
     }
 }

@@ -1,13 +1,18 @@
 //! The state of one quota: what it has let through, and when it lets the next
 //! through.
 
+mod feedback;
 mod foretell;
+mod pending;
 mod shares;
 
 use crate::pace::{Mean, Pace};
 use crate::quota::{CountFrom, LEVELS, Quota, Rate, Shape};
+use crate::tally::Tally;
 use crate::time::{NANOS_PER_MILLI, NANOS_PER_SEC, Nanos, nanos};
-use crate::window::{Pending, Window};
+use crate::window::Window;
+use feedback::Ceiling;
+use pending::Pending;
 
 /// Why a gauge lets nothing through now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,34 +23,28 @@ pub(crate) enum Full {
     UntilEvent,
 }
 
-/// What the provider said is left, where that is less than we believed.
-#[derive(Clone, Copy, Debug)]
-struct Ceiling {
-    left: u32,
-    until: Nanos,
-}
-
 /// The state of one quota.
 #[derive(Debug)]
 pub(crate) struct Gauge {
     quota: Quota,
     /// The quota's window or period.
     window_nanos: Nanos,
-    /// The quota's margin, where it counts from sending.
-    margin: Option<Nanos>,
+    /// Whether the shape, rather than a pause, spreads the attempts.
+    is_paced: bool,
     /// Whether any share is reserved.
     has_shares: bool,
     /// Granted and not over, by level.
     in_flight: Tally,
-    /// Of those, the ones that may still arrive at any time, by level.
-    uncertain: Tally,
-    pending: Pending,
+    /// Those that may not have arrived yet, where the quota counts from sending.
+    pending: Option<Pending>,
     window: Window,
     /// A bucket's: when all that was counted has drained.
     drained_at: Nanos,
     pace: Pace,
     /// From the taking of a permit until it was counted.
     hold: Mean,
+    /// The one that the pace was set by.
+    paced_by: Nanos,
     paused_until: Nanos,
     /// Until then it goes gently, whatever its shape.
     gentle_until: Nanos,
@@ -56,45 +55,25 @@ pub(crate) struct Gauge {
     waiting: [u32; LEVELS],
 }
 
-/// So many by level, and in total.
-#[derive(Clone, Copy, Debug, Default)]
-struct Tally {
-    by_level: [u32; LEVELS],
-    total: u32,
-}
-
-impl Tally {
-    fn add(&mut self, level: usize) {
-        self.by_level[level] += 1;
-        self.total += 1;
-    }
-
-    fn remove(&mut self, level: usize) {
-        if let Some(less) = self.by_level[level].checked_sub(1) {
-            self.by_level[level] = less;
-            self.total -= 1;
-        }
-    }
-}
-
 /// The spacing after a pause where a quota states no rate.
 const GENTLE_INTERVAL: Nanos = 20 * NANOS_PER_MILLI;
 /// For how long after a pause such a quota goes gently.
 const GENTLE_PERIOD: Nanos = NANOS_PER_SEC;
+
 impl Gauge {
     pub(crate) fn new(quota: Quota) -> Self {
         let mut gauge = Self {
             quota,
             window_nanos: 0,
-            margin: None,
+            is_paced: false,
             has_shares: false,
             in_flight: Tally::default(),
-            uncertain: Tally::default(),
-            pending: Pending::default(),
+            pending: None,
             window: Window::default(),
             drained_at: 0,
             pace: Pace::default(),
             hold: Mean::default(),
+            paced_by: 0,
             paused_until: 0,
             gentle_until: 0,
             ceiling: None,
@@ -102,6 +81,7 @@ impl Gauge {
             waiting: [0; LEVELS],
         };
         gauge.prepare();
+        gauge.count_anew(0);
         gauge
     }
 
@@ -112,10 +92,7 @@ impl Gauge {
             Rate::Window { window, .. } => nanos(window),
             Rate::Bucket { per, .. } => nanos(per),
         };
-        self.margin = match self.quota.count_from {
-            CountFrom::Response => None,
-            CountFrom::Sending { margin } => Some(nanos(margin)),
-        };
+        self.is_paced = self.quota.shape == Shape::Paced && self.quota.rate != Rate::Unlimited;
         self.has_shares = self.quota.reserved != [0; LEVELS];
         self.set_interval();
     }
@@ -129,16 +106,7 @@ impl Gauge {
         self.settle(now);
         let old = std::mem::replace(&mut self.quota, quota);
         if old.count_from != quota.count_from {
-            // Everything in flight becomes uncertain until it is answered.
-            self.pending.drain();
-            self.uncertain = self.in_flight;
-            if matches!(quota.count_from, CountFrom::Sending { .. }) {
-                for level in 0..LEVELS {
-                    for _ in 0..self.in_flight.by_level[level] {
-                        self.pending.push(now, level);
-                    }
-                }
-            }
+            self.count_anew(now);
         }
         // A place that was to be free after the old window is free after the
         // new one. A shorter window lets them run out as they stand.
@@ -148,6 +116,30 @@ impl Gauge {
             self.window.delay(nanos(is.saturating_sub(was)));
         }
         self.prepare();
+    }
+
+    /// Counts attempts in flight from where the quota says.
+    fn count_anew(&mut self, now: Nanos) {
+        self.pending = match self.quota.count_from {
+            CountFrom::Response => None,
+            CountFrom::Sending { margin } => {
+                let mut pending = Pending::new(nanos(margin));
+                for level in 0..LEVELS {
+                    for _ in 0..self.in_flight.of(level) {
+                        pending.push(now, level);
+                    }
+                }
+                Some(pending)
+            }
+        };
+    }
+
+    /// Attempts that may still arrive at any time.
+    fn uncertain(&self) -> &Tally {
+        match &self.pending {
+            Some(pending) => pending.unanswered(),
+            None => &self.in_flight,
+        }
     }
 
     /// Limits nothing from now on.
@@ -164,12 +156,13 @@ impl Gauge {
 
     fn set_interval(&mut self) {
         let window = self.window_nanos;
+        self.paced_by = self.hold.nanos();
         self.pace.set_interval(match self.quota.rate {
             Rate::Unlimited => GENTLE_INTERVAL,
             // One less than the limit, over the window and the time that a
             // place is held beyond it: see `goodput`.
             Rate::Window { limit, .. } => {
-                let cycle = window.saturating_add(self.hold.nanos());
+                let cycle = window.saturating_add(self.paced_by);
                 cycle.div_ceil(Nanos::from(limit.saturating_sub(1).max(1)))
             }
             Rate::Bucket { limit, .. } => window.div_ceil(Nanos::from(limit.max(1))),
@@ -179,10 +172,22 @@ impl Gauge {
     /// Whether an attempt of `level` may go now.
     pub(crate) fn room(&mut self, level: usize, now: Nanos) -> Result<(), Full> {
         self.settle(now);
-        let full = match self.frees(level, now) {
-            Some(at) if at <= now => return Ok(()),
+        match self.frees(level, now) {
+            Some(at) if at <= now => Ok(()),
+            at => Err(self.full(at, level, now)),
+        }
+    }
+
+    /// Why there is no room, where there is some at `at`.
+    #[cold]
+    fn full(&self, at: Option<Nanos>, level: usize, now: Nanos) -> Full {
+        let full = match at {
             Some(at) => Full::Until(at),
-            None => self.uncertain_until(),
+            // When to look again, where places hang on attempts in flight.
+            None => match self.pending.as_ref().and_then(Pending::first) {
+                Some(at) => Full::Until(at),
+                None => Full::UntilEvent,
+            },
         };
         // What is kept for others may be lent out again before that.
         let lapse = if self.has_shares {
@@ -190,11 +195,11 @@ impl Gauge {
         } else {
             None
         };
-        Err(match (lapse, full) {
+        match (lapse, full) {
             (Some(lapse), Full::Until(at)) => Full::Until(at.min(lapse)),
             (Some(lapse), Full::UntilEvent) => Full::Until(lapse),
             (None, full) => full,
-        })
+        }
     }
 
     /// When an attempt of `level` may go: the past, a time, or `None` where
@@ -213,21 +218,30 @@ impl Gauge {
             Rate::Bucket { burst, .. } => self.bucket_frees(burst, level, now)?,
         });
         if let Some(limit) = self.quota.in_flight {
-            let used = |other: usize| self.in_flight.by_level[other];
+            let used = |other: usize| self.in_flight.of(other);
             let kept = self.kept_from(level, limit, used, now);
-            if self.in_flight.total + kept >= limit {
+            if self.in_flight.total() + kept >= limit {
                 return None;
             }
         }
         Some(at)
     }
 
+    /// Takes an attempt of `level` if it may go now.
+    #[inline]
+    pub(crate) fn take_if_room(&mut self, level: usize, now: Nanos) -> bool {
+        let has_room = self.room(level, now).is_ok();
+        if has_room {
+            self.take(level, now);
+        }
+        has_room
+    }
+
     /// Takes an attempt of `level`. There must be room.
     pub(crate) fn take(&mut self, level: usize, now: Nanos) {
         self.in_flight.add(level);
-        self.uncertain.add(level);
-        if self.margin.is_some() {
-            self.pending.push(now, level);
+        if let Some(pending) = &mut self.pending {
+            pending.push(now, level);
         }
         self.pace.take(now);
         if let Some(ceiling) = &mut self.ceiling {
@@ -259,11 +273,12 @@ impl Gauge {
     }
 
     /// An attempt that was taken at `sent` is over: answered or failed.
+    #[inline]
     pub(crate) fn finish(&mut self, level: usize, sent: Nanos, now: Nanos) {
-        self.settle(now);
+        self.count_overdue(now);
         self.in_flight.remove(level);
         self.saw(level, now);
-        if self.was_uncertain(level, sent) {
+        if self.answer(level, sent) {
             self.count(level, sent, now);
         }
     }
@@ -272,9 +287,7 @@ impl Gauge {
     pub(crate) fn give_back(&mut self, level: usize, sent: Nanos, now: Nanos) {
         self.settle(now);
         self.in_flight.remove(level);
-        if self.was_uncertain(level, sent) {
-            self.uncertain.remove(level);
-        }
+        self.answer(level, sent);
         self.pace.give_back(sent);
         if let Some(ceiling) = &mut self.ceiling {
             ceiling.left = ceiling.left.saturating_add(1);
@@ -284,45 +297,53 @@ impl Gauge {
     /// An attempt that was taken at `sent` is sent only now.
     pub(crate) fn resend(&mut self, level: usize, sent: Nanos, now: Nanos) {
         self.settle(now);
-        if self.margin.is_none() {
-            return;
-        }
-        if !self.pending.answer(sent, level) {
-            // It was counted as sent long ago, and is counted again: too much
+        if let Some(pending) = &mut self.pending {
+            // If it was counted as sent long ago, it is counted again: too much
             // is safe, too little isn't.
-            self.uncertain.add(level);
+            pending.answer(sent, level);
+            pending.push(now, level);
         }
-        self.pending.push(now, level);
     }
 
-    fn was_uncertain(&mut self, level: usize, sent: Nanos) -> bool {
-        self.margin.is_none() || self.pending.answer(sent, level)
+    /// Notes that an attempt is over, and says whether it is yet to be counted.
+    fn answer(&mut self, level: usize, sent: Nanos) -> bool {
+        match &mut self.pending {
+            Some(pending) => pending.answer(sent, level),
+            None => true,
+        }
     }
 
     /// Brings the state up to `now`.
+    #[inline]
     fn settle(&mut self, now: Nanos) {
-        if let Some(margin) = self.margin {
-            let until = now.checked_sub(margin);
-            while let Some((sent, level)) = self.pending.overdue(until) {
-                self.count(level, sent, sent.saturating_add(margin));
-            }
-        }
+        self.count_overdue(now);
         self.window.expire(now);
         if self.ceiling.is_some_and(|ceiling| ceiling.until <= now) {
             self.ceiling = None;
         }
     }
 
+    /// Counts those that were sent a margin ago.
+    #[inline]
+    fn count_overdue(&mut self, now: Nanos) {
+        while let Some(pending) = &mut self.pending
+            && let Some((sent, level, counts)) = pending.overdue(now)
+        {
+            self.count(level, sent, counts);
+        }
+    }
+
     /// Counts an attempt as having arrived at `at`, at the latest.
     fn count(&mut self, level: usize, sent: Nanos, at: Nanos) {
-        self.uncertain.remove(level);
         match self.quota.rate {
             Rate::Unlimited => {}
             Rate::Window { .. } => {
                 let free_at = at.saturating_add(self.window_nanos);
                 self.window.count(free_at, level);
                 self.hold.add(at.saturating_sub(sent));
-                if self.is_always_paced() {
+                // A division each time would be dear, and so fine a pace idle.
+                let change = self.hold.nanos().abs_diff(self.paced_by);
+                if self.is_paced && change > self.window_nanos >> 16 {
                     self.set_interval();
                 }
             }
@@ -339,7 +360,7 @@ impl Gauge {
         let kept = self.kept_from(level, limit, |other| self.used(other), now);
         // The pace fills one place less than the limit; a share of what it
         // leaves empty would be no share.
-        let idle = u32::from(kept > 0 && kept + 1 < limit && self.is_always_paced());
+        let idle = u32::from(kept > 0 && kept + 1 < limit && self.is_paced);
         let short = (self.taken_places() + kept + 1 + idle).saturating_sub(limit);
         match short.checked_sub(1) {
             None => Some(now),
@@ -350,72 +371,31 @@ impl Gauge {
     /// The same for a bucket. What is in flight may all arrive at once, so it
     /// takes its full part of the burst.
     fn bucket_frees(&self, burst: u32, level: usize, now: Nanos) -> Option<Nanos> {
-        let used = |other: usize| self.uncertain.by_level[other];
-        let kept = self.kept_from(level, burst, used, now);
-        let left = burst.checked_sub(self.uncertain.total + kept + 1)?;
+        let uncertain = self.uncertain();
+        let kept = self.kept_from(level, burst, |other| uncertain.of(other), now);
+        let left = burst.checked_sub(uncertain.total() + kept + 1)?;
         let slack = self.pace.interval().saturating_mul(Nanos::from(left));
         Some(self.drained_at.saturating_sub(slack))
-    }
-
-    /// When to look again, where places hang on attempts in flight.
-    fn uncertain_until(&self) -> Full {
-        match (self.margin, self.pending.first_sent()) {
-            (Some(margin), Some(sent)) => Full::Until(sent.saturating_add(margin)),
-            _ => Full::UntilEvent,
-        }
-    }
-
-    fn is_always_paced(&self) -> bool {
-        self.quota.shape == Shape::Paced && self.quota.rate != Rate::Unlimited
     }
 
     /// Before when the pace lets nothing through, with so much `more` of the
     /// schedule ahead: it binds for good, or for a while after a pause.
     fn paced_until(&self, more: Nanos) -> Nanos {
         let next = self.pace.next().saturating_add(more);
-        if self.is_always_paced() {
+        if self.is_paced {
             next
         } else {
             next.min(self.gentle_until)
         }
     }
 
-    /// Lets nothing through for `period`, and goes gently after it.
-    pub(crate) fn pause(&mut self, now: Nanos, period: Nanos) {
-        let until = now.saturating_add(period);
-        if until <= self.paused_until {
-            return;
-        }
-        self.paused_until = until;
-        // No sooner than the pause before said, even if the window is shorter
-        // by now.
-        let gentle_until = until.saturating_add(self.window_nanos);
-        self.gentle_until = self.gentle_until.max(gentle_until);
-        self.set_interval();
-        self.pace.hold_until(until);
-    }
-
-    /// The provider says that `left` more are allowed within `period`. What is
-    /// in flight may not be counted in that yet.
-    pub(crate) fn tighten(&mut self, left: u32, period: Nanos, now: Nanos) {
-        self.settle(now);
-        let left = left.saturating_sub(self.in_flight.total);
-        if self.ceiling.is_none_or(|ceiling| left < ceiling.left) {
-            self.ceiling = Some(Ceiling {
-                left,
-                until: now.saturating_add(period),
-            });
-        }
-    }
-
     /// Whether nothing would be lost by forgetting it.
     pub(crate) fn is_idle(&mut self, now: Nanos) -> bool {
         self.settle(now);
-        self.in_flight.total == 0
-            && self.uncertain.total == 0
+        self.in_flight.total() == 0
+            && self.uncertain().total() == 0
             && self.waiting == [0; LEVELS]
             && self.window.len() == 0
-            && self.pending.is_empty()
             && self.ceiling.is_none()
             && self
                 .drained_at
@@ -426,7 +406,7 @@ impl Gauge {
     }
 
     pub(crate) fn in_flight(&self) -> u32 {
-        self.in_flight.total
+        self.in_flight.total()
     }
 
     /// How many of the limit's places are taken.
@@ -438,9 +418,8 @@ impl Gauge {
             Rate::Bucket { .. } => {
                 let level = self.drained_at.saturating_sub(now);
                 let drops = level.div_ceil(self.pace.interval().max(1));
-                self.uncertain
-                    .total
-                    .saturating_add(u32::try_from(drops).unwrap_or(u32::MAX))
+                let drops = u32::try_from(drops).unwrap_or(u32::MAX);
+                self.uncertain().total().saturating_add(drops)
             }
         }
     }
@@ -451,12 +430,12 @@ impl Gauge {
 
     /// How many places of the window attempts of a level take.
     fn used(&self, level: usize) -> u32 {
-        self.uncertain.by_level[level] + self.window.counted(level)
+        self.uncertain().of(level) + self.window.counted(level)
     }
 
     /// How many places of the window are taken in all.
     fn taken_places(&self) -> u32 {
         let counted = u32::try_from(self.window.len()).unwrap_or(u32::MAX);
-        self.uncertain.total.saturating_add(counted)
+        self.uncertain().total().saturating_add(counted)
     }
 }

@@ -15,6 +15,7 @@ impl Gauge {
 
     /// How much of `limit` is kept from `level`, for other levels that are
     /// about and have not used their share.
+    #[inline]
     pub(super) fn kept_from(
         &self,
         level: usize,
@@ -22,9 +23,20 @@ impl Gauge {
         used: impl Fn(usize) -> u32,
         now: Nanos,
     ) -> u32 {
-        if !self.has_shares {
-            return 0;
+        match self.has_shares {
+            true => self.shares_kept_from(level, limit, used, now),
+            false => 0,
         }
+    }
+
+    #[inline(never)]
+    fn shares_kept_from(
+        &self,
+        level: usize,
+        limit: u32,
+        used: impl Fn(usize) -> u32,
+        now: Nanos,
+    ) -> u32 {
         let mut kept = 0;
         for (other, &percent) in self.quota.reserved.iter().enumerate() {
             if percent > 0 && other != level && self.is_about(other, now) {
@@ -37,7 +49,7 @@ impl Gauge {
     }
 
     fn is_about(&self, level: usize, now: Nanos) -> bool {
-        self.in_flight.by_level[level] > 0
+        self.in_flight.of(level) > 0
             || self.waiting[level] > 0
             || self.lent_out_at(level).is_some_and(|at| now < at)
     }
@@ -56,7 +68,7 @@ impl Gauge {
     pub(super) fn lapse(&self, level: usize, now: Nanos) -> Option<Nanos> {
         (0..LEVELS)
             .filter(|&other| other != level && self.quota.reserved[other] > 0)
-            .filter(|&other| self.in_flight.by_level[other] == 0 && self.waiting[other] == 0)
+            .filter(|&other| self.in_flight.of(other) == 0 && self.waiting[other] == 0)
             .filter_map(|other| self.lent_out_at(other))
             .filter(|&at| at > now)
             .min()

@@ -1,0 +1,41 @@
+//! What the provider's answers change.
+
+use super::Gauge;
+use crate::time::Nanos;
+
+/// What the provider said is left, where that is less than we believed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ceiling {
+    pub(super) left: u32,
+    pub(super) until: Nanos,
+}
+
+impl Gauge {
+    /// Lets nothing through for `period`, and goes gently after it.
+    pub(crate) fn pause(&mut self, now: Nanos, period: Nanos) {
+        let until = now.saturating_add(period);
+        if until <= self.paused_until {
+            return;
+        }
+        self.paused_until = until;
+        // No sooner than the pause before said, even if the window is shorter
+        // by now.
+        let gentle_until = until.saturating_add(self.window_nanos);
+        self.gentle_until = self.gentle_until.max(gentle_until);
+        self.set_interval();
+        self.pace.hold_until(until);
+    }
+
+    /// The provider says that `left` more are allowed within `period`. What is
+    /// in flight may not be counted in that yet.
+    pub(crate) fn tighten(&mut self, left: u32, period: Nanos, now: Nanos) {
+        self.settle(now);
+        let left = left.saturating_sub(self.in_flight.total());
+        if self.ceiling.is_none_or(|ceiling| left < ceiling.left) {
+            self.ceiling = Some(Ceiling {
+                left,
+                until: now.saturating_add(period),
+            });
+        }
+    }
+}
