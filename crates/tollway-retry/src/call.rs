@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use http::{Request, Response};
 use http_body::Body;
 use tokio::time::Instant;
-use tollway_core::{Attempt, BoxError, Deadline, Fault, Judgement, Phase, Verdict};
+use tollway_core::{Attempt, BoxError, Fault, Judgement, Phase, Verdict};
 use tower_service::Service;
 
 use crate::budget::{Cost, Withdrawal};
@@ -15,7 +15,7 @@ use crate::decide::{Course, Decision, Situation, asked_for};
 use crate::drain::Drain;
 use crate::head::{Evidence, KeptHead};
 use crate::policy::Settings;
-use crate::replay::Replay;
+use crate::replay::{Opening, Replay};
 use crate::story::{AttemptRecord, Attempts, Outcome, Records, Stop};
 use crate::{ReplayBody, RetryError, RetryPolicy, Seed, telemetry};
 
@@ -47,7 +47,6 @@ pub(crate) struct Progress {
     course: Course,
     records: Records,
     evidence: Evidence,
-    deadline: Option<Deadline>,
     /// The number of the latest attempt.
     attempt: Attempt,
     /// The attempt that is waited for.
@@ -83,31 +82,27 @@ where
     B: Body + Unpin,
     B::Error: Into<BoxError>,
 {
-    /// The call, and its first attempt.
+    /// A call with this request, and how the body of its first attempt is made.
     #[inline]
     pub(crate) fn new(
         policy: &RetryPolicy<R>,
         service: &S,
-        request: Request<B>,
-    ) -> (Self, Request<ReplayBody<B>>) {
+        request: &mut Request<B>,
+    ) -> (Self, Opening<B>) {
         let settings = policy.settings();
-        let started = Instant::now();
-        let (kept, request) = if settings.max_attempts == 1 {
-            let evidence = Evidence::of(&request, settings, started);
-            (Kept::Nothing(evidence), request.map(ReplayBody::plain))
+        let started = recent_now();
+        let (kept, opening) = if settings.max_attempts == 1 {
+            let evidence = Evidence::of(request, settings, started);
+            (Kept::Nothing(evidence), Opening::unseen())
         } else {
-            let mut resend = Resend {
+            let head = KeptHead::of(request);
+            let opening = Opening::of(request.body_mut(), settings.replay_bound);
+            let resend = Resend {
                 service: service.clone(),
-                head: KeptHead::of(&request),
-                body: Replay::none(),
+                head,
+                body: opening.replay(),
             };
-            // Not taken apart and put together again: each time it is moved.
-            let request = request.map(|body| {
-                let (body, replay) = ReplayBody::new(body, settings.replay_bound);
-                resend.body = replay;
-                body
-            });
-            (Kept::Resend(resend), request)
+            (Kept::Resend(resend), opening)
         };
         let call = Self {
             policy: policy.clone(),
@@ -115,7 +110,7 @@ where
             kept,
             progress: None,
         };
-        (call, request)
+        (call, opening)
     }
 }
 
@@ -144,17 +139,14 @@ impl<S, B, R: Seed> Call<S, B, R> {
     pub(crate) fn progress(&mut self) -> (&mut Progress, &Settings<R>) {
         let settings = self.policy.settings();
         let progress = self.progress.get_or_insert_with(|| {
-            let (evidence, deadline) = match &self.kept {
-                Kept::Resend(Resend { head, .. }) => {
-                    (head.evidence(settings, self.started), head.deadline())
-                }
-                Kept::Nothing(evidence) => (evidence.clone(), None),
+            let evidence = match &self.kept {
+                Kept::Resend(Resend { head, .. }) => head.evidence(settings, self.started),
+                Kept::Nothing(evidence) => evidence.clone(),
             };
             Box::new(Progress {
                 course: Course::new(settings.seed.seed()),
                 records: Records::default(),
                 evidence,
-                deadline,
                 attempt: Attempt::FIRST,
                 run: Run {
                     delay: Duration::ZERO,
@@ -172,7 +164,10 @@ impl<S, B, R: Seed> Call<S, B, R> {
     pub(crate) fn settle<ResB>(&mut self, outcome: Result<Response<ResB>, BoxError>) -> Next<ResB> {
         let now = Instant::now();
         let judgement = judge_outcome(&outcome);
-        let replayable = matches!(&self.kept, Kept::Resend(resend) if resend.body.is_possible());
+        let (replayable, deadline) = match &self.kept {
+            Kept::Resend(resend) => (resend.body.is_possible(), resend.head.deadline()),
+            Kept::Nothing(_) => (false, None),
+        };
         let (progress, settings) = self.progress();
         progress.record(&outcome, judgement.verdict, now);
         if judgement.verdict.is_final() {
@@ -187,7 +182,7 @@ impl<S, B, R: Seed> Call<S, B, R> {
             judgement,
             evidence: &progress.evidence,
             replayable,
-            deadline: progress.deadline,
+            deadline,
             not_before: progress.not_before,
         };
         let (stop, wait) = match progress.course.decide(settings, &situation) {
@@ -369,6 +364,11 @@ impl Progress {
     fn story(&mut self, stop: Stop, would_have_waited: Option<Duration>) -> Attempts {
         Attempts::new(mem::take(&mut self.records), stop, would_have_waited)
     }
+}
+
+/// The time of the poll under way: good enough for when an attempt began.
+fn recent_now() -> Instant {
+    tollway_core::recent(|| Instant::now().into_std()).into()
 }
 
 /// Whether the answer is final, at the price of one look.

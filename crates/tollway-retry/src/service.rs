@@ -81,11 +81,12 @@ where
     }
 
     #[inline]
-    fn call(&mut self, request: Request<B>) -> Self::Future {
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
         // The service that was made ready takes the first attempt. Later ones
         // are sent by a clone, which is made ready by itself.
-        let (call, request) = Call::new(&self.policy, &self.inner, request);
+        let (call, opening) = Call::new(&self.policy, &self.inner, &mut request);
         let rival = call.plan_rival();
+        let request = request.map(|body| opening.first(body));
         RetryFuture::new(call, rival, self.inner.call(request))
     }
 }

@@ -3,14 +3,16 @@
 use std::fmt;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
 use http_body::{Body, Frame, SizeHint};
 use tollway_core::BoxError;
 
+mod opening;
 mod tape;
 
+pub(crate) use opening::Opening;
 use tape::Tape;
 
 /// The body of one attempt: what the service below a
@@ -46,51 +48,6 @@ enum Kind<B> {
     },
     /// The caller's own.
     Plain(B),
-}
-
-impl<B> ReplayBody<B> {
-    /// The body of a call that is never retried.
-    pub(crate) const fn plain(body: B) -> Self {
-        Self(Kind::Plain(body))
-    }
-}
-
-impl<B> ReplayBody<B>
-where
-    B: Body + Unpin,
-    B::Error: Into<BoxError>,
-{
-    /// The body of the first attempt, and what the later ones are made from.
-    pub(crate) fn new(mut body: B, bound: usize) -> (Self, Replay<B>) {
-        if body.is_end_stream() {
-            return Self::whole(None);
-        }
-        // Who knows his length mostly has it all at hand. Asked here, such a
-        // body needs no recording. One that hasn't is asked again, with a real
-        // waker, when it is sent.
-        let first = match body.size_hint().exact() {
-            Some(_) => Pin::new(&mut body).poll_frame(&mut Context::from_waker(Waker::noop())),
-            None => Poll::Pending,
-        };
-        let tape = match first {
-            Poll::Pending => Tape::new(Some(body), bound),
-            Poll::Ready(None) => return Self::whole(None),
-            Poll::Ready(Some(Err(error))) => Tape::broken(error.into()),
-            Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
-                Ok(data) if body.is_end_stream() => return Self::whole(Some(into_bytes(data))),
-                Ok(data) => Tape::new(Some(body), bound).starting_with(into_bytes(data)),
-                Err(frame) => Tape::new(None, bound).ending_with(frame.into_trailers().ok()),
-            },
-        };
-        let tape = Arc::new(Mutex::new(tape));
-        let replay = Replay(Source::Tape(Arc::clone(&tape)));
-        (Self(Kind::Taped { tape, attempt: 0 }), replay)
-    }
-
-    fn whole(data: Option<Bytes>) -> (Self, Replay<B>) {
-        let replay = Replay(Source::Whole(data.clone()));
-        (Self(Kind::Whole(data)), replay)
-    }
 }
 
 fn into_bytes(mut data: impl Buf) -> Bytes {
@@ -159,14 +116,22 @@ impl<B> fmt::Debug for ReplayBody<B> {
     }
 }
 
-/// What the bodies of later attempts are made from. Dropping it ends the
-/// recording: nobody can ask for it any more.
+/// What the bodies of later attempts are made from.
 pub(crate) struct Replay<B>(Source<B>);
 
 enum Source<B> {
     Whole(Option<Bytes>),
-    Tape(Arc<Mutex<Tape<B>>>),
+    Tape(Recording<B>),
     None,
+}
+
+/// Dropping it ends the recording: nobody can ask for it any more.
+struct Recording<B>(Arc<Mutex<Tape<B>>>);
+
+impl<B> Drop for Recording<B> {
+    fn drop(&mut self) {
+        lock(&self.0).stop_recording();
+    }
 }
 
 impl<B> Replay<B> {
@@ -179,7 +144,7 @@ impl<B> Replay<B> {
     pub(crate) fn is_possible(&self) -> bool {
         match &self.0 {
             Source::Whole(_) => true,
-            Source::Tape(tape) => lock(tape).can_rewind(),
+            Source::Tape(Recording(tape)) => lock(tape).can_rewind(),
             Source::None => false,
         }
     }
@@ -194,7 +159,7 @@ impl<B> Replay<B> {
     pub(crate) fn next(&self) -> ReplayBody<B> {
         ReplayBody(match &self.0 {
             Source::Whole(data) => Kind::Whole(data.clone()),
-            Source::Tape(tape) => {
+            Source::Tape(Recording(tape)) => {
                 let (attempt, superseded) = lock(tape).rewind();
                 // Outside of the lock, which the woken may well take at once.
                 if let Some(waker) = superseded {
@@ -205,14 +170,6 @@ impl<B> Replay<B> {
             }
             Source::None => Kind::Whole(None),
         })
-    }
-}
-
-impl<B> Drop for Replay<B> {
-    fn drop(&mut self) {
-        if let Source::Tape(tape) = &self.0 {
-            lock(tape).stop_recording();
-        }
     }
 }
 

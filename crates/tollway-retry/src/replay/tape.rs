@@ -47,13 +47,13 @@ enum State {
 }
 
 impl<B> Tape<B> {
-    pub(super) const fn new(rest: Option<B>, bound: usize) -> Self {
+    pub(super) const fn new(bound: usize) -> Self {
         Self {
             frames: Vec::new(),
             at: 0,
             held: 0,
             bound,
-            rest,
+            rest: None,
             trailers: None,
             trailers_played: false,
             error: None,
@@ -68,7 +68,7 @@ impl<B> Tape<B> {
         Self {
             error: Some(error),
             state: State::Lost,
-            ..Self::new(None, 0)
+            ..Self::new(0)
         }
     }
 
@@ -83,6 +83,11 @@ impl<B> Tape<B> {
     pub(super) fn ending_with(mut self, trailers: Option<HeaderMap>) -> Self {
         self.trailers = trailers;
         self
+    }
+
+    /// With the original, which goes on behind what was read of it.
+    pub(super) fn continue_with(&mut self, rest: B) {
+        self.rest = Some(rest);
     }
 
     pub(super) fn can_rewind(&self) -> bool {

@@ -12,6 +12,17 @@ use proptest::prelude::*;
 
 use super::*;
 
+/// The body of the first attempt, and what the later ones are made from.
+fn open<B>(mut body: B, bound: usize) -> (ReplayBody<B>, Replay<B>)
+where
+    B: Body + Unpin,
+    B::Error: Into<BoxError>,
+{
+    let opening = Opening::of(&mut body, bound);
+    let replay = opening.replay();
+    (opening.first(body), replay)
+}
+
 /// A body of these frames. Pending where there is none yet, until it is closed.
 #[derive(Default)]
 struct Script {
@@ -121,7 +132,7 @@ where
 fn a_body_that_is_whole_is_shared_not_copied() {
     let bytes = Bytes::from(vec![7; 1 << 20]);
     // The bound is for what would have to be recorded.
-    let (mut first, replay) = ReplayBody::new(Full::new(bytes.clone()), 1024);
+    let (mut first, replay) = open(Full::new(bytes.clone()), 1024);
     for body in [&mut first, &mut replay.next(), &mut replay.next()] {
         assert_eq!(body.size_hint().exact(), Some(1 << 20));
         let Poll::Ready(Some(Ok(frame))) = poll(body) else {
@@ -135,7 +146,7 @@ fn a_body_that_is_whole_is_shared_not_copied() {
 
 #[test]
 fn an_empty_body_stays_empty() {
-    let (first, replay) = ReplayBody::new(Full::<Bytes>::default(), 0);
+    let (first, replay) = open(Full::<Bytes>::default(), 0);
     for body in [first, replay.next()] {
         assert!(body.is_end_stream());
         assert_eq!(body.size_hint().exact(), Some(0));
@@ -145,7 +156,7 @@ fn an_empty_body_stays_empty() {
 #[test]
 fn a_stream_is_recorded_with_its_trailers() {
     let script = [data("ab"), data("cde"), Step::Trailers(trailers())];
-    let (mut first, replay) = ReplayBody::new(Script::of(script), 1024);
+    let (mut first, replay) = open(Script::of(script), 1024);
     assert_eq!(read(&mut first), (b"abcde".to_vec(), Some(trailers())));
     for _ in 0..3 {
         assert!(replay.is_possible());
@@ -159,7 +170,7 @@ fn a_stream_is_recorded_with_its_trailers() {
 fn a_whole_body_with_trailers_keeps_them() {
     let body: WithTrailers<Full<Bytes>, _> =
         Full::from("abc").with_trailers(std::future::ready(Some(Ok::<_, Infallible>(trailers()))));
-    let (mut first, replay) = ReplayBody::new(body, 1024);
+    let (mut first, replay) = open(body, 1024);
     assert_eq!(read(&mut first), (b"abc".to_vec(), Some(trailers())));
     assert_eq!(
         read(&mut replay.next()),
@@ -172,7 +183,7 @@ fn a_whole_body_with_trailers_keeps_them() {
 fn the_size_hint_is_the_same_on_every_attempt() {
     let mut script = Script::of([data("ab"), Step::Pending, data("cde")]);
     script.exact = Some(5);
-    let (mut first, replay) = ReplayBody::new(script, 1024);
+    let (mut first, replay) = open(script, 1024);
     assert_eq!(first.size_hint().exact(), Some(5));
     assert_eq!(read(&mut first).0, b"ab");
     assert_eq!(first.size_hint().exact(), Some(3));
@@ -185,7 +196,7 @@ fn the_size_hint_is_the_same_on_every_attempt() {
 
 #[test]
 fn an_attempt_dropped_half_sent_leaves_the_rest_to_the_next() {
-    let (mut first, replay) = ReplayBody::new(Script::of([data("ab"), data("cd"), Step::End]), 99);
+    let (mut first, replay) = open(Script::of([data("ab"), data("cd"), Step::End]), 99);
     assert!(poll(&mut first).is_ready());
     drop(first);
     assert!(replay.is_possible());
@@ -194,7 +205,7 @@ fn an_attempt_dropped_half_sent_leaves_the_rest_to_the_next() {
 
 #[test]
 fn a_body_that_nothing_was_read_of_can_be_sent_whatever_its_size() {
-    let (first, replay) = ReplayBody::new(Script::of([data(&"x".repeat(4096))]), 100);
+    let (first, replay) = open(Script::of([data(&"x".repeat(4096))]), 100);
     drop(first);
     assert!(replay.is_possible());
     let mut second = replay.next();
@@ -211,7 +222,7 @@ fn a_body_that_outgrows_the_bound_is_sent_but_not_again() {
         data("end"),
         Step::Trailers(trailers()),
     ];
-    let (mut first, replay) = ReplayBody::new(Script::of(script), 100);
+    let (mut first, replay) = open(Script::of(script), 100);
     assert!(poll(&mut first).is_ready());
     assert!(replay.is_possible());
     let (rest, ending) = read(&mut first);
@@ -223,7 +234,7 @@ fn a_body_that_outgrows_the_bound_is_sent_but_not_again() {
 /// well.
 #[test]
 fn the_bound_holds_for_a_body_sent_byte_by_byte() {
-    let (mut first, replay) = ReplayBody::new(Script::of((0..1000).map(|_| data("x"))), 3200);
+    let (mut first, replay) = open(Script::of((0..1000).map(|_| data("x"))), 3200);
     for _ in 0..100 {
         assert!(poll(&mut first).is_ready());
     }
@@ -234,7 +245,7 @@ fn the_bound_holds_for_a_body_sent_byte_by_byte() {
 
 #[test]
 fn a_body_that_fails_cannot_be_sent_again() {
-    let (mut first, replay) = ReplayBody::new(Script::of([data("ab"), Step::Error]), 99);
+    let (mut first, replay) = open(Script::of([data("ab"), Step::Error]), 99);
     assert!(poll(&mut first).is_ready());
     assert!(matches!(poll(&mut first), Poll::Ready(Some(Err(_)))));
     assert!(matches!(poll(&mut first), Poll::Ready(None)));
@@ -242,7 +253,7 @@ fn a_body_that_fails_cannot_be_sent_again() {
     // Also where it fails before anybody sends it.
     let mut script = Script::of([Step::Error]);
     script.exact = Some(9);
-    let (mut first, replay) = ReplayBody::new(script, 99);
+    let (mut first, replay) = open(script, 99);
     assert!(!replay.is_possible());
     assert!(!first.is_end_stream());
     assert!(matches!(poll(&mut first), Poll::Ready(Some(Err(_)))));
@@ -260,7 +271,7 @@ fn an_attempt_that_is_still_sending_is_superseded_and_told_so() {
     }
 
     let script = [data("ab"), Step::Pending, data("cd"), Step::End];
-    let (mut first, replay) = ReplayBody::new(Script::of(script), 99);
+    let (mut first, replay) = open(Script::of(script), 99);
     assert!(poll(&mut first).is_ready());
     let woken = Arc::new(Woken(AtomicBool::new(false)));
     let waker = Waker::from(Arc::clone(&woken));
@@ -278,7 +289,7 @@ fn an_attempt_that_is_still_sending_is_superseded_and_told_so() {
 
 #[test]
 fn the_last_attempt_lets_go_of_what_it_has_sent() {
-    let (mut first, replay) = ReplayBody::new(Script::of([data("ab"), data("cd"), Step::End]), 99);
+    let (mut first, replay) = open(Script::of([data("ab"), data("cd"), Step::End]), 99);
     assert!(poll(&mut first).is_ready());
     drop(first);
     let mut last = replay.next();
@@ -297,7 +308,7 @@ fn the_last_attempt_lets_go_of_what_it_has_sent() {
 fn nothing_keeps_the_original_once_all_is_dropped() {
     let script = Script::of([data("ab")]);
     let alive = Arc::downgrade(&script.alive);
-    let (first, replay) = ReplayBody::new(script, 99);
+    let (first, replay) = open(script, 99);
     drop(replay);
     assert!(alive.upgrade().is_some());
     drop(first);
@@ -307,7 +318,7 @@ fn nothing_keeps_the_original_once_all_is_dropped() {
 #[test]
 fn a_call_without_retries_passes_its_body_through() {
     let script = [data("ab"), Step::Trailers(trailers())];
-    let mut plain = ReplayBody::plain(Script::of(script));
+    let mut plain = Opening::unseen().first(Script::of(script));
     assert_eq!(read(&mut plain), (b"ab".to_vec(), Some(trailers())));
 }
 
@@ -338,7 +349,7 @@ proptest! {
         steps.push(Step::End);
         let mut script = Script::of(steps.clone());
         script.exact = (exact && !with_trailers).then_some(whole.len() as u64);
-        let (mut body, replay) = ReplayBody::new(script, 1 << 16);
+        let (mut body, replay) = open(script, 1 << 16);
         for polls in reads {
             let mut sent = Vec::new();
             for _ in 0..polls {

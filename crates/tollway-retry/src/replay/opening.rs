@@ -1,0 +1,106 @@
+//! The first look at a body.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use http_body::Body;
+use tollway_core::BoxError;
+
+use super::tape::Tape;
+use super::{Kind, Recording, Replay, ReplayBody, Source, into_bytes, lock};
+
+/// What a look at a body showed before the first attempt, with the body still in
+/// its request: so the request is moved once, when all of this is known.
+pub(crate) struct Opening<B>(Seen<B>);
+
+enum Seen<B> {
+    /// Nothing, since it won't be sent again.
+    Nothing,
+    /// All of it.
+    Whole(Option<Bytes>),
+    /// The first frame, recorded. The body itself is still to be put on the tape,
+    /// if it hasn't `ended`.
+    Beginning {
+        tape: Arc<Mutex<Tape<B>>>,
+        ended: bool,
+    },
+}
+
+impl<B> Opening<B>
+where
+    B: Body + Unpin,
+    B::Error: Into<BoxError>,
+{
+    /// Looks at a body that may be sent again.
+    #[inline]
+    pub(crate) fn of(body: &mut B, bound: usize) -> Self {
+        if body.is_end_stream() {
+            return Self(Seen::Whole(None));
+        }
+        // Who knows his length mostly has it all at hand. Asked here, such a
+        // body needs no recording. One that hasn't is asked again, with a real
+        // waker, when it is sent.
+        let first = match body.size_hint().exact() {
+            Some(_) => Pin::new(&mut *body).poll_frame(&mut Context::from_waker(Waker::noop())),
+            None => Poll::Pending,
+        };
+        match first {
+            Poll::Pending => Self::beginning(Tape::new(bound), false),
+            Poll::Ready(None) => Self(Seen::Whole(None)),
+            Poll::Ready(Some(Err(error))) => Self::beginning(Tape::broken(error.into()), true),
+            Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                Ok(data) => {
+                    let data = into_bytes(data);
+                    if body.is_end_stream() {
+                        return Self(Seen::Whole(Some(data)));
+                    }
+                    Self::beginning(Tape::new(bound).starting_with(data), false)
+                }
+                Err(frame) => {
+                    let trailers = frame.into_trailers().ok();
+                    Self::beginning(Tape::new(bound).ending_with(trailers), true)
+                }
+            },
+        }
+    }
+}
+
+impl<B> Opening<B> {
+    /// Of a body that won't be sent again.
+    pub(crate) const fn unseen() -> Self {
+        Self(Seen::Nothing)
+    }
+
+    #[cold]
+    fn beginning(tape: Tape<B>, ended: bool) -> Self {
+        let tape = Arc::new(Mutex::new(tape));
+        Self(Seen::Beginning { tape, ended })
+    }
+
+    /// What the bodies of later attempts are made from.
+    #[inline]
+    pub(crate) fn replay(&self) -> Replay<B> {
+        Replay(match &self.0 {
+            Seen::Nothing => Source::None,
+            Seen::Whole(data) => Source::Whole(data.clone()),
+            Seen::Beginning { tape, .. } => Source::Tape(Recording(Arc::clone(tape))),
+        })
+    }
+
+    /// The body of the first attempt.
+    #[inline]
+    pub(crate) fn first(self, body: B) -> ReplayBody<B> {
+        ReplayBody(match self.0 {
+            Seen::Nothing => Kind::Plain(body),
+            Seen::Whole(data) => Kind::Whole(data),
+            Seen::Beginning { tape, ended } => {
+                if !ended {
+                    lock(&tape).continue_with(body);
+                }
+                Kind::Taped { tape, attempt: 0 }
+            }
+        })
+    }
+}
