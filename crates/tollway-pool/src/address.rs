@@ -1,6 +1,6 @@
 //! Where a request says that it goes, as each protocol wants it.
 
-use http::header::{HOST, PROXY_AUTHORIZATION};
+use http::header::{Entry, HOST, PROXY_AUTHORIZATION};
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Request};
 
@@ -13,14 +13,13 @@ pub(crate) fn address_h1<B>(request: &mut Request<B>, host: &Host<B>, proxied: O
     if let Some(ProxyAuth(auth)) = proxied {
         address_proxy(request, host, auth.as_ref());
     } else if request.uri().scheme().is_some() {
-        let mut parts = std::mem::take(request.uri_mut()).into_parts();
-        parts.scheme = None;
-        parts.authority = None;
-        // A path without the rest is a URL, always.
-        *request.uri_mut() = http::Uri::from_parts(parts).unwrap_or_default();
+        let parts = std::mem::take(request.uri_mut()).into_parts();
+        if let Some(path) = parts.path_and_query {
+            *request.uri_mut() = path.into();
+        }
     }
-    if !request.headers().contains_key(HOST) {
-        request.headers_mut().insert(HOST, host.header.clone());
+    if let Entry::Vacant(vacant) = request.headers_mut().entry(HOST) {
+        vacant.insert(host.header.clone());
     }
 }
 

@@ -25,7 +25,7 @@ use crate::state::Kind;
 use crate::wire::{Watched, Wire};
 
 /// What hyper answers: a response, or an error that may hold the request.
-pub(crate) type Reply<B> = Result<Response<Incoming>, TrySendError<Request<Sent<B>>>>;
+pub(crate) type Reply<B> = Result<Response<Incoming>, TrySendError<Request<B>>>;
 
 /// The bookkeeping, filled in with hyper's connections.
 pub(crate) struct Http<B>(PhantomData<fn(B)>);
@@ -45,7 +45,7 @@ impl<B> fmt::Debug for Http<B> {
 
 /// An HTTP/1.1 connection.
 pub(crate) struct H1<B> {
-    pub(crate) sender: http1::SendRequest<Sent<B>>,
+    pub(crate) sender: http1::SendRequest<B>,
     /// Where the answer is awaited. hyper's future for it has no name; kept
     /// with the connection, its box is allocated once a connection and not
     /// once a call.
@@ -69,7 +69,7 @@ pub(crate) struct Link {
 
 /// What a call over HTTP/2 awaits its answer with.
 pub(crate) struct Awaited<B> {
-    pub(crate) reply: ReusableBoxFuture<'static, Reply<B>>,
+    pub(crate) reply: ReusableBoxFuture<'static, Reply<Sent<B>>>,
     pub(crate) handed: Arc<Handed>,
 }
 
@@ -85,7 +85,7 @@ impl<B: 'static> Replies<B> {
     }
 
     /// One for a further call.
-    pub(crate) fn take(&self) -> Awaited<B> {
+    pub(crate) fn take(&self, wire: &Arc<Wire>) -> Awaited<B> {
         let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
         match kept {
             Some(Awaited { reply, handed }) => Awaited {
@@ -94,7 +94,7 @@ impl<B: 'static> Replies<B> {
             },
             None => Awaited {
                 reply: ReusableBoxFuture::new(pending()),
-                handed: Arc::default(),
+                handed: Handed::new(wire.clone()),
             },
         }
     }
@@ -151,7 +151,7 @@ impl Abort {
 /// Drives an HTTP/1.1 connection, and sees when it is ready for a further
 /// call: a body's last byte reaches its reader a moment before.
 pub(crate) async fn drive_h1<T, B>(
-    mut conn: http1::Connection<Watched<T>, Sent<B>>,
+    mut conn: http1::Connection<Watched<T>, B>,
     wire: Arc<Wire>,
     host: Arc<Host<B>>,
     id: Id,

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -10,17 +11,14 @@ use std::time::Duration;
 use http::header::UPGRADE;
 use http::{Method, Request, Response};
 use http_body::Body;
-use pin_project_lite::pin_project;
-use tokio::time::{Instant, Sleep, sleep_until};
-use tollway_core::{BoxError, Deadline, Phase};
+use tokio::time::Instant;
+use tollway_core::{BoxError, Deadline, Phase, recent};
 
-use crate::arena::Id;
 use crate::body::PoolBody;
-use crate::conn::Http;
 use crate::error::{Kind, PoolError};
 use crate::host::Host;
-use crate::lease::{Broken, Lease};
-use crate::state::{CheckOut, Grant};
+use crate::lease::{Broken, Failed, Lease};
+use crate::wait::Wait;
 
 /// How many dying connections one request may meet. Each of them is gone
 /// after that, so a pool full of dead ones is got through; a peer that closes
@@ -30,79 +28,50 @@ const RESENDS: u32 = 32;
 /// How many of those may be new connections.
 const FRESH_RESENDS: u32 = 2;
 
-pin_project! {
-    /// A call's response, to come.
-    ///
-    /// Dropped while it waits, it leaves the queue, and a connection that is
-    /// being opened on its behalf joins the pool. Dropped after the request
-    /// was sent, it closes an HTTP/1.1 connection, since the response would
-    /// still come over it; over HTTP/2 it resets its stream, and retires the
-    /// connection too if nothing at all came over it meanwhile.
-    pub struct ResponseFuture<B: 'static> {
-        stage: Stage<B>,
-        // The request, unless hyper has it.
-        request: Option<Request<B>>,
-        #[pin]
-        timer: Option<Sleep>,
-        acquire_timeout: Duration,
-        // How often the request met a dying connection, and how many of those
-        // were new.
-        resends: u32,
-        fresh_resends: u32,
-    }
+/// A call's response, to come.
+///
+/// Dropped while it waits, it leaves the queue, and a connection that is being
+/// opened on its behalf joins the pool. Dropped after the request was sent, it
+/// closes an HTTP/1.1 connection, since the response would still come over it;
+/// over HTTP/2 it resets its stream, and retires the connection too if nothing
+/// at all came over it meanwhile.
+pub struct ResponseFuture<B: 'static> {
+    stage: Stage<B>,
+    /// How often the request met a dying connection, and how many of those were
+    /// new.
+    resends: u32,
+    fresh_resends: u32,
 }
 
 enum Stage<B: 'static> {
     /// Refused before anything was done.
     Refused(PoolError),
-    /// A connection is asked for.
-    CheckOut(Arc<Host<B>>),
-    /// It will come.
-    Waiting(Ticket<B>),
+    /// No connection was free.
+    Waiting(Pin<Box<Wait<B>>>),
     /// The request is hyper's, until it has an answer.
     Sent(Lease<B>),
     Done,
 }
 
-/// A place in the queue, given up when dropped.
-struct Ticket<B: 'static> {
-    host: Arc<Host<B>>,
-    waiter: Id,
-    since: Instant,
-    until: Instant,
-}
-
-impl<B: 'static> Drop for Ticket<B> {
-    fn drop(&mut self) {
-        self.host.cancel(self.waiter);
-    }
-}
-
-impl<B> ResponseFuture<B> {
-    pub(crate) fn new(host: Arc<Host<B>>, request: Request<B>, acquire_timeout: Duration) -> Self {
+impl<B> ResponseFuture<B>
+where
+    B: Body + Send + Unpin + 'static,
+{
+    pub(crate) fn new(host: &Arc<Host<B>>, request: Request<B>) -> Self {
         let stage = match unsupported(&request) {
-            Some(what) => {
-                let name = Some(host.name.clone());
-                Stage::Refused(PoolError::new(Kind::Unsupported(what), name, None))
-            }
-            None => Stage::CheckOut(host),
+            Some(what) => Stage::Refused(host.error(Kind::Unsupported(what), None)),
+            None => Stage::begin(host, request),
         };
-        Self {
-            stage,
-            request: Some(request),
-            timer: None,
-            acquire_timeout,
-            resends: 0,
-            fresh_resends: 0,
-        }
+        Self::at(stage)
     }
 
     pub(crate) fn refused(error: PoolError) -> Self {
+        Self::at(Stage::Refused(error))
+    }
+
+    fn at(stage: Stage<B>) -> Self {
         Self {
-            stage: Stage::Refused(error),
-            request: None,
-            timer: None,
-            acquire_timeout: Duration::ZERO,
+            stage,
             resends: 0,
             fresh_resends: 0,
         }
@@ -120,6 +89,58 @@ fn unsupported<B>(request: &Request<B>) -> Option<&'static str> {
     }
 }
 
+impl<B> Stage<B>
+where
+    B: Body + Send + Unpin + 'static,
+{
+    /// A free connection takes the request at once. Where none is, the first
+    /// poll asks for one: it may have to be opened, which takes a runtime.
+    #[inline]
+    fn begin(host: &Arc<Host<B>>, request: Request<B>) -> Self {
+        let now = Instant::from_std(recent(|| Instant::now().into_std()));
+        let mut until = now + host.acquire_timeout;
+        // Asked here, while the layer that holds it calls or polls.
+        if let Some(deadline) = Deadline::of(request.extensions()) {
+            until = until.min(deadline.instant().into());
+        }
+        if until <= now {
+            return Self::Refused(host.error(Kind::Wait(Duration::ZERO), None));
+        }
+        let host = host.clone();
+        match host.take_free(now) {
+            Some(grant) => Self::Sent(Lease::send(grant, host, request, Duration::ZERO)),
+            None => Self::Waiting(Wait::new(host, request, now, until)),
+        }
+    }
+}
+
+impl<B> ResponseFuture<B>
+where
+    B: Body + Send + Unpin + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    /// The request has failed. It begins anew, if it came back unsent.
+    #[cold]
+    fn failed(&mut self, failed: Failed<B>) -> Result<(), PoolError> {
+        let Stage::Sent(mut lease) = mem::replace(&mut self.stage, Stage::Done) else {
+            return Ok(());
+        };
+        let (request, cause) = match lease.broken(failed) {
+            Broken::Sent(error) => return Err(error),
+            Broken::Unsent(request, cause) => (request, cause),
+        };
+        self.resends += 1;
+        self.fresh_resends += u32::from(!lease.reused);
+        if self.resends > RESENDS || self.fresh_resends > FRESH_RESENDS {
+            return Err(lease.host.error(Kind::Dying, Some(cause.into())));
+        }
+        lease.host.with(|state| state.counters.resent += 1);
+        self.stage = Stage::begin(&lease.host, request);
+        Ok(())
+    }
+}
+
 impl<B> Future for ResponseFuture<B>
 where
     B: Body + Send + Unpin + 'static,
@@ -129,95 +150,24 @@ where
     type Output = Result<Response<PoolBody>, PoolError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut this = self.project();
+        let this = self.get_mut();
         loop {
-            match this.stage {
-                // CheckOut -> Sent, where a connection is free.
-                // CheckOut -> Waiting, where one will be.
-                Stage::CheckOut(host) => {
-                    let now = Instant::now();
-                    let until = deadline(this.request.as_ref(), now, *this.acquire_timeout);
-                    if until <= now {
-                        let kind = Kind::Wait(Duration::ZERO);
-                        return Poll::Ready(Err(error(kind, host, None)));
-                    }
-                    let host = host.clone();
-                    *this.stage = match host.check_out(now) {
-                        CheckOut::Ready(grant) => {
-                            Stage::sent(grant, host, this.request, Duration::ZERO)
-                        }
-                        CheckOut::Waiting(waiter) => Stage::Waiting(Ticket {
-                            host,
-                            waiter,
-                            since: now,
-                            until,
-                        }),
-                        CheckOut::Full(waiting) => {
-                            let kind = Kind::QueueFull(waiting);
-                            return Poll::Ready(Err(error(kind, &host, None)));
-                        }
-                        CheckOut::Draining => {
-                            return Poll::Ready(Err(error(Kind::Draining, &host, None)));
-                        }
-                    };
-                }
-                // Waiting -> Sent, once served.
-                Stage::Waiting(ticket) => {
-                    match ticket.host.poll_waiter(ticket.waiter, cx.waker()) {
-                        Poll::Ready(Some(Ok(grant))) => {
-                            this.timer.set(None);
-                            let (host, waited) = (ticket.host.clone(), ticket.since.elapsed());
-                            *this.stage = Stage::sent(grant, host, this.request, waited);
-                        }
-                        Poll::Ready(Some(Err(failure))) => {
-                            let kind = Kind::Open(failure);
-                            return Poll::Ready(Err(error(kind, &ticket.host, None)));
-                        }
-                        // Not known: can't be, while the ticket lives. Ask anew.
-                        Poll::Ready(None) => *this.stage = Stage::CheckOut(ticket.host.clone()),
-                        Poll::Pending => {
-                            if this.timer.is_none() {
-                                this.timer.set(Some(sleep_until(ticket.until)));
-                            }
-                            if let Some(timer) = this.timer.as_mut().as_pin_mut()
-                                && timer.poll(cx).is_ready()
-                            {
-                                let kind = Kind::Wait(ticket.since.elapsed());
-                                return Poll::Ready(Err(error(kind, &ticket.host, None)));
-                            }
-                            // A timeout above that strikes now is told that
-                            // nothing was written.
-                            return Phase::Connect.pending();
-                        }
-                    }
-                }
+            match &mut this.stage {
                 // Sent -> Done, with an answer.
-                // Sent -> CheckOut, where the request came back unsent.
-                Stage::Sent(lease) => {
-                    let failed = match ready!(lease.poll(cx)) {
-                        Ok(response) => return Poll::Ready(Ok(lease.answered(response))),
-                        Err(failed) => failed,
-                    };
-                    let reused = lease.reused;
-                    let host = lease.host.clone();
-                    let cause = match lease.broken(failed) {
-                        Broken::Sent(error) => return Poll::Ready(Err(error)),
-                        Broken::Unsent(request, cause) => {
-                            *this.request = Some(request);
-                            cause
-                        }
-                    };
-                    *this.resends += 1;
-                    *this.fresh_resends += u32::from(!reused);
-                    if *this.resends > RESENDS || *this.fresh_resends > FRESH_RESENDS {
-                        let cause = Some(cause.into());
-                        return Poll::Ready(Err(error(Kind::Dying, &host, cause)));
-                    }
-                    host.with(|state| state.counters.resent += 1);
-                    *this.stage = Stage::CheckOut(host);
-                }
+                // Sent -> Sent or Waiting, where the request came back unsent.
+                Stage::Sent(lease) => match ready!(lease.poll(cx)) {
+                    Ok(response) => return Poll::Ready(Ok(lease.answered(response))),
+                    Err(failed) => this.failed(*failed)?,
+                },
+                // Waiting -> Sent, once served.
+                Stage::Waiting(wait) => match wait.as_mut().poll(cx)? {
+                    Poll::Ready(granted) => this.stage = Stage::Sent(Lease::granted(granted)),
+                    // A timeout above that strikes now is told that nothing was
+                    // written.
+                    Poll::Pending => return Phase::Connect.pending(),
+                },
                 Stage::Refused(_) | Stage::Done => {
-                    return match std::mem::replace(this.stage, Stage::Done) {
+                    return match mem::replace(&mut this.stage, Stage::Done) {
                         Stage::Refused(error) => Poll::Ready(Err(error)),
                         // As every future, it isn't to be polled again.
                         _ => Poll::Pending,
@@ -228,42 +178,10 @@ where
     }
 }
 
-/// When the wait for a connection has to end.
-fn deadline<B>(request: Option<&Request<B>>, now: Instant, acquire_timeout: Duration) -> Instant {
-    let until = now + acquire_timeout;
-    match request.and_then(|request| Deadline::of(request.extensions())) {
-        Some(deadline) => until.min(deadline.instant().into()),
-        None => until,
-    }
-}
-
-impl<B> Stage<B>
-where
-    B: Body + Send + Unpin + 'static,
-{
-    /// The request is handed to hyper. It is there, until it has been.
-    fn sent(
-        grant: Grant<Http<B>>,
-        host: Arc<Host<B>>,
-        request: &mut Option<Request<B>>,
-        waited: Duration,
-    ) -> Self {
-        match request.take() {
-            Some(request) => Self::Sent(Lease::send(grant, host, request, waited)),
-            None => Self::Done,
-        }
-    }
-}
-
-fn error<B>(kind: Kind, host: &Host<B>, cause: Option<BoxError>) -> PoolError {
-    PoolError::new(kind, Some(host.name.clone()), cause)
-}
-
 impl<B> fmt::Debug for ResponseFuture<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let stage = match &self.stage {
             Stage::Refused(_) => "refused",
-            Stage::CheckOut(_) => "not begun",
             Stage::Waiting(_) => "waiting",
             Stage::Sent(_) => "sent",
             Stage::Done => "done",

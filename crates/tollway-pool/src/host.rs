@@ -4,15 +4,18 @@ use std::fmt;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Poll, Waker};
+use std::time::Duration;
 
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderValue, Uri};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
+use tollway_core::BoxError;
 
 use crate::arena::Id;
 use crate::conn::{Abort, H1, Http};
 use crate::dial::Dial;
+use crate::error::{self, PoolError};
 use crate::failure::Failure;
 use crate::key::{BadUrl, Key};
 use crate::service::Shared;
@@ -27,6 +30,8 @@ pub(crate) struct Host<B: 'static> {
     pub(crate) scheme: Scheme,
     pub(crate) authority: Authority,
     pub(crate) header: HeaderValue,
+    /// How long a call waits for a connection.
+    pub(crate) acquire_timeout: Duration,
     /// Held for moments, and never across an await. Nothing is woken, spawned
     /// or dropped under it that could come back for it.
     state: Mutex<State<Http<B>>>,
@@ -38,6 +43,7 @@ impl<B: 'static> Host<B> {
     pub(crate) fn new(
         key: Key,
         state: State<Http<B>>,
+        acquire_timeout: Duration,
         dialer: Arc<dyn Dial<B>>,
         pool: Weak<Shared<B>>,
     ) -> Result<Self, BadUrl> {
@@ -50,6 +56,7 @@ impl<B: 'static> Host<B> {
             scheme: key.scheme(),
             authority,
             header,
+            acquire_timeout,
             key,
             state: Mutex::new(state),
             dialer,
@@ -70,6 +77,12 @@ impl<B: 'static> Host<B> {
         parts.path_and_query = Some(path);
         // All three parts are there, which is all that can be missing.
         Uri::from_parts(parts).unwrap_or_default()
+    }
+
+    /// An error of a call to this host.
+    #[cold]
+    pub(crate) fn error(&self, kind: error::Kind, cause: Option<BoxError>) -> PoolError {
+        PoolError::new(kind, Some(self.name.clone()), cause)
     }
 
     fn lock(&self) -> MutexGuard<'_, State<Http<B>>> {
@@ -123,6 +136,10 @@ impl<B: 'static> Host<B> {
     }
 
     // ===== Calls =====
+
+    pub(crate) fn take_free(self: &Arc<Self>, now: Instant) -> Option<Grant<Http<B>>> {
+        self.with(|state| state.take_free(now))
+    }
 
     pub(crate) fn check_out(self: &Arc<Self>, now: Instant) -> CheckOut<Http<B>> {
         self.with(|state| state.check_out(now))
@@ -183,7 +200,7 @@ impl<B: 'static> Host<B> {
         limit: usize,
         expires: Option<Instant>,
         abort: Abort,
-        took: std::time::Duration,
+        took: Duration,
     ) -> bool {
         self.with(|state| {
             state.counters.handshakes.record(took);

@@ -13,14 +13,15 @@ use tokio::time::Instant;
 use crate::address::{address_h1, address_h2};
 use crate::arena::Id;
 use crate::body::PoolBody;
-use crate::conn::{Awaited, H1, Http, Link, Replies, Reply};
+use crate::conn::{Awaited, H1, Http, Link, Replies};
 use crate::error::{Kind, PoolError};
 use crate::failure::find;
 use crate::host::{Host, Release as _};
 use crate::info::ConnectionInfo;
-use crate::sent::{Sent, Watch};
+use crate::sent::Sent;
 use crate::state::{Conn, Grant};
 use crate::stats::CloseReason;
+use crate::wait::Granted;
 
 /// A connection on which a request was sent.
 pub(crate) struct Lease<B: 'static> {
@@ -31,8 +32,23 @@ pub(crate) struct Lease<B: 'static> {
     carrier: Option<Carrier<B>>,
 }
 
-/// How hyper hands a failed request back.
-type Failed<B> = TrySendError<Request<Sent<B>>>;
+/// A request that failed, as hyper hands it back.
+pub(crate) struct Failed<B> {
+    /// The request, if nothing of it was sent.
+    request: Option<Request<B>>,
+    error: hyper::Error,
+}
+
+impl<B> Failed<B> {
+    /// Boxed, since the answers that it stands beside are much smaller.
+    #[cold]
+    fn new<Q>(mut failed: TrySendError<Request<Q>>, body: impl FnOnce(Q) -> B) -> Box<Self> {
+        Box::new(Self {
+            request: failed.take_message().map(|request| request.map(body)),
+            error: failed.into_error(),
+        })
+    }
+}
 
 /// What a failure leaves.
 #[expect(clippy::large_enum_variant, reason = "it is taken apart at once")]
@@ -72,19 +88,14 @@ impl<B: 'static> Lease<B> {
                 // hyper lets one request in before the connection says that it
                 // is ready. This one is free, so if it isn't ready it has died,
                 // and its request comes back at once.
-                let request = request.map(|body| Sent::new(body, None));
                 conn.reply.set(conn.sender.try_send_request(request));
                 Carrier::H1(conn)
             }
             Conn::Shared(mut conn) => {
                 address_h2(&mut request, &host);
                 let reads = conn.link.wire.reads();
-                let mut awaited = conn.replies.take();
-                let watch = Watch {
-                    handed: awaited.handed.clone(),
-                    wire: conn.link.wire.clone(),
-                };
-                let request = request.map(|body| Sent::new(body, Some(watch)));
+                let mut awaited = conn.replies.take(&conn.link.wire);
+                let request = request.map(|body| Sent::new(body, awaited.handed.clone()));
                 awaited.reply.set(conn.sender.try_send_request(request));
                 Carrier::H2 {
                     awaited,
@@ -103,10 +114,33 @@ impl<B: 'static> Lease<B> {
         }
     }
 
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Reply<B>> {
+    /// The same, after a wait.
+    pub(crate) fn granted(granted: Granted<B>) -> Self
+    where
+        B: Body + Send + Unpin + 'static,
+    {
+        Self::send(
+            granted.grant,
+            granted.host,
+            granted.request,
+            granted.waited,
+        )
+    }
+
+    #[inline]
+    pub(crate) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Response<Incoming>, Box<Failed<B>>>> {
         match &mut self.carrier {
-            Some(Carrier::H1(conn)) => conn.reply.poll(cx),
-            Some(Carrier::H2 { awaited, .. }) => awaited.reply.poll(cx),
+            Some(Carrier::H1(conn)) => {
+                let polled = conn.reply.poll(cx);
+                polled.map_err(|failed| Failed::new(failed, |body| body))
+            }
+            Some(Carrier::H2 { awaited, .. }) => {
+                let polled = awaited.reply.poll(cx);
+                polled.map_err(|failed| Failed::new(failed, Sent::into_inner))
+            }
             // It is taken only by those who consume the lease.
             None => Poll::Pending,
         }
@@ -160,9 +194,9 @@ impl<B: 'static> Lease<B> {
 
     /// The request failed, and with it perhaps the whole connection. Returns
     /// the request, if nothing of it was sent.
-    pub(crate) fn broken(&mut self, mut failed: Failed<B>) -> Broken<B> {
-        let request = failed.take_message();
-        if request.is_some() || !is_stream_error(failed.error()) {
+    pub(crate) fn broken(&mut self, failed: Failed<B>) -> Broken<B> {
+        let Failed { request, error } = failed;
+        if request.is_some() || !is_stream_error(&error) {
             self.host.retire(self.id, CloseReason::Error);
         }
         let carrier = self.carrier.take();
@@ -172,8 +206,8 @@ impl<B: 'static> Lease<B> {
             self.end(carrier, CloseReason::Error);
         }
         match request {
-            Some(request) => Broken::Unsent(request.map(Sent::into_inner), failed.into_error()),
-            None => Broken::Sent(judge(failed.into_error(), handed, &self.host)),
+            Some(request) => Broken::Unsent(request, error),
+            None => Broken::Sent(judge(error, handed, &self.host)),
         }
     }
 
@@ -235,5 +269,5 @@ fn judge<B>(failed: hyper::Error, handed: bool, host: &Host<B>) -> PoolError {
     } else {
         Kind::Head
     };
-    PoolError::new(kind, Some(host.name.clone()), Some(failed.into()))
+    host.error(kind, Some(failed.into()))
 }

@@ -124,6 +124,7 @@ mod sent;
 mod service;
 mod state;
 mod stats;
+mod wait;
 mod wire;
 
 pub use body::PoolBody;

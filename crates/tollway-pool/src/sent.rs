@@ -26,12 +26,21 @@ use crate::wire::Wire;
 /// polled in between, or dropped.
 #[derive(Debug)]
 pub(crate) struct Handed {
+    wire: Arc<Wire>,
     /// How many futures had been spawned when the size was asked for.
     before: AtomicU64,
     handed: AtomicBool,
 }
 
 impl Handed {
+    pub(crate) fn new(wire: Arc<Wire>) -> Arc<Self> {
+        Arc::new(Self {
+            wire,
+            before: AtomicU64::new(u64::MAX),
+            handed: AtomicBool::new(false),
+        })
+    }
+
     /// Whether the stream has its own future for certain. False says nothing.
     pub(crate) fn is_certain(&self) -> bool {
         self.handed.load(Ordering::Acquire)
@@ -41,29 +50,14 @@ impl Handed {
     pub(crate) fn renew(mut this: Arc<Self>) -> Arc<Self> {
         match Arc::get_mut(&mut this) {
             Some(handed) => {
-                *handed = Self::default();
+                *handed.before.get_mut() = u64::MAX;
+                *handed.handed.get_mut() = false;
                 this
             }
             // A body that is still being sent, though the answer has come.
-            None => Arc::default(),
+            None => Self::new(this.wire.clone()),
         }
     }
-}
-
-impl Default for Handed {
-    fn default() -> Self {
-        Self {
-            before: AtomicU64::new(u64::MAX),
-            handed: AtomicBool::new(false),
-        }
-    }
-}
-
-/// The two ends of the watch: the call's and the connection's.
-#[derive(Debug)]
-pub(crate) struct Watch {
-    pub(crate) handed: Arc<Handed>,
-    pub(crate) wire: Arc<Wire>,
 }
 
 pin_project! {
@@ -71,28 +65,28 @@ pin_project! {
     pub(crate) struct Sent<B> {
         #[pin]
         body: B,
-        watch: Watching,
+        watch: Watch,
     }
 }
 
-/// Apart from the body, so that taking that out needs no care.
-struct Watching(Option<Watch>);
+/// The connection's end of the watch. Apart from the body, so that taking that
+/// out needs no care.
+struct Watch(Arc<Handed>);
 
-impl Drop for Watching {
+impl Drop for Watch {
     fn drop(&mut self) {
-        if let Some(Watch { handed, wire }) = &self.0
-            && wire.spawned.load(Ordering::Acquire) > handed.before.load(Ordering::Acquire)
-        {
+        let handed = &*self.0;
+        if handed.wire.spawned.load(Ordering::Acquire) > handed.before.load(Ordering::Acquire) {
             handed.handed.store(true, Ordering::Release);
         }
     }
 }
 
 impl<B> Sent<B> {
-    pub(crate) fn new(body: B, watch: Option<Watch>) -> Self {
+    pub(crate) fn new(body: B, handed: Arc<Handed>) -> Self {
         Self {
             body,
-            watch: Watching(watch),
+            watch: Watch(handed),
         }
     }
 
@@ -111,9 +105,7 @@ impl<B: Body> Body for Sent<B> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
         let this = self.project();
-        if let Some(watch) = &this.watch.0 {
-            watch.handed.handed.store(true, Ordering::Release);
-        }
+        this.watch.0.handed.store(true, Ordering::Release);
         this.body.poll_frame(cx)
     }
 
@@ -122,10 +114,9 @@ impl<B: Body> Body for Sent<B> {
     }
 
     fn size_hint(&self) -> SizeHint {
-        if let Some(Watch { handed, wire }) = &self.watch.0 {
-            let before = wire.spawned.load(Ordering::Acquire);
-            handed.before.store(before, Ordering::Release);
-        }
+        let handed = &*self.watch.0;
+        let before = handed.wire.spawned.load(Ordering::Acquire);
+        handed.before.store(before, Ordering::Release);
         self.body.size_hint()
     }
 }

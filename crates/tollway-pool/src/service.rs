@@ -208,7 +208,13 @@ impl<B: 'static> Shared<B> {
         }
         let make = || {
             let state = State::new(self.config.limits, self.config.spoken(key.https()));
-            Host::new(key.clone(), state, self.dialer.clone(), self.this.clone())
+            Host::new(
+                key.clone(),
+                state,
+                self.config.acquire_timeout,
+                self.dialer.clone(),
+                self.this.clone(),
+            )
         };
         let mut hosts = self.hosts.write().unwrap_or_else(PoisonError::into_inner);
         let host = hosts.get_or_insert(uri, &key, make).map_err(bad)?;
@@ -298,9 +304,12 @@ where
         Poll::Ready(Ok(()))
     }
 
+    /// Where a connection is free, the request is on its way when this returns,
+    /// and dropping the future cancels it. Else nothing is done before the
+    /// future is polled.
     fn call(&mut self, request: Request<B>) -> Self::Future {
         match self.shared.host(request.uri()) {
-            Ok(host) => ResponseFuture::new(host, request, self.shared.config.acquire_timeout),
+            Ok(host) => ResponseFuture::new(&host, request),
             Err(error) => ResponseFuture::refused(error),
         }
     }

@@ -29,6 +29,14 @@ impl<K: Kind> State<K> {
         CheckOut::Waiting(id)
     }
 
+    /// A connection for a call that would rather not wait.
+    pub(crate) fn take_free(&mut self, now: Instant) -> Option<Grant<K>> {
+        if self.draining {
+            return None;
+        }
+        self.take(now)
+    }
+
     /// A free connection, counted as used once more.
     pub(super) fn take(&mut self, now: Instant) -> Option<Grant<K>> {
         if !self.shared.is_empty()
