@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -78,7 +78,10 @@ impl Client {
         B: HttpBody<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        self.clone().call(request)
+        let mut stack = self.stack.clone();
+        // Ready at once, since the limiter is; but a service has to be asked.
+        let _ = stack.poll_ready(&mut Context::from_waker(Waker::noop()));
+        start(&self.provider, &mut stack, request)
     }
 
     /// The limits, to look at, to change, or to share.
@@ -126,13 +129,22 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> ResponseFuture {
-        let span = telemetry::span(&self.provider, &request);
-        // The layers' own events from within `call` belong to the span as well.
-        let entered = span.enter();
-        let future = self.stack.call(request.map(Body::new));
-        drop(entered);
-        ResponseFuture::new(future, span)
+        start(&self.provider, &mut self.stack, request)
     }
+}
+
+#[inline]
+fn start<B>(provider: &str, stack: &mut Stack, request: Request<B>) -> ResponseFuture
+where
+    B: HttpBody<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    let span = telemetry::span(provider, &request);
+    // The layers' own events from within `call` belong to the span as well.
+    let entered = span.enter();
+    let future = stack.call(request.map(Body::new));
+    drop(entered);
+    ResponseFuture::new(future, span)
 }
 
 impl fmt::Debug for Client {
