@@ -7,8 +7,9 @@
 //! refuses in the body; another says in a header whether a retry is any use.
 //! [`ClassifyLayer`] reads the answer once, by the provider's [`Rules`], and
 //! puts the [`Verdict`] into the response's extensions, where every layer above
-//! finds it. tower has no such thing: there each retry policy, each limiter and
-//! each caller reads the answer again, and each a little differently.
+//! finds it with [`Verdict::of_response`]. tower has no such thing: there each
+//! retry policy, each limiter and each caller reads the answer again, and each a
+//! little differently.
 //!
 //! Tollway's layers never import each other. They cooperate through the small
 //! types of this crate:

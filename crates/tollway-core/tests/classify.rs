@@ -103,9 +103,24 @@ fn savvy() -> Rules {
 }
 
 #[tokio::test]
-async fn the_verdict_stands_in_the_extensions() {
-    let response = answer(Rules::new(), 200, Script::default()).await;
-    assert_eq!(Verdict::of(response.extensions()), Some(Verdict::Done));
+async fn the_verdict_stands_in_the_extensions_unless_the_status_says_it_all() {
+    let response = answer(Rules::new(), 404, Script::default()).await;
+    assert_eq!(Verdict::of(response.extensions()), Some(Verdict::Rejected));
+    let response = answer(Rules::new(), 201, Script::default()).await;
+    assert!(response.extensions().is_empty());
+    assert_eq!(Verdict::of_response(&response), Verdict::Done);
+}
+
+#[tokio::test]
+async fn a_plain_success_overrules_what_was_said_below() {
+    let inner = service_fn(|_: Request<()>| async {
+        let mut response = Response::new(Script::default());
+        response.extensions_mut().insert(Verdict::Unknown);
+        Ok::<_, Infallible>(response)
+    });
+    let outer = ClassifyLayer::new(Rules::new()).layer(inner);
+    let response = outer.oneshot(Request::new(())).await.unwrap();
+    assert_eq!(Verdict::of_response(&response), Verdict::Done);
 }
 
 #[tokio::test]
@@ -174,7 +189,7 @@ async fn one_frame_above_the_bound_is_handed_on_whole() {
     text.push_str(&"x".repeat(100_000));
     let body = Script::of([Ok(Step::Data(text.clone().into()))]);
     let response = answer(savvy(), 200, body).await;
-    assert_eq!(Verdict::of(response.extensions()), Some(Verdict::Done));
+    assert_eq!(Verdict::of_response(&response), Verdict::Done);
     assert_eq!(
         response.into_body().collect().await.unwrap().to_bytes(),
         text

@@ -15,9 +15,11 @@ use super::ClassifyLayer;
 /// its body a byte at a time.
 const MAX_FRAMES: usize = 1024;
 
+type Frames<B> = VecDeque<Result<Frame<Bytes>, <B as Body>::Error>>;
+
 /// Reads the start of a body.
 pub(super) struct Peek<B: Body> {
-    frames: VecDeque<Result<Frame<Bytes>, B::Error>>,
+    frames: Frames<B>,
     len: usize,
     rest: B,
 }
@@ -74,7 +76,7 @@ impl<B: Body + Unpin> Peek<B> {
 
     pub(super) fn into_body(self) -> ClassifyBody<B> {
         ClassifyBody {
-            frames: self.frames,
+            frames: Some(Box::new(self.frames)),
             rest: self.rest,
         }
     }
@@ -93,8 +95,9 @@ pin_project! {
     where
         B: Body,
     {
-        // What was read, in order. An error can only be the last.
-        frames: VecDeque<Result<Frame<Bytes>, B::Error>>,
+        // What was read, in order, if anything was. An error can only be the
+        // last.
+        frames: Option<Box<Frames<B>>>,
         #[pin]
         rest: B,
     }
@@ -103,7 +106,7 @@ pin_project! {
 impl<B: Body> ClassifyBody<B> {
     pub(super) fn untouched(body: B) -> Self {
         Self {
-            frames: VecDeque::new(),
+            frames: None,
             rest: body,
         }
     }
@@ -124,25 +127,30 @@ impl<B: Body> Body for ClassifyBody<B> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let this = self.project();
-        if let Some(frame) = this.frames.pop_front() {
-            return Poll::Ready(Some(frame));
+        if let Some(frames) = this.frames {
+            if let Some(frame) = frames.pop_front() {
+                return Poll::Ready(Some(frame));
+            }
+            *this.frames = None;
         }
         let frame = ready!(this.rest.poll_frame(cx));
         Poll::Ready(frame.map(|frame| frame.map(into_bytes)))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.frames.is_empty() && self.rest.is_end_stream()
+        self.frames.as_ref().is_none_or(|frames| frames.is_empty()) && self.rest.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        let held: u64 = self
-            .frames
+        let rest = self.rest.size_hint();
+        let Some(frames) = &self.frames else {
+            return rest;
+        };
+        let held: u64 = frames
             .iter()
             .filter_map(|frame| frame.as_ref().ok().and_then(Frame::data_ref))
             .map(|data| data.len() as u64)
             .sum();
-        let rest = self.rest.size_hint();
         let mut hint = SizeHint::new();
         hint.set_lower(rest.lower().saturating_add(held));
         if let Some(upper) = rest.upper() {

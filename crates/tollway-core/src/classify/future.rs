@@ -5,13 +5,12 @@ use std::task::{Context, Poll, ready};
 use std::time::SystemTime;
 
 use http::Response;
-use http::response::Parts;
 use http_body::Body;
 use pin_project_lite::pin_project;
 
 use super::body::{ClassifyBody, Peek};
 use super::{Answer, Classify};
-use crate::{BoxError, Fault};
+use crate::{BoxError, Fault, Verdict};
 
 pin_project! {
     /// The future of a [`ClassifyService`](super::ClassifyService).
@@ -37,10 +36,18 @@ pin_project! {
             future: F,
         },
         // Reads the start of the body. `answer` is taken when it is returned.
+        // Boxed, since few answers are read, and every layer above moves this
+        // future for all of them.
         Peek {
-            answer: Option<(Parts, Peek<B>)>,
+            answer: Option<Box<Answered<B>>>,
         },
     }
+}
+
+/// An answer whose body is being read.
+struct Answered<B: Body> {
+    head: Response<()>,
+    peek: Peek<B>,
 }
 
 impl<F, C, B: Body> ClassifyFuture<F, C, B> {
@@ -72,53 +79,58 @@ where
         loop {
             match this.state.as_mut().project() {
                 StateProj::Head { future } => {
-                    let response = match ready!(future.poll(cx)) {
+                    let mut response = match ready!(future.poll(cx)) {
                         Ok(response) => response,
                         Err(error) => {
                             return Poll::Ready(Err(judge_error(&**this.classify, error)));
                         }
                     };
-                    let (parts, body) = response.into_parts();
-                    if !this.classify.needs_body(parts.status, &parts.headers) {
-                        let body = ClassifyBody::untouched(body);
-                        return Poll::Ready(Ok(judge(&**this.classify, parts, &[], body)));
+                    let classify = &**this.classify;
+                    if !classify.needs_body(response.status(), response.headers()) {
+                        judge(classify, &mut response, &[]);
+                        return Poll::Ready(Ok(response.map(ClassifyBody::untouched)));
                     }
-                    let answer = Some((parts, Peek::new(body)));
+                    let (parts, body) = response.into_parts();
+                    let answer = Some(Box::new(Answered {
+                        head: Response::from_parts(parts, ()),
+                        peek: Peek::new(body),
+                    }));
                     this.state.set(State::Peek { answer });
                 }
                 StateProj::Peek { answer } => {
-                    if let Some((_, peek)) = answer {
-                        ready!(peek.poll_start(cx));
+                    if let Some(answer) = answer {
+                        ready!(answer.peek.poll_start(cx));
                     }
                     // Taken only here, as the future ends: like every future, it
                     // isn't to be polled after that.
-                    let (parts, peek) = answer.take().expect("polled again after it was ready");
-                    let start = peek.start();
-                    let body = peek.into_body();
-                    return Poll::Ready(Ok(judge(&**this.classify, parts, &start, body)));
+                    let answer = answer.take().expect("polled again after it was ready");
+                    let Answered { mut head, peek } = *answer;
+                    judge(&**this.classify, &mut head, &peek.start());
+                    return Poll::Ready(Ok(head.map(|()| peek.into_body())));
                 }
             }
         }
     }
 }
 
-fn judge<C: Classify, B: Body>(
-    classify: &C,
-    mut parts: Parts,
-    start: &[u8],
-    body: ClassifyBody<B>,
-) -> Response<ClassifyBody<B>> {
+fn judge<C: Classify, B>(classify: &C, response: &mut Response<B>, start: &[u8]) {
     let judgement = classify.classify(&Answer {
-        status: parts.status,
-        headers: &parts.headers,
+        status: response.status(),
+        headers: response.headers(),
         body: start,
         now: SystemTime::now(),
     });
-    parts.extensions.insert(judgement.verdict);
-    if let Some(advice) = judgement.advice {
-        parts.extensions.insert(advice);
+    let plain = response.status().is_success() && judgement == Verdict::Done.into();
+    let extensions = response.extensions_mut();
+    // What its status says already costs no allocation, unless somebody below
+    // said otherwise.
+    if plain && Verdict::of(extensions).is_none() {
+        return;
     }
-    Response::from_parts(parts, body)
+    extensions.insert(judgement.verdict);
+    if let Some(advice) = judgement.advice {
+        extensions.insert(advice);
+    }
 }
 
 pub(super) fn judge_error<C: Classify>(classify: &C, error: impl Into<BoxError>) -> BoxError {

@@ -5,7 +5,8 @@ use tower_layer::Layer;
 use super::{ClassifyService, Rules};
 
 /// Reads each answer once, and puts the [`Verdict`](crate::Verdict) into the
-/// response's extensions.
+/// response's extensions, where it isn't the plain success that the status says
+/// anyway. [`Verdict::of_response`](crate::Verdict::of_response) reads both.
 ///
 /// It belongs directly above the transport, below everything that acts on a
 /// verdict. A layer that decodes bodies (decompression) belongs below it, or

@@ -71,8 +71,8 @@ impl Client {
     ///
     /// An [`Error`] where there is no response to return, with a
     /// [verdict](Error::verdict) that says whether the call may have had an
-    /// effect. A response with a status that says so is no error; it carries its
-    /// `Verdict` in its extensions.
+    /// effect. A response with a status that says so is no error; its verdict is
+    /// `Verdict::of_response`.
     pub fn send<B>(&self, request: Request<B>) -> ResponseFuture
     where
         B: HttpBody<Data = Bytes> + Send + 'static,
