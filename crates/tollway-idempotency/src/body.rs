@@ -23,11 +23,20 @@ pin_project! {
     #[project = InnerProj]
     enum Inner<B> {
         Untouched { #[pin] body: B },
-        Read { data: Option<Bytes>, trailers: Option<HeaderMap> },
+        // Boxed, since every layer below moves the request.
+        Read { read: Box<Read> },
     }
 }
 
+/// What is left to send of a body that was read.
+#[derive(Debug)]
+struct Read {
+    data: Option<Bytes>,
+    trailers: Option<HeaderMap>,
+}
+
 impl<B> KeyBody<B> {
+    #[inline]
     pub(crate) fn untouched(body: B) -> Self {
         Self {
             inner: Inner::Untouched { body },
@@ -37,7 +46,9 @@ impl<B> KeyBody<B> {
     pub(crate) fn read(data: Bytes, trailers: Option<HeaderMap>) -> Self {
         let data = Some(data).filter(|data| !data.is_empty());
         Self {
-            inner: Inner::Read { data, trailers },
+            inner: Inner::Read {
+                read: Box::new(Read { data, trailers }),
+            },
         }
     }
 }
@@ -47,7 +58,7 @@ impl<B> KeyBody<B> {
     pub(crate) fn data(&self) -> Option<&Bytes> {
         match &self.inner {
             Inner::Untouched { .. } => None,
-            Inner::Read { data, .. } => data.as_ref(),
+            Inner::Read { read } => read.data.as_ref(),
         }
     }
 }
@@ -67,11 +78,9 @@ impl<B: Body> Body for KeyBody<B> {
                 let to_bytes = |mut data: B::Data| data.copy_to_bytes(data.remaining());
                 Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(to_bytes))))
             }
-            InnerProj::Read { data, trailers } => {
-                let frame = data
-                    .take()
-                    .map(Frame::data)
-                    .or_else(|| trailers.take().map(Frame::trailers));
+            InnerProj::Read { read } => {
+                let data = read.data.take().map(Frame::data);
+                let frame = data.or_else(|| read.trailers.take().map(Frame::trailers));
                 Poll::Ready(frame.map(Ok))
             }
         }
@@ -80,15 +89,15 @@ impl<B: Body> Body for KeyBody<B> {
     fn is_end_stream(&self) -> bool {
         match &self.inner {
             Inner::Untouched { body } => body.is_end_stream(),
-            Inner::Read { data, trailers } => data.is_none() && trailers.is_none(),
+            Inner::Read { read } => read.data.is_none() && read.trailers.is_none(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.inner {
             Inner::Untouched { body } => body.size_hint(),
-            Inner::Read { data, .. } => {
-                SizeHint::with_exact(data.as_ref().map_or(0, |data| data.len() as u64))
+            Inner::Read { read } => {
+                SizeHint::with_exact(read.data.as_ref().map_or(0, |data| data.len() as u64))
             }
         }
     }

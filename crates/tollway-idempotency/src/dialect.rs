@@ -169,10 +169,24 @@ impl Dialect {
 
     /// Whether a call with this method and path has a key.
     #[must_use]
+    #[inline]
     pub fn applies_to(&self, method: &Method, path: &str) -> bool {
         match &self.calls {
             Calls::Methods(methods) => methods.contains(method),
             Calls::Endpoints(endpoints) => endpoints.at(method, path).is_some(),
+        }
+    }
+
+    /// The header that takes a UUID as it is, where one that was just made needs
+    /// nothing more.
+    #[inline]
+    pub(crate) fn header_of_uuids(&self) -> Option<&HeaderName> {
+        match &self.place {
+            Place::Header {
+                name,
+                quoted: false,
+            } if self.max_len >= mint::UUID_LEN && self.life >= Self::DEFAULT_LIFE => Some(name),
+            _ => None,
         }
     }
 
@@ -250,7 +264,7 @@ pub(crate) fn write(key: &IdempotencyKey, quoted: bool) -> Result<HeaderValue, M
         text.push(byte);
     }
     text.push(b'"');
-    Ok(mint::secret(&text)?)
+    Ok(mint::secret(text.into())?)
 }
 
 #[cfg(test)]

@@ -53,8 +53,8 @@ pub(crate) enum Field {
 
 impl KeyError {
     /// The inner service failed.
-    pub(crate) fn inner(key: IdempotencyKey, source: BoxError) -> Self {
-        Self::new(Why::Inner, Some(key), source)
+    pub(crate) fn inner(key: Option<IdempotencyKey>, source: BoxError) -> Self {
+        Self::new(Why::Inner, key, source)
     }
 
     /// The call is refused.

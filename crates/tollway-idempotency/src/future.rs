@@ -164,8 +164,6 @@ where
                 }
                 StateProj::Called { future, outcome } => {
                     let mut result = ready!(future.poll(cx)).map_err(Into::into);
-                    let outcome = outcome.take();
-                    state.set(State::Done);
                     // In place: it is moved often enough.
                     if let Some(outcome) = outcome {
                         match &mut result {
@@ -175,6 +173,7 @@ where
                             }
                         }
                     }
+                    state.set(State::Done);
                     return Poll::Ready(result);
                 }
                 StateProj::Refused { .. } | StateProj::Done => {

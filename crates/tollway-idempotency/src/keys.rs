@@ -3,16 +3,17 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, Entry, HeaderMap};
-use http::{Request, Response};
+use http::header::{CONTENT_LENGTH, Entry, HeaderMap, HeaderName};
+use http::{Extensions, Request, Response};
 use tokio::time::Instant;
 use tollway_core::{BoxError, IdempotencyKey, Verdict};
+use uuid::Uuid;
 
 use crate::dialect::{self, Dialect, Misfit, Place};
 use crate::error::{Field, Why};
 use crate::guard::{Memory, Refusal, Ticket};
 use crate::json::Unreadable;
-use crate::{KeyError, KeyGenerator, json};
+use crate::{KeyError, KeyGenerator, json, mint};
 
 /// What all calls of a service share.
 pub(crate) struct Keys<G> {
@@ -47,6 +48,30 @@ impl Chosen {
 }
 
 impl<G: KeyGenerator> Keys<G> {
+    /// Gives the call a new UUID, where that is all there is to do: it stands in
+    /// the header alone, and lives as long as everybody thinks. So do nearly all
+    /// calls. `None`, with nothing done, for the others.
+    #[inline]
+    pub(crate) fn fresh<B>(&self, request: &mut Request<B>) -> Option<Outcome> {
+        let name = self.dialect.header_of_uuids()?;
+        if IdempotencyKey::of(request.extensions()).is_some() {
+            return None;
+        }
+        let uuid = Uuid::from_u128(self.generator.uuid()?);
+        let headers = request.headers_mut();
+        // Few calls have the header already. To add first and look afterwards
+        // hashes its name once, and takes half the time of an entry.
+        if headers.append(name, mint::header_of(uuid).ok()?) {
+            take_back(headers, name);
+            return None;
+        }
+        Some(Outcome {
+            key: Kept::Uuid(uuid),
+            echo: self.echo,
+            ticket: None,
+        })
+    }
+
     /// The key that the caller gave in the extensions or in the header, or else
     /// a new one. `None` where that isn't clear before the body was read. A key
     /// whose place is a header stands there afterwards; what the caller wrote
@@ -192,10 +217,23 @@ impl<G: KeyGenerator> Keys<G> {
             }
         }
         Ok(Outcome {
-            key,
+            key: Kept::Key(key),
             echo: self.echo,
             ticket,
         })
+    }
+}
+
+/// Takes away the last value of the header `name`.
+#[cold]
+fn take_back(headers: &mut HeaderMap, name: &HeaderName) {
+    if let Entry::Occupied(mut entry) = headers.entry(name) {
+        let all: Vec<_> = entry.iter().cloned().collect();
+        let mut others = all.into_iter().rev().skip(1).rev();
+        if let Some(first) = others.next() {
+            entry.insert(first);
+        }
+        others.for_each(|value| entry.append(value));
     }
 }
 
@@ -214,29 +252,77 @@ fn unreadable(name: &str, why: Unreadable) -> KeyError {
 
 /// What is done with a call's key once the call has ended.
 pub(crate) struct Outcome {
-    key: IdempotencyKey,
+    key: Kept,
     echo: bool,
     // Boxed, since calls seldom have one, and every layer above moves this.
     ticket: Option<Box<Ticket>>,
 }
 
+/// A call's key.
+enum Kept {
+    /// It is the text of this, and is made only for the few who ask.
+    Uuid(Uuid),
+    Key(IdempotencyKey),
+}
+
 impl Outcome {
-    pub(crate) fn answered<R>(mut self, response: &mut Response<R>) {
+    #[inline]
+    pub(crate) fn answered<R>(&mut self, response: &mut Response<R>) {
         let verdict = Verdict::of_response(response);
-        self.settle(verdict);
         if self.echo || verdict != Verdict::Done {
-            response.extensions_mut().insert(self.key);
+            self.tell(verdict, response.extensions_mut());
         }
     }
 
-    pub(crate) fn failed(mut self, error: BoxError) -> KeyError {
+    #[cold]
+    fn tell(&mut self, verdict: Verdict, extensions: &mut Extensions) {
+        self.settle(verdict);
+        if let Some(key) = self.key() {
+            extensions.insert(key);
+        }
+    }
+
+    #[cold]
+    pub(crate) fn failed(&mut self, error: BoxError) -> KeyError {
         self.settle(Verdict::of_error(&*error));
-        KeyError::inner(self.key, error)
+        KeyError::inner(self.key(), error)
+    }
+
+    fn key(&self) -> Option<IdempotencyKey> {
+        match &self.key {
+            // The text of a UUID is always a key.
+            Kept::Uuid(uuid) => mint::key_of(*uuid).ok(),
+            Kept::Key(key) => Some(key.clone()),
+        }
     }
 
     fn settle(&mut self, verdict: Verdict) {
         if let (Verdict::NotExecuted { .. }, Some(ticket)) = (verdict, self.ticket.take()) {
             ticket.not_executed();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn a_header_is_as_it_was_once_what_was_added_is_taken_back() {
+        let name = HeaderName::from_static("idempotency-key");
+        for before in [&["a"][..], &["a", "b"], &["b", "a", "c"]] {
+            let mut headers = HeaderMap::new();
+            headers.insert("x-first", HeaderValue::from_static("1"));
+            for value in before {
+                headers.append(&name, HeaderValue::from_static(value));
+            }
+            headers.insert("x-last", HeaderValue::from_static("2"));
+            let mut other = headers.clone();
+            assert!(other.append(&name, HeaderValue::from_static("ours")));
+            take_back(&mut other, &name);
+            assert!(other.iter().eq(headers.iter()), "{before:?}");
         }
     }
 }

@@ -64,23 +64,24 @@ where
             let request = request.map(KeyBody::untouched);
             return IdempotencyKeyFuture::called(self.inner.call(request), None);
         }
-        let outcome = match keys.choose(&mut request) {
-            Ok(Some(chosen)) if !must_read(keys, &chosen, request.body()) => {
-                keys.admit(chosen, &mut request, None)
-            }
-            Ok(chosen) => {
-                let (inner, keys) = (self.inner.clone(), Arc::clone(keys));
-                return IdempotencyKeyFuture::reading(inner, keys, chosen, request);
-            }
-            Err(error) => Err(error),
+        let outcome = match keys.fresh(&mut request) {
+            Some(outcome) => outcome,
+            None => match keys.choose(&mut request) {
+                Ok(Some(chosen)) if !must_read(keys, &chosen, request.body()) => {
+                    match keys.admit(chosen, &mut request, None) {
+                        Ok(outcome) => outcome,
+                        Err(error) => return IdempotencyKeyFuture::refused(error),
+                    }
+                }
+                Ok(chosen) => {
+                    let (inner, keys) = (self.inner.clone(), Arc::clone(keys));
+                    return IdempotencyKeyFuture::reading(inner, keys, chosen, request);
+                }
+                Err(error) => return IdempotencyKeyFuture::refused(error),
+            },
         };
-        match outcome {
-            Ok(outcome) => {
-                let request = request.map(KeyBody::untouched);
-                IdempotencyKeyFuture::called(self.inner.call(request), Some(outcome))
-            }
-            Err(error) => IdempotencyKeyFuture::refused(error),
-        }
+        let request = request.map(KeyBody::untouched);
+        IdempotencyKeyFuture::called(self.inner.call(request), Some(outcome))
     }
 }
 
