@@ -119,12 +119,7 @@ impl<B: 'static> Lease<B> {
     where
         B: Body + Send + Unpin + 'static,
     {
-        Self::send(
-            granted.grant,
-            granted.host,
-            granted.request,
-            granted.waited,
-        )
+        Self::send(granted.grant, granted.host, granted.request, granted.waited)
     }
 
     #[inline]
