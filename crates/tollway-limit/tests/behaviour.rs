@@ -143,6 +143,39 @@ async fn a_pause_refuses_at_once_those_who_can_no_longer_make_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn after_a_pause_the_queue_restarts_evenly_and_then_as_its_shape_says() {
+    let limits = limits(burst(100, millis(1000)));
+    let call = call("/");
+    let refused = limits.acquire(&call).await.unwrap();
+    refused.over(Verdict::NotExecuted {
+        retry_after: Some(millis(700)),
+        scope: Scope::GlobalRate,
+    });
+    let start = Instant::now();
+    let mut last = Duration::ZERO;
+    for number in 0..50 {
+        drop(limits.acquire(&call).await.unwrap());
+        let at = start.elapsed();
+        if number == 0 {
+            assert_eq!(at, millis(700));
+        } else {
+            // 99 in a window, against absolute instants.
+            let even = millis(700) + millis(1000) * number / 99;
+            assert!(at >= even && at < even + millis(3), "{number} at {at:?}");
+            assert!(at > last);
+        }
+        last = at;
+    }
+    // A window after the pause there is nothing left to be gentle with.
+    tokio::time::sleep_until(start + millis(2700)).await;
+    let start = Instant::now();
+    for _ in 0..100 {
+        drop(limits.acquire(&call).await.unwrap());
+    }
+    assert_eq!(start.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_queue_is_bounded() {
     let limits = Limits::builder()
         .every_call(burst(1, millis(1000)))

@@ -81,7 +81,7 @@ impl Gauge {
             waiting: [0; LEVELS],
         };
         gauge.prepare();
-        gauge.count_anew(0);
+        gauge.count_from(quota.count_from, 0);
         gauge
     }
 
@@ -104,10 +104,10 @@ impl Gauge {
     /// Applies another quota to what has been let through so far.
     pub(crate) fn set_quota(&mut self, quota: Quota, now: Nanos) {
         self.settle(now);
-        let old = std::mem::replace(&mut self.quota, quota);
-        if old.count_from != quota.count_from {
-            self.count_anew(now);
+        if self.quota.count_from != quota.count_from {
+            self.count_from(quota.count_from, now);
         }
+        let old = std::mem::replace(&mut self.quota, quota);
         // A place that was to be free after the old window is free after the
         // new one. A shorter window lets them run out as they stand.
         if let (Rate::Window { window: was, .. }, Rate::Window { window: is, .. }) =
@@ -118,9 +118,16 @@ impl Gauge {
         self.prepare();
     }
 
-    /// Counts attempts in flight from where the quota says.
-    fn count_anew(&mut self, now: Nanos) {
-        self.pending = match self.quota.count_from {
+    /// Counts from there from now on, attempts in flight among the rest.
+    fn count_from(&mut self, from: CountFrom, now: Nanos) {
+        // Whoever was taken before the last such change and answered after it
+        // was not found, and is counted now.
+        for level in 0..LEVELS {
+            for _ in self.in_flight.of(level)..self.uncertain().of(level) {
+                self.count(level, now, now);
+            }
+        }
+        self.pending = match from {
             CountFrom::Response => None,
             CountFrom::Sending { margin } => {
                 let mut pending = Pending::new(nanos(margin));

@@ -402,10 +402,9 @@ impl State {
         if let Some(meter) = self.meters.get_mut(at as usize) {
             meter.line[level].remove(&(ticket, lane));
         }
-        // The next of the lane stands where the head stood, and those behind
-        // may go: look at the line at once.
+        // The next of the lane stands where the head stood. There is no more
+        // room for them than there was, or `leave` has seen to it.
         self.stand(lane, level, at, Full::UntilEvent);
-        self.look_at(at, now);
     }
 
     /// A waiter is gone: it was told its fate, or stopped waiting. Hands back

@@ -1,107 +1,18 @@
-//! The decisions against a naive model: any schedule of arrivals, cancellations,
-//! answers, pauses and changes of quotas.
-#![allow(
-    clippy::unwrap_used,
-    clippy::cast_possible_truncation,
-    clippy::needless_pass_by_value,
-    reason = "a test"
-)]
+//! The limiter's state in a world that a schedule drives, with what must hold
+//! after each step.
 
 use std::task::Waker;
 
-use proptest::collection::vec;
-use proptest::prelude::*;
 use smallvec::SmallVec;
 
+use super::Op;
+use super::provider::{Attempt, Provider};
 use crate::gauge::Full;
 use crate::lanes::{Fate, Plan};
 use crate::meter::Role;
-use crate::quota::{CountFrom, LEVELS, Quota, Rate, Shape};
+use crate::quota::{LEVELS, Quota, Rate, Shape};
 use crate::state::{Admission, State, Wakers};
-use crate::time::{NANOS_PER_MILLI, Nanos, nanos};
-
-#[derive(Clone, Debug)]
-enum Op {
-    Advance(u8),
-    Arrive {
-        plan: usize,
-        level: usize,
-        patience: Option<u8>,
-    },
-    /// The nth of those in flight is answered.
-    Answer(usize),
-    /// The nth of those in flight was never sent.
-    GiveBack(usize),
-    /// The nth of the waiters goes away, granted or not.
-    Cancel(usize),
-    Pause(usize, u8),
-    Change(usize, Quota),
-    /// Asks how long it would be, and holds it to its word.
-    Probe(usize),
-}
-
-fn ops(changes: bool) -> impl Strategy<Value = Vec<Op>> {
-    let quota = if changes { 1 } else { 0 };
-    vec(
-        prop_oneof![
-            6 => (0..60u8).prop_map(Op::Advance),
-            9 => (0..3usize, 0..3usize, proptest::option::weighted(0.2, 1..200u8))
-                .prop_map(|(plan, level, patience)| Op::Arrive { plan, level, patience }),
-            5 => (0..8usize).prop_map(Op::Answer),
-            1 => (0..8usize).prop_map(Op::GiveBack),
-            2 => (0..8usize).prop_map(Op::Cancel),
-            quota => (0..2usize, 0..80u8).prop_map(|(meter, time)| Op::Pause(meter, time)),
-            quota => (0..2usize, burst_quota()).prop_map(|(meter, quota)| Op::Change(meter, quota)),
-            1 => (0..3usize).prop_map(Op::Probe),
-        ],
-        1..150,
-    )
-}
-
-fn millis(millis: u64) -> std::time::Duration {
-    std::time::Duration::from_millis(millis)
-}
-
-fn burst_quota() -> impl Strategy<Value = Quota> {
-    (
-        1..6u32,
-        1..100u64,
-        proptest::option::weighted(0.3, 1..4u32),
-        proptest::option::weighted(0.3, 0..60u64),
-    )
-        .prop_map(|(limit, window, in_flight, margin)| {
-            let mut quota = Quota::new(limit, millis(window)).shape(Shape::Burst);
-            if let Some(in_flight) = in_flight {
-                quota = quota.in_flight(in_flight);
-            }
-            if let Some(margin) = margin {
-                let margin = millis(margin);
-                quota = quota.count_from(CountFrom::Sending { margin });
-            }
-            quota
-        })
-}
-
-fn any_quota() -> impl Strategy<Value = Quota> {
-    (burst_quota(), any::<bool>(), 0..3usize, 0..60u8).prop_map(
-        |(quota, paced, level, reserved)| {
-            let quota = match paced {
-                true => quota.shape(Shape::Paced),
-                false => quota,
-            };
-            let priority = tollway_core::Priority::ALL[level];
-            quota.reserve(priority, reserved)
-        },
-    )
-}
-
-#[derive(Debug)]
-struct Attempt {
-    plan: usize,
-    level: usize,
-    sent: Nanos,
-    over: Option<Nanos>,
-}
+use crate::time::{NANOS_PER_MILLI, Nanos};
 
 #[derive(Debug)]
 struct Waiter {
@@ -111,9 +22,9 @@ struct Waiter {
     order: u64,
 }
 
-struct World {
+pub(super) struct World {
     state: State,
-    quotas: Vec<Quota>,
+    providers: [Provider; 2],
     plans: Vec<Plan>,
     now: Nanos,
     attempts: Vec<Attempt>,
@@ -124,60 +35,30 @@ struct World {
 }
 
 impl World {
-    fn new(quotas: [Quota; 2]) -> Self {
+    pub(super) fn new(quotas: [Quota; 2]) -> Self {
         let mut state = State::new(20);
         for quota in quotas {
             state.add_meter(quota, Role::EveryCall, 0);
         }
         let plans = [&[0u32][..], &[1], &[1, 0]];
-        let is_plain = |quota: &Quota| quota.shape == Shape::Burst && quota.reserved == [0; 3];
+        let is_plain = |quota: &Quota| {
+            let is_window = matches!(quota.rate, Rate::Window { .. });
+            is_window && quota.shape == Shape::Burst && quota.reserved == [0; LEVELS]
+        };
         Self {
             state,
             exact: quotas.iter().all(is_plain),
-            quotas: quotas.to_vec(),
+            providers: [0, 1].map(|meter| Provider::new(meter, quotas[meter])),
             plans: plans.map(SmallVec::from_slice).to_vec(),
-            now: 0,
+            // Later than any window is long.
+            now: 1000 * NANOS_PER_MILLI,
             attempts: Vec::new(),
             waiters: Vec::new(),
             arrivals: 0,
         }
     }
 
-    /// When the provider may have counted it at the latest, as far as `quota`
-    /// goes.
-    fn counted(attempt: &Attempt, quota: &Quota) -> Option<Nanos> {
-        match quota.count_from {
-            CountFrom::Response => attempt.over,
-            CountFrom::Sending { margin } => {
-                let margin = attempt.sent + nanos(margin);
-                Some(attempt.over.map_or(margin, |over| over.min(margin)))
-            }
-        }
-    }
-
-    /// How many arrivals there can be in the window that ends now, wherever
-    /// between sending and answer the network delivers each.
-    fn in_window(&self, meter: usize) -> usize {
-        let quota = &self.quotas[meter];
-        let Rate::Window { window, .. } = quota.rate else {
-            return 0;
-        };
-        let window = nanos(window);
-        self.covered(meter)
-            .filter(|attempt| match Self::counted(attempt, quota) {
-                Some(at) => at + window > self.now,
-                None => true,
-            })
-            .count()
-    }
-
-    fn in_flight(&self, meter: usize) -> usize {
-        self.covered(meter)
-            .filter(|attempt| attempt.over.is_none())
-            .count()
-    }
-
-    fn covered(&self, meter: usize) -> impl Iterator<Item = &Attempt> {
+    fn covered(&self, meter: usize) -> impl Iterator<Item = &Attempt> + Clone {
         self.attempts
             .iter()
             .filter(move |attempt| self.plans[attempt.plan].contains(&(meter as u32)))
@@ -186,35 +67,25 @@ impl World {
     fn has_room(&self, plan: usize) -> bool {
         self.plans[plan].iter().all(|&meter| {
             let meter = meter as usize;
-            let quota = &self.quotas[meter];
-            let Rate::Window { limit, .. } = quota.rate else {
-                return true;
-            };
-            self.in_window(meter) < limit as usize
-                && quota
-                    .in_flight
-                    .is_none_or(|limit| self.in_flight(meter) < limit as usize)
+            self.providers[meter].has_room(self.covered(meter), self.now)
         })
     }
 
     fn sent(&mut self, plan: usize, level: usize, sent: Nanos) {
+        for &meter in &self.plans[plan] {
+            let meter = meter as usize;
+            let has_room = self.providers[meter].has_room(self.covered(meter), self.now);
+            let quota = &self.providers[meter].quota;
+            assert!(has_room, "one too many at {} for {quota:?}", self.now);
+            self.providers[meter].take(sent);
+        }
         self.attempts.push(Attempt {
             plan,
             level,
             sent,
             over: None,
+            marks: Default::default(),
         });
-        for &meter in &self.plans[plan].clone() {
-            let meter = meter as usize;
-            let quota = self.quotas[meter];
-            if let Rate::Window { limit, .. } = quota.rate {
-                let used = self.in_window(meter);
-                assert!(used <= limit as usize, "{used} in a window of {quota:?}");
-            }
-            if let Some(limit) = quota.in_flight {
-                assert!(self.in_flight(meter) <= limit as usize);
-            }
-        }
     }
 
     /// Collects what became of the waiters, and checks the order.
@@ -310,6 +181,9 @@ impl World {
         let mut wakers = Wakers::new();
         self.state.tick(self.now);
         self.state.pump(self.now, &mut wakers);
+        // All that was due is done, and what came of it.
+        let next = self.state.next_wake();
+        assert!(next.is_none_or(|wake| wake > self.now), "due at {next:?}");
         self.collect();
         self.check_lines();
     }
@@ -333,7 +207,7 @@ impl World {
         self.change(plan, |gauge| gauge.finish(level, sent, now));
     }
 
-    fn step(&mut self, op: Op) {
+    pub(super) fn step(&mut self, op: Op) {
         self.apply(op);
         self.check_lines();
     }
@@ -358,15 +232,17 @@ impl World {
                 // stays so.
                 let fresh = |index: &usize| {
                     let attempt = &self.attempts[*index];
-                    let counted =
-                        |&meter: &u32| Self::counted(attempt, &self.quotas[meter as usize]);
-                    let mut counted = self.plans[attempt.plan].iter().filter_map(counted);
-                    counted.all(|at| at > self.now)
+                    let plan = self.plans[attempt.plan].iter();
+                    plan.filter_map(|&meter| self.providers[meter as usize].counted(attempt))
+                        .all(|at| at > self.now)
                 };
                 if let Some(index) = self.flying(nth).filter(fresh) {
                     let Attempt {
                         plan, level, sent, ..
                     } = self.attempts.remove(index);
+                    for &meter in &self.plans[plan] {
+                        self.providers[meter as usize].give_back();
+                    }
                     let now = self.now;
                     self.change(plan, |gauge| gauge.give_back(level, sent, now));
                 }
@@ -387,23 +263,21 @@ impl World {
                 let gauge = &mut self.state.meters[meter].gauge;
                 gauge.pause(now, period);
             }
-            Op::Change(meter, quota) => {
-                // What was sent under other numbers is no breach of the new.
-                let strict = |quota: &Quota| match quota.rate {
-                    Rate::Window { limit, window } => (limit, window),
-                    _ => (0, millis(0)),
-                };
-                let (old, new) = (strict(&self.quotas[meter]), strict(&quota));
-                let same = Quota {
-                    rate: Rate::Window {
-                        limit: old.0.max(new.0),
-                        window: old.1.min(new.1),
-                    },
-                    ..self.quotas[meter]
-                };
+            Op::Tighten(meter, left, millis) => {
                 self.exact = false;
-                self.quotas[meter] = same;
-                self.state.meters[meter].gauge.set_quota(same, self.now);
+                let (now, period) = (self.now, Nanos::from(millis) * NANOS_PER_MILLI);
+                let in_flight = self.covered(meter).filter(|a| a.over.is_none()).count();
+                self.providers[meter].say(left, now + period, in_flight, now);
+                let gauge = &mut self.state.meters[meter].gauge;
+                gauge.tighten(left, period, now);
+            }
+            Op::Change(meter, quota) => {
+                self.exact = false;
+                let covered =
+                    |attempt: &&mut Attempt| self.plans[attempt.plan].contains(&(meter as u32));
+                let attempts = self.attempts.iter_mut().filter(covered);
+                self.providers[meter].change(quota, attempts, self.now);
+                self.state.meters[meter].gauge.set_quota(quota, self.now);
                 self.state.look_at_all(self.now);
                 self.pump();
             }
@@ -476,7 +350,7 @@ impl World {
     }
 
     /// Answers everything until nobody waits.
-    fn drain(&mut self) {
+    pub(super) fn drain(&mut self) {
         for _ in 0..10_000 {
             while let Some(index) = self.flying(0) {
                 self.answer(index);
@@ -489,84 +363,4 @@ impl World {
         }
         panic!("{:?} wait for ever", self.waiters);
     }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1500))]
-
-    #[test]
-    fn bursts_are_exact_fair_and_never_stuck(
-        a in burst_quota(),
-        b in burst_quota(),
-        ops in ops(false),
-    ) {
-        let mut world = World::new([a, b]);
-        for op in ops {
-            world.step(op);
-        }
-        world.drain();
-    }
-
-    #[test]
-    fn shapes_shares_pauses_and_changes_never_break_the_rule(
-        a in any_quota(),
-        b in any_quota(),
-        ops in ops(true),
-    ) {
-        let mut world = World::new([a, b]);
-        for op in ops {
-            world.step(op);
-        }
-        world.drain();
-    }
-}
-
-/// A share is kept for a call that waits at another quota; when that call gives
-/// up, those who wait for the share must hear of it.
-#[test]
-fn whoever_waits_for_a_share_is_told_when_its_owner_gives_up_elsewhere() {
-    let busy = Quota::new(1, millis(3)).in_flight(1);
-    let shared = Quota::new(2, millis(6))
-        .count_from(CountFrom::Sending { margin: millis(24) })
-        .reserve(tollway_core::Priority::Normal, 50);
-    let arrive = |plan, level, patience| Op::Arrive {
-        plan,
-        level,
-        patience,
-    };
-    let mut world = World::new([busy, shared]);
-    for op in [
-        arrive(2, 0, None),
-        Op::Advance(79),
-        Op::Pause(1, 10),
-        arrive(0, 0, None),
-        // Held up by the pause first, and then by the quota that is busy.
-        arrive(2, 1, Some(38)),
-        // Needs the share that is kept for the one before.
-        arrive(1, 2, None),
-    ] {
-        world.step(op);
-    }
-    world.drain();
-}
-
-#[test]
-fn levels_that_each_keep_half_do_not_wait_for_each_other_for_ever() {
-    use std::time::Duration;
-
-    use tollway_core::Priority;
-
-    let halves = Quota::new(2, Duration::from_millis(10))
-        .reserve(Priority::High, 50)
-        .reserve(Priority::Normal, 50);
-    let arrive = |level| Op::Arrive {
-        plan: 0,
-        level,
-        patience: None,
-    };
-    let mut world = World::new([halves, Quota::new(5, Duration::from_millis(1))]);
-    for level in [2, 0, 1] {
-        world.step(arrive(level));
-    }
-    world.drain();
 }
