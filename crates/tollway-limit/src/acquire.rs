@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use tollway_core::Phase;
+use tollway_core::{Phase, recent};
 
 use crate::call::Call;
 use crate::error::RateLimitError;
@@ -24,12 +24,13 @@ pub(crate) struct Place {
 impl Place {
     /// Asks for a permit: it is there at once, or there is a place in the
     /// queue.
+    #[inline]
     pub(crate) fn ask(
         shared: Arc<Shared>,
         call: &Call<'_>,
         cx: &Context<'_>,
     ) -> Result<Result<Permit, Self>, RateLimitError> {
-        match shared.ask(call, now(), Some(cx.waker())) {
+        match shared.ask(call, recent(now), Some(cx.waker())) {
             Asked::Granted(permit) => Ok(Ok(permit)),
             Asked::Refused(error) => Err(error),
             Asked::Waits(shared, waiter) => {

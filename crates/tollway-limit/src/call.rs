@@ -44,6 +44,7 @@ impl<'a> Call<'a> {
     /// read from its extensions; the deadline may also be one that a layer above
     /// [holds](Deadline::of).
     #[must_use]
+    #[inline]
     pub fn of<B>(request: &'a Request<B>) -> Self {
         let extensions = request.extensions();
         let call = Self {

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::time::{Duration, SystemTime};
 
 use http::Response;
-use tollway_core::{Fault, Judgement, Phase, Scope, Verdict};
+use tollway_core::{Fault, Phase, Scope, Verdict};
 
 use crate::fields::{self, Remainder};
 use crate::gauge::Gauge;
@@ -20,12 +20,9 @@ impl Permit {
     /// [`Verdict`] (an extension, or else what status and `Retry-After` say)
     /// and from its rate-limit headers, which tighten what is believed to be
     /// left and never loosen it.
+    #[inline]
     pub fn answered<B>(self, response: &Response<B>) {
-        let mut verdict = Verdict::of_response(response);
-        let is_bare = Verdict::of(response.extensions()).is_none();
-        if is_bare && matches!(verdict, Verdict::NotExecuted { .. }) {
-            verdict = Judgement::of_response(response, SystemTime::now()).verdict;
-        }
+        let verdict = Verdict::of_response(response);
         if fields::present(response.headers()) {
             let said = fields::read(response.headers(), SystemTime::now);
             self.over_with(now(), verdict, &said);

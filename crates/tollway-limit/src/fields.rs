@@ -41,6 +41,7 @@ const TRIPLES: [[HeaderName; 3]; 2] = [
 ];
 
 /// Whether there is anything to read. It costs less than looking up each name.
+#[inline]
 pub(crate) fn present(headers: &HeaderMap) -> bool {
     headers.keys().any(|name| {
         let name = name.as_str();

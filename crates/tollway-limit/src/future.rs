@@ -13,6 +13,7 @@ use tower_service::Service;
 
 use crate::acquire::Place;
 use crate::call::Call;
+use crate::error::RateLimitError;
 use crate::limits::{Limits, Shared};
 use crate::permit::Permit;
 
@@ -27,6 +28,7 @@ pin_project! {
     where
         S: Service<Q>,
     {
+        claim: Claim,
         #[pin]
         state: State<S, Q, S::Future>,
     }
@@ -37,66 +39,58 @@ pin_project! {
     enum State<S, Q, F> {
         // Before the permit, and with it until the inner service is ready.
         Waiting {
-            step: Step,
             inner: S,
             // Taken when the attempt is sent.
             request: Option<Q>,
         },
         // The attempt is on its way.
         Sent {
-            permit: Option<Permit>,
             #[pin]
             answer: F,
         },
     }
 }
 
-enum Step {
-    // Taken when it asks.
-    Ask(Option<Arc<Shared>>),
+/// What there is of a permit.
+#[derive(Debug)]
+enum Claim {
+    /// Nothing yet: it asks when it is first polled.
+    Ask(Arc<Shared>),
     Queue(Place),
-    Ready(Unsent),
+    /// Until the attempt is sent, a permit that goes back if it is dropped.
+    Held(Permit),
+    /// It is used up, or was refused.
+    Over,
 }
 
-/// A permit whose attempt was not sent yet: dropped, it goes back.
-struct Unsent {
-    permit: Option<Permit>,
-    /// Whether the inner service was ready as soon as the permit was there.
-    at_once: bool,
-}
-
-impl Unsent {
+impl Claim {
+    /// Sees to it that there is a permit for `request`, and says whether there
+    /// was none before.
     #[inline]
-    fn new(permit: Permit) -> Self {
-        Self {
-            permit: Some(permit),
-            at_once: true,
-        }
-    }
-
-    /// Moves it out of where it is kept.
-    fn take(&mut self) -> Self {
-        Self {
-            permit: self.permit.take(),
-            at_once: self.at_once,
-        }
-    }
-
-    #[inline]
-    fn send(&mut self) -> Option<Permit> {
-        let mut permit = self.permit.take()?;
-        if !self.at_once {
-            permit.sent();
-        }
-        Some(permit)
-    }
-}
-
-impl Drop for Unsent {
-    fn drop(&mut self) {
-        if let Some(permit) = self.permit.take() {
-            permit.give_back();
-        }
+    fn poll<B>(
+        &mut self,
+        request: &Request<B>,
+        cx: &Context<'_>,
+    ) -> Poll<Result<bool, RateLimitError>> {
+        let mut permit = match self {
+            Self::Held(_) => return Poll::Ready(Ok(false)),
+            Self::Queue(place) => ready!(place.poll(cx))?,
+            Self::Ask(_) | Self::Over => {
+                let Self::Ask(shared) = std::mem::replace(self, Self::Over) else {
+                    return Poll::Pending;
+                };
+                match Place::ask(shared, &Call::of(request), cx)? {
+                    Ok(permit) => permit,
+                    Err(place) => {
+                        *self = Self::Queue(place);
+                        return Phase::Permit.pending();
+                    }
+                }
+            }
+        };
+        permit.hold_back();
+        *self = Self::Held(permit);
+        Poll::Ready(Ok(true))
     }
 }
 
@@ -107,8 +101,8 @@ where
     #[inline]
     pub(crate) fn new(limits: &Limits, inner: S, request: Q) -> Self {
         Self {
+            claim: Claim::Ask(Arc::clone(&limits.shared)),
             state: State::Waiting {
-                step: Step::Ask(Some(Arc::clone(&limits.shared))),
                 inner,
                 request: Some(request),
             },
@@ -125,58 +119,42 @@ where
 
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut state = self.project().state;
-        loop {
-            match state.as_mut().project() {
-                StateProj::Waiting {
-                    step,
-                    inner,
-                    request,
-                } => {
-                    let mut unsent = match step {
-                        Step::Ask(shared) => {
-                            let (Some(shared), Some(request)) = (shared.take(), &*request) else {
-                                return Poll::Pending;
-                            };
-                            match Place::ask(shared, &Call::of(request), cx)? {
-                                Ok(permit) => Unsent::new(permit),
-                                Err(place) => {
-                                    *step = Step::Queue(place);
-                                    return Phase::Permit.pending();
-                                }
-                            }
-                        }
-                        Step::Queue(place) => Unsent::new(ready!(place.poll(cx))?),
-                        Step::Ready(unsent) => unsent.take(),
-                    };
-                    match inner.poll_ready(cx) {
-                        Poll::Ready(ready) => ready.map_err(Into::into)?,
-                        Poll::Pending => {
-                            unsent.at_once = false;
-                            *step = Step::Ready(unsent);
-                            // Nothing of it has left us.
-                            return Phase::Connect.pending();
-                        }
-                    }
-                    let permit = unsent.send();
-                    let Some(request) = request.take() else {
-                        return Poll::Pending;
-                    };
-                    let answer = inner.call(request);
-                    state.set(State::Sent { permit, answer });
+        let this = self.project();
+        let (claim, mut state) = (this.claim, this.state);
+        if let StateProj::Waiting { inner, request } = state.as_mut().project() {
+            let Some(asked) = &*request else {
+                return Poll::Pending;
+            };
+            let is_new = ready!(claim.poll(asked, cx))?;
+            match inner.poll_ready(cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(error)) => {
+                    *claim = Claim::Over;
+                    return Poll::Ready(Err(error.into()));
                 }
-                StateProj::Sent { permit, answer } => {
-                    let answer = ready!(answer.poll(cx)).map_err(Into::into);
-                    if let Some(permit) = permit.take() {
-                        match &answer {
-                            Ok(response) => permit.answered(response),
-                            Err(error) => permit.failed(error.as_ref()),
-                        }
-                    }
-                    return Poll::Ready(answer);
-                }
+                // Nothing of it has left us.
+                Poll::Pending => return Phase::Connect.pending(),
+            }
+            if let Claim::Held(permit) = claim {
+                permit.send(is_new);
+            }
+            let Some(request) = request.take() else {
+                return Poll::Pending;
+            };
+            let answer = inner.call(request);
+            state.set(State::Sent { answer });
+        }
+        let StateProj::Sent { answer } = state.project() else {
+            return Poll::Pending;
+        };
+        let answer = ready!(answer.poll(cx)).map_err(Into::into);
+        if let Claim::Held(permit) = std::mem::replace(claim, Claim::Over) {
+            match &answer {
+                Ok(response) => permit.answered(response),
+                Err(error) => permit.failed(error.as_ref()),
             }
         }
+        Poll::Ready(answer)
     }
 }
 

@@ -22,8 +22,19 @@ pub struct Permit {
     shared: Arc<Shared>,
     plan: Plan,
     level: u8,
-    over: bool,
+    stage: Stage,
     sent: Nanos,
+}
+
+/// What dropping a permit says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// The attempt was certainly not sent.
+    Unsent,
+    /// It may have been sent, and is over.
+    Sent,
+    /// Nothing any more.
+    Over,
 }
 
 impl Permit {
@@ -34,7 +45,23 @@ impl Permit {
             // There are three.
             level: u8::try_from(level).unwrap_or(u8::MAX),
             sent,
-            over: false,
+            stage: Stage::Sent,
+        }
+    }
+
+    /// From now on until [`send`](Self::send), the attempt is certainly not
+    /// sent.
+    #[inline]
+    pub(crate) fn hold_back(&mut self) {
+        self.stage = Stage::Unsent;
+    }
+
+    /// The attempt is sent, `at_once` when the permit was given or later.
+    #[inline]
+    pub(crate) fn send(&mut self, at_once: bool) {
+        self.stage = Stage::Sent;
+        if !at_once {
+            self.sent();
         }
     }
 
@@ -55,8 +82,12 @@ impl Permit {
     /// everybody who shares them: for the delay that the provider asks for, or
     /// else for the quota's own [`penalty`](crate::Quota::penalty); without
     /// either, not at all.
+    #[inline]
     pub fn over(self, verdict: Verdict) {
-        self.over_with(now(), verdict, &[]);
+        match verdict {
+            Verdict::NotExecuted { .. } => self.over_with(now(), verdict, &[]),
+            _ => drop(self),
+        }
     }
 
     /// The same, at a time that the caller knows: for code that makes up its
@@ -66,16 +97,13 @@ impl Permit {
     }
 
     pub(crate) fn over_with(mut self, now: Instant, verdict: Verdict, said: &[Remainder]) {
-        self.over = true;
+        self.stage = Stage::Over;
         let now = self.shared.nanos(now);
         let (level, sent) = (usize::from(self.level), self.sent);
         let refused = match verdict {
             Verdict::NotExecuted { retry_after, scope } => Some((retry_after, scope)),
             _ => None,
         };
-        if refused.is_none() && said.is_empty() && self.finish_at_once(now) {
-            return;
-        }
         self.shared.with(now, |core, now, wakers| {
             let state = &mut core.state;
             if let Some((retry_after, scope)) = refused {
@@ -99,16 +127,27 @@ impl Permit {
         }
     }
 
-    /// Nobody waits for its place, as a rule; then that is all there is to it.
-    fn finish_at_once(&self, now: Nanos) -> bool {
-        let level = usize::from(self.level);
-        let (mut core, now) = self.shared.enter(now);
-        core.state.finish_at_once(&self.plan, level, self.sent, now)
+    fn finish(&self) {
+        let now = self.shared.nanos(now());
+        let (level, sent) = (usize::from(self.level), self.sent);
+        {
+            let (mut core, now) = self.shared.enter(now);
+            // Nobody waits for its place, as a rule; then that is all.
+            if core.state.finish_at_once(&self.plan, level, sent, now) {
+                return;
+            }
+        }
+        self.shared
+            .change(&self.plan, now, |gauge, now| gauge.finish(level, sent, now));
     }
 
     /// The attempt was certainly never sent: its place is free again.
     pub fn give_back(mut self) {
-        self.over = true;
+        self.stage = Stage::Unsent;
+    }
+
+    #[cold]
+    fn undo(&self) {
         let now = self.shared.nanos(now());
         let (level, sent) = (usize::from(self.level), self.sent);
         self.shared.change(&self.plan, now, |gauge, now| {
@@ -118,15 +157,12 @@ impl Permit {
 }
 
 impl Drop for Permit {
+    #[inline]
     fn drop(&mut self) {
-        if !self.over {
-            let now = self.shared.nanos(now());
-            if self.finish_at_once(now) {
-                return;
-            }
-            let (level, sent) = (usize::from(self.level), self.sent);
-            self.shared
-                .change(&self.plan, now, |gauge, now| gauge.finish(level, sent, now));
+        match self.stage {
+            Stage::Unsent => self.undo(),
+            Stage::Sent => self.finish(),
+            Stage::Over => {}
         }
     }
 }
