@@ -39,8 +39,14 @@ pin_project! {
 }
 
 impl ResponseFuture {
-    pub(super) fn new(inner: Inner, span: Span) -> Self {
-        Self { inner, span }
+    /// Calls the stack, and makes its own future of what that returns.
+    #[inline]
+    pub(super) fn new(span: Span, call: impl FnOnce() -> Inner) -> Self {
+        Self {
+            // The layers' own events from within `call` belong to the span too.
+            inner: span.in_scope(call),
+            span,
+        }
     }
 }
 
@@ -49,15 +55,19 @@ impl Future for ResponseFuture {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let entered = this.span.enter();
-        let result = ready!(this.inner.poll(cx));
-        drop(entered);
-        let outcome = match result {
-            Ok(response) => Ok(response.map(|inner| ResponseBody { inner })),
-            Err(error) => Err(Error::new(error)),
-        };
-        telemetry::ended(this.span, &outcome);
-        Poll::Ready(outcome)
+        let _entered = this.span.enter();
+        // Each way out makes its own result: a response is moved often enough.
+        match ready!(this.inner.poll(cx)) {
+            Ok(response) => {
+                telemetry::answered(this.span, &response);
+                Poll::Ready(Ok(response.map(|inner| ResponseBody { inner })))
+            }
+            Err(error) => {
+                let error = Error::new(error);
+                telemetry::failed(this.span, &error);
+                Poll::Ready(Err(error))
+            }
+        }
     }
 }
 

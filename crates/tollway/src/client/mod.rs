@@ -140,11 +140,7 @@ where
     B::Error: Into<BoxError>,
 {
     let span = telemetry::span(provider, &request);
-    // The layers' own events from within `call` belong to the span as well.
-    let entered = span.enter();
-    let future = stack.call(request.map(Body::new));
-    drop(entered);
-    ResponseFuture::new(future, span)
+    ResponseFuture::new(span, || stack.call(request.map(Body::new)))
 }
 
 impl fmt::Debug for Client {

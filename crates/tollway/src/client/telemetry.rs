@@ -39,27 +39,29 @@ pub(super) fn span<B>(provider: &str, request: &Request<B>) -> Span {
     span
 }
 
-/// Notes how the call ended.
-pub(super) fn ended<B>(span: &Span, outcome: &Result<Response<B>, Error>) {
+/// Notes the answer that a call ended with.
+pub(super) fn answered<B>(span: &Span, response: &Response<B>) {
     if span.is_disabled() {
         return;
     }
-    match outcome {
-        Ok(response) => {
-            span.record("http.response.status_code", response.status().as_u16());
-            if response.status().is_client_error() || response.status().is_server_error() {
-                span.record("error.type", display(response.status().as_u16()));
-            }
-            span.record("tollway.verdict", Verdict::of_response(response).as_str());
-        }
-        Err(error) => {
-            let kind = if error.is_timeout() {
-                "timeout"
-            } else {
-                "_OTHER"
-            };
-            span.record("error.type", kind);
-            span.record("tollway.verdict", error.verdict().as_str());
-        }
+    let status = response.status();
+    span.record("http.response.status_code", status.as_u16());
+    if status.is_client_error() || status.is_server_error() {
+        span.record("error.type", display(status.as_u16()));
     }
+    span.record("tollway.verdict", Verdict::of_response(response).as_str());
+}
+
+/// Notes the error that a call ended with.
+pub(super) fn failed(span: &Span, error: &Error) {
+    if span.is_disabled() {
+        return;
+    }
+    let kind = if error.is_timeout() {
+        "timeout"
+    } else {
+        "_OTHER"
+    };
+    span.record("error.type", kind);
+    span.record("tollway.verdict", error.verdict().as_str());
 }
