@@ -17,6 +17,7 @@ use tokio_util::sync::ReusableBoxFuture;
 use tollway_core::BoxError;
 
 use crate::arena::Id;
+use crate::executor::H2Executor;
 use crate::failure::Failure;
 use crate::host::Host;
 use crate::info::Facts;
@@ -205,52 +206,5 @@ pub(crate) async fn drive_h2<T, B>(
 fn tell(ended: hyper::Result<()>) {
     if let Err(error) = ended {
         tracing::debug!(target: "tollway::pool", %error, "connection broke");
-    }
-}
-
-/// Runs what hyper's HTTP/2 spawns. The first of a connection is the task that
-/// has the socket: that one can be aborted, and tells of its progress.
-#[derive(Clone, Debug)]
-pub(crate) struct H2Executor {
-    pub(crate) wire: Arc<Wire>,
-    pub(crate) socket: Arc<OnceLock<AbortHandle>>,
-}
-
-impl H2Executor {
-    #[cold]
-    fn run_socket<F>(&self, future: F)
-    where
-        F: Future + Send + 'static,
-        F::Output: Send,
-    {
-        let wire = self.wire.clone();
-        let task = tokio::spawn(async move {
-            let mut future = std::pin::pin!(future);
-            poll_fn(move |cx| {
-                let polled = future.as_mut().poll(cx);
-                wire.progressed();
-                polled
-            })
-            .await
-        });
-        // It was empty: hyper makes this call once, before any other.
-        let _ = self.socket.set(task.abort_handle());
-    }
-}
-
-impl<F> hyper::rt::Executor<F> for H2Executor
-where
-    F: Future + Send + 'static,
-    F::Output: Send,
-{
-    fn execute(&self, future: F) {
-        if self.socket.get().is_some() {
-            self.wire.spawned.fetch_add(1, Ordering::AcqRel);
-            // A request's future is as large as the connection's, and spawning
-            // moves it several times: so it moves into a box first.
-            tokio::spawn(Box::pin(future));
-        } else {
-            self.run_socket(future);
-        }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::pin::{Pin, pin};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -19,8 +19,9 @@ use tower_service::Service;
 
 use crate::arena::Id;
 use crate::builder::{Config, Protocol};
-use crate::conn::{Abort, H1, H2, H2Executor, Http, Link, Replies, drive_h1, drive_h2};
+use crate::conn::{Abort, H1, H2, Http, Link, Replies, drive_h1, drive_h2};
 use crate::connect::{ProxyAuth, TlsInfo};
+use crate::executor::H2Executor;
 use crate::failure::{Failure, Step};
 use crate::host::Host;
 use crate::info::Facts;
@@ -289,11 +290,8 @@ where
     B::Data: Send,
     B::Error: Into<BoxError>,
 {
-    let socket = Arc::new(OnceLock::new());
-    let executor = H2Executor {
-        wire: wire.clone(),
-        socket: socket.clone(),
-    };
+    let executor = H2Executor::new(wire.clone());
+    let socket = executor.socket().clone();
     let mut builder = http2::Builder::new(executor);
     builder
         .timer(TokioTimer::new())

@@ -110,6 +110,7 @@ mod conn;
 pub mod connect;
 mod dial;
 mod error;
+mod executor;
 mod failure;
 mod future;
 mod host;
