@@ -13,7 +13,8 @@ use tower_service::Service;
 use crate::budget::{Cost, Withdrawal};
 use crate::decide::{Course, Decision, Situation, asked_for};
 use crate::drain::Drain;
-use crate::head::{Evidence, KeptHead};
+use crate::evidence::Evidence;
+use crate::head::KeptHead;
 use crate::policy::Settings;
 use crate::replay::{Opening, Replay};
 use crate::story::{AttemptRecord, Attempts, Outcome, Records, Stop};
@@ -82,7 +83,7 @@ where
     B: Body + Unpin,
     B::Error: Into<BoxError>,
 {
-    /// A call with this request, and how the body of its first attempt is made.
+    /// A call with this request, and how its first attempt is made.
     #[inline]
     pub(crate) fn new(
         policy: &RetryPolicy<R>,

@@ -7,7 +7,7 @@ use tollway_core::{Deadline, Judgement, RetryAdvice, Verdict};
 
 use crate::Stop;
 use crate::back_off::Delays;
-use crate::head::Evidence;
+use crate::evidence::Evidence;
 use crate::policy::Settings;
 
 /// What is known when an attempt has ended.

@@ -70,6 +70,7 @@ mod call;
 mod decide;
 mod drain;
 mod error;
+mod evidence;
 mod future;
 mod head;
 mod hedge;

@@ -11,7 +11,7 @@ use tower_service::Service;
 
 use crate::budget::{Cost, Withdrawal};
 use crate::call::{Call, Kept, Run, judge_outcome};
-use crate::{ReplayBody, Seed};
+use crate::{Hedge, ReplayBody, Seed};
 
 /// The second attempt of a hedged call. In a box, since only calls that are
 /// hedged have one.
@@ -59,8 +59,13 @@ pub(crate) enum Raced<F, ResB> {
 
 impl<S, B, R: Seed> Call<S, B, R> {
     /// The second attempt, if the call is to be hedged.
+    #[inline]
     pub(crate) fn plan_rival<F>(&self) -> Option<Box<Rival<F>>> {
         let hedge = self.policy.settings().hedge.as_ref()?;
+        self.plan_rival_after(hedge)
+    }
+
+    fn plan_rival_after<F>(&self, hedge: &Hedge) -> Option<Box<Rival<F>>> {
         let Kept::Resend(resend) = &self.kept else {
             return None;
         };

@@ -8,6 +8,8 @@ use tower_service::Service;
 
 use crate::call::Call;
 use crate::future::RetryFuture;
+use crate::replay::Opening;
+use crate::rival::Rival;
 use crate::{RandomSeed, ReplayBody, RetryError, RetryPolicy, Seed};
 
 /// The service that a [`RetryLayer`](crate::RetryLayer) makes.
@@ -86,7 +88,33 @@ where
         // are sent by a clone, which is made ready by itself.
         let (call, opening) = Call::new(&self.policy, &self.inner, &mut request);
         let rival = call.plan_rival();
-        let request = request.map(|body| opening.first(body));
-        RetryFuture::new(call, rival, self.inner.call(request))
+        match opening.whole() {
+            // Taken apart and put together, it is moved once, but only if
+            // nothing else happens in between, not even dropping what is left
+            // of the caller's body.
+            Ok(body) => {
+                let (head, _rest) = request.into_parts();
+                let future = self.inner.call(Request::from_parts(head, body));
+                RetryFuture::new(call, rival, future)
+            }
+            Err(opening) => self.call_recorded(call, rival, opening, request),
+        }
+    }
+}
+
+impl<S, R> RetryService<S, R> {
+    #[cold]
+    fn call_recorded<B, ResB>(
+        &mut self,
+        call: Call<S, B, R>,
+        rival: Option<Box<Rival<S::Future>>>,
+        opening: Opening<B>,
+        request: Request<B>,
+    ) -> RetryFuture<S, B, ResB, R>
+    where
+        S: Service<Request<ReplayBody<B>>>,
+    {
+        let future = self.inner.call(request.map(|body| opening.first(body)));
+        RetryFuture::new(call, rival, future)
     }
 }

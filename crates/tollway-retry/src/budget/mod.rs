@@ -114,6 +114,7 @@ impl Budget {
     }
 
     /// A first attempt brought a final answer.
+    #[inline]
     pub(crate) fn deposit_success(&self) {
         if let Some(bucket) = &self.0 {
             bucket.deposit(bucket.per_success);

@@ -89,8 +89,16 @@ impl<B> Opening<B> {
         })
     }
 
-    /// The body of the first attempt.
+    /// The body of the first attempt, where nothing of the caller's is needed.
     #[inline]
+    pub(crate) fn whole(self) -> Result<ReplayBody<B>, Self> {
+        match self.0 {
+            Seen::Whole(data) => Ok(ReplayBody(Kind::Whole(data))),
+            _ => Err(self),
+        }
+    }
+
+    /// The body of the first attempt.
     pub(crate) fn first(self, body: B) -> ReplayBody<B> {
         ReplayBody(match self.0 {
             Seen::Nothing => Kind::Plain(body),

@@ -3,7 +3,7 @@ use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::Wake;
+use std::task::{Wake, Waker};
 
 use http::HeaderMap;
 use http_body_util::combinators::WithTrailers;
@@ -20,7 +20,10 @@ where
 {
     let opening = Opening::of(&mut body, bound);
     let replay = opening.replay();
-    (opening.first(body), replay)
+    let first = opening
+        .whole()
+        .unwrap_or_else(|opening| opening.first(body));
+    (first, replay)
 }
 
 /// A body of these frames. Pending where there is none yet, until it is closed.

@@ -1,0 +1,135 @@
+//! What makes it safe to repeat a call.
+
+use http::header::{HeaderName, HeaderValue};
+use http::{Method, Request};
+use tokio::time::Instant;
+use tollway_core::IdempotencyKey;
+
+use crate::policy::Settings;
+
+/// What makes it safe to repeat a call whose outcome is unknown.
+#[derive(Clone, Debug)]
+pub(crate) struct Evidence {
+    /// Repeating the method has the effect of doing it once.
+    pub(crate) idempotent: bool,
+    /// The key that the provider honours, with its life.
+    pub(crate) key: Option<IdempotencyKey>,
+}
+
+impl Evidence {
+    /// The evidence of a request that no copy is kept of.
+    pub(crate) fn of<B, R>(request: &Request<B>, settings: &Settings<R>, started: Instant) -> Self {
+        let carried = IdempotencyKey::of(request.extensions());
+        Self::new(request.method(), carried, settings, started, |name| {
+            request.headers().get(name)
+        })
+    }
+
+    pub(crate) fn new<'a, R>(
+        method: &Method,
+        carried: Option<&IdempotencyKey>,
+        settings: &Settings<R>,
+        started: Instant,
+        header: impl Fn(&HeaderName) -> Option<&'a HeaderValue>,
+    ) -> Self {
+        let in_header = || {
+            let value = settings.key_headers.iter().find_map(header)?;
+            // A value that can't be a key won't be taken for one by the
+            // provider either.
+            let key = IdempotencyKey::new(value.clone()).ok()?;
+            Some(match started.checked_add(settings.key_life) {
+                Some(end) => key.valid_until(end),
+                None => key,
+            })
+        };
+        Self {
+            // RFC 9110, section 9.2.2.
+            idempotent: method.is_idempotent(),
+            key: carried.cloned().or_else(in_header),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use http::header;
+
+    use super::*;
+    use crate::RetryPolicy;
+    use crate::head::KeptHead;
+
+    fn evidence(request: &Request<()>) -> Evidence {
+        let policy = RetryPolicy::default();
+        let now = Instant::now();
+        let of_copy = KeptHead::of(request).evidence(policy.settings(), now);
+        let of_request = Evidence::of(request, policy.settings(), now);
+        assert_eq!(of_copy.key, of_request.key);
+        assert_eq!(of_copy.idempotent, of_request.idempotent);
+        of_copy
+    }
+
+    #[test]
+    fn methods_are_idempotent_as_rfc_9110_says() {
+        for (method, idempotent) in [
+            (Method::GET, true),
+            (Method::HEAD, true),
+            (Method::OPTIONS, true),
+            (Method::TRACE, true),
+            (Method::PUT, true),
+            (Method::DELETE, true),
+            (Method::POST, false),
+            (Method::PATCH, false),
+            (Method::CONNECT, false),
+            (Method::from_bytes(b"SEARCH").unwrap(), false),
+        ] {
+            let mut request = Request::new(());
+            *request.method_mut() = method.clone();
+            assert_eq!(evidence(&request).idempotent, idempotent, "{method}");
+        }
+    }
+
+    #[test]
+    fn a_key_is_found_in_the_extensions_first_and_then_in_a_header() {
+        let mut request = Request::post("/").body(()).unwrap();
+        assert_eq!(evidence(&request).key, None);
+        request
+            .headers_mut()
+            .insert("idempotency-key", HeaderValue::from_static("from-header"));
+        assert_eq!(evidence(&request).key.unwrap().as_str(), "from-header");
+        let key: IdempotencyKey = "from-extension".parse().unwrap();
+        request.extensions_mut().insert(key.clone());
+        assert_eq!(evidence(&request).key, Some(key));
+    }
+
+    #[test]
+    fn a_header_that_cannot_be_a_key_is_none() {
+        let mut request = Request::post("/").body(()).unwrap();
+        for value in ["", "two words"] {
+            request
+                .headers_mut()
+                .insert("idempotency-key", HeaderValue::from_static(value));
+            assert_eq!(evidence(&request).key, None);
+        }
+    }
+
+    #[test]
+    fn a_key_in_a_header_lives_from_the_first_attempt() {
+        let policy = RetryPolicy::builder()
+            .key_headers([header::AUTHORIZATION])
+            .key_life(Duration::from_secs(10))
+            .build()
+            .unwrap();
+        let request = Request::post("/")
+            .header(header::AUTHORIZATION, "k")
+            .body(())
+            .unwrap();
+        let started = Instant::now();
+        let key = Evidence::of(&request, policy.settings(), started)
+            .key
+            .unwrap();
+        assert!(key.is_valid(started + Duration::from_millis(9_999)));
+        assert!(!key.is_valid(started + Duration::from_secs(10)));
+    }
+}
