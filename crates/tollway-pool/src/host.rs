@@ -106,7 +106,7 @@ impl<B: 'static> Host<B> {
             self.carry_out(effects);
         }
         if alarm && let Some(pool) = self.pool.upgrade() {
-            pool.bell.notify_one();
+            pool.bell.ring();
         }
         result
     }

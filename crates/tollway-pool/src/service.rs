@@ -23,7 +23,7 @@ use crate::future::ResponseFuture;
 use crate::host::Host;
 use crate::hosts::Hosts;
 use crate::key::Key;
-use crate::reaper;
+use crate::reaper::{self, Bell};
 use crate::state::{Spoken, State};
 use crate::stats::{PoolStats, Stats};
 
@@ -41,8 +41,7 @@ pub(crate) struct Shared<B: 'static> {
     hosts: RwLock<Hosts<B>>,
     pub(crate) config: Arc<Config>,
     dialer: Arc<dyn Dial<B>>,
-    /// Rung when something is due earlier than the reaper knows.
-    pub(crate) bell: Arc<Notify>,
+    pub(crate) bell: Arc<Bell<B>>,
     /// Rung when the last connection of a host is closed.
     pub(crate) vacated: Notify,
     reaper: Mutex<Option<JoinHandle<()>>>,
@@ -173,7 +172,7 @@ impl<B: 'static> Pool<B> {
                 hosts: RwLock::new(Hosts::new()),
                 config,
                 dialer,
-                bell: Arc::default(),
+                bell: Arc::new(Bell::new()),
                 vacated: Notify::new(),
                 reaper: Mutex::default(),
                 draining: false.into(),
@@ -281,10 +280,11 @@ impl<B: 'static> Drop for Shared<B> {
     fn drop(&mut self) {
         // Connections hold their host, so it falls to the pool to end the idle
         // ones.
-        for host in self.all_hosts() {
+        let hosts = self.all_hosts();
+        for host in &hosts {
             host.with(|state| state.drain(Instant::now()));
         }
-        self.bell.notify_one();
+        self.bell.leave(hosts);
     }
 }
 

@@ -7,7 +7,7 @@ mod support;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use support::{Server, Tls, fetch, get, pool, send, serve_http1, text, until};
+use support::{Server, Tls, fetch, get, pool, serve_http1, text, until};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 use tollway_core::{Deadline, Verdict};
@@ -334,67 +334,4 @@ async fn warming_finds_out_which_protocol_it_is() {
         assert_eq!(pool.warm(&server.uri("/"), 5).await.unwrap(), count);
         assert_eq!(server.seen.accepted(), count);
     }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_drained_pool_finishes_what_it_has_and_takes_nothing_new() {
-    let server = slow(Duration::from_secs(5)).await;
-    let pool = pool().max_connections_per_host(1).build().unwrap();
-    let in_flight = tokio::spawn(fetch_later(&pool, &server));
-    until(|| pool.stats().total().calls() == 1).await;
-    let waiting = tokio::spawn(fetch_later(&pool, &server));
-    until(|| pool.stats().total().waiting() == 1).await;
-    let draining = {
-        let pool = pool.clone();
-        tokio::spawn(async move { pool.drain(Duration::from_secs(60)).await })
-    };
-    tokio::task::yield_now().await;
-    let error = fetch(&pool, get(server.uri("/"))).await.unwrap_err();
-    assert!(error.is_draining(), "{error}");
-    assert_eq!(error.verdict(), Verdict::NO_EFFECT);
-    in_flight.await.unwrap();
-    waiting.await.unwrap();
-    assert_eq!(draining.await.unwrap(), 0);
-    until(|| server.seen.open() == 0).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_drain_cuts_off_what_outlasts_its_limit() {
-    for protocol in [Protocol::Http1Only, Protocol::Http2Only] {
-        let handle = |_| async {
-            sleep(Duration::from_secs(3600)).await;
-            text("late")
-        };
-        let server = match protocol {
-            Protocol::Http2Only => Server::http2(100, handle).await,
-            _ => Server::http1(handle).await,
-        };
-        let pool = pool().protocol(protocol).build().unwrap();
-        let call = {
-            let (pool, uri) = (pool.clone(), server.uri("/"));
-            tokio::spawn(async move { fetch(&pool, get(uri)).await })
-        };
-        until(|| server.seen.requests() == 1).await;
-        assert_eq!(pool.drain(Duration::from_secs(2)).await, 1);
-        let error = call.await.unwrap().unwrap_err();
-        assert_eq!(error.verdict(), Verdict::Unknown, "{error}");
-        until(|| server.seen.open() == 0).await;
-    }
-}
-
-#[tokio::test]
-async fn the_last_handle_takes_the_idle_connections_with_it() {
-    let server = Server::http1(|_| async { text("hello") }).await;
-    let pool = pool().build().unwrap();
-    let other = pool.clone();
-    fetch(&pool, get(server.uri("/"))).await.unwrap();
-    drop(pool);
-    fetch(&other, get(server.uri("/"))).await.unwrap();
-    assert_eq!(server.seen.open(), 1);
-    let response = send(&other, get(server.uri("/"))).await.unwrap();
-    drop(other);
-    // The call in flight isn't harmed.
-    let body = http_body_util::BodyExt::collect(response.into_body()).await;
-    assert_eq!(body.unwrap().to_bytes(), "hello");
-    until(|| server.seen.open() == 0).await;
 }

@@ -51,14 +51,10 @@ impl Service<Uri> for Tcp {
         let limit = self.timeout;
         // A literal address needs no resolver, and hyper-util asks none.
         let resolved = Arc::new(AtomicBool::new(is_literal(&uri)));
-        let mut connector = HttpConnector::new_with_resolver(Resolver {
+        let resolver = Resolver {
             resolved: resolved.clone(),
-        });
-        connector.enforce_http(false);
-        connector.set_nodelay(true);
-        connector.set_keepalive(Some(KEEP_ALIVE));
-        connector.set_keepalive_interval(Some(KEEP_ALIVE));
-        connector.set_connect_timeout(Some(limit));
+        };
+        let mut connector = connector(resolver, limit);
         Connecting(Box::pin(async move {
             match timeout(limit, connector.call(uri)).await {
                 Ok(Ok(stream)) => Ok(stream),
@@ -73,6 +69,17 @@ impl Service<Uri> for Tcp {
             }
         }))
     }
+}
+
+/// All but the name's resolution is hyper-util's.
+fn connector<R>(resolver: R, limit: Duration) -> HttpConnector<R> {
+    let mut connector = HttpConnector::new_with_resolver(resolver);
+    connector.enforce_http(false);
+    connector.set_nodelay(true);
+    connector.set_keepalive(Some(KEEP_ALIVE));
+    connector.set_keepalive_interval(Some(KEEP_ALIVE));
+    connector.set_connect_timeout(Some(limit));
+    connector
 }
 
 fn is_literal(uri: &Uri) -> bool {
@@ -128,5 +135,120 @@ impl<T, E> Future for Connecting<T, E> {
 impl<T, E> std::fmt::Debug for Connecting<T, E> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Connecting")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{Ready, ready};
+    use std::net::Ipv4Addr;
+    use std::sync::Mutex;
+
+    use bytes::Bytes;
+    use http::Request;
+    use http_body_util::{BodyExt, Full};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+    use tower::ServiceExt;
+    use tower_layer::Layer;
+
+    use super::*;
+    use crate::{ConnectionInfo, Pool};
+
+    const LIMIT: Duration = Duration::from_secs(10);
+
+    /// Answers each question with the next of its answers.
+    #[derive(Clone)]
+    struct Scripted(Arc<Mutex<Vec<Vec<Ipv4Addr>>>>);
+
+    impl Scripted {
+        fn new(mut answers: Vec<Vec<Ipv4Addr>>) -> Self {
+            answers.reverse();
+            Self(Arc::new(Mutex::new(answers)))
+        }
+    }
+
+    impl Service<Name> for Scripted {
+        type Response = std::vec::IntoIter<SocketAddr>;
+        type Error = io::Error;
+        type Future = Ready<io::Result<Self::Response>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, _: Name) -> Self::Future {
+            let answer = self.0.lock().unwrap().pop();
+            let addrs = answer.unwrap_or_default().into_iter();
+            let addrs: Vec<_> = addrs.map(|ip| SocketAddr::from((ip, 0))).collect();
+            ready(Ok(addrs.into_iter()))
+        }
+    }
+
+    const fn loopback(last: u8) -> Ipv4Addr {
+        Ipv4Addr::new(127, 0, 0, last)
+    }
+
+    /// Answers every request on `ip`, at `port` if that isn't zero.
+    async fn serve(ip: Ipv4Addr, port: u16) -> u16 {
+        let listener = TcpListener::bind((ip, port)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let mut buffer = [0; 1024];
+                    while let Ok(1..) = stream.read(&mut buffer).await {
+                        let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+                        stream.write_all(answer).await.unwrap();
+                    }
+                });
+            }
+        });
+        port
+    }
+
+    fn uri(port: u16) -> Uri {
+        format!("http://gateway.test:{port}/").parse().unwrap()
+    }
+
+    #[tokio::test]
+    async fn every_address_of_a_name_is_tried() {
+        let port = serve(loopback(1), 0).await;
+        // Nobody listens at the first two.
+        let resolver = Scripted::new(vec![vec![loopback(2), loopback(3), loopback(1)]]);
+        let stream = connector(resolver, LIMIT).oneshot(uri(port)).await.unwrap();
+        let peer = stream.inner().peer_addr().unwrap();
+        assert_eq!(peer, SocketAddr::from((loopback(1), port)));
+    }
+
+    #[tokio::test]
+    async fn small_writes_are_not_held_back() {
+        let port = serve(loopback(1), 0).await;
+        let uri = format!("http://127.0.0.1:{port}/").parse().unwrap();
+        let stream = Tcp::new(LIMIT).oneshot(uri).await.unwrap();
+        assert!(stream.inner().nodelay().unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_name_is_resolved_anew_for_each_connection() {
+        let port = serve(loopback(1), 0).await;
+        serve(loopback(2), port).await;
+        let resolver = Scripted::new(vec![vec![loopback(1)], vec![loopback(2)]]);
+        let pool: Pool<Full<Bytes>> = Pool::builder()
+            .plain_http(true)
+            .max_requests_per_connection(2)
+            .layer()
+            .unwrap()
+            .layer(connector(resolver, LIMIT));
+        let mut peers = Vec::new();
+        for _ in 0..3 {
+            let mut request = Request::new(Full::default());
+            *request.uri_mut() = uri(port);
+            let response = pool.clone().oneshot(request).await.unwrap();
+            let info = ConnectionInfo::of(response.extensions()).unwrap();
+            peers.push(info.remote_addr().unwrap().ip());
+            response.into_body().collect().await.unwrap();
+        }
+        assert_eq!(peers, [loopback(1), loopback(1), loopback(2)]);
     }
 }

@@ -21,7 +21,7 @@ use crate::stats::{CloseReason, Counters};
 
 /// How long a connection that was told to close may take to do so. A peer that
 /// reads nothing could hold its place under the cap for ever otherwise.
-const CLOSING: Duration = Duration::from_secs(5);
+pub(crate) const CLOSING: Duration = Duration::from_secs(5);
 
 /// What the machine moves around without looking inside.
 pub(crate) trait Kind {

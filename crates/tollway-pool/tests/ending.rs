@@ -1,0 +1,165 @@
+//! The end of a pool: drained, or dropped.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::time::Duration;
+
+use http_body_util::BodyExt;
+use support::{Server, fetch, get, pool, post, send, text, until};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{Instant, sleep};
+use tollway_core::Verdict;
+use tollway_pool::{Pool, Protocol};
+use tower::{Service, ServiceExt};
+
+/// A server that answers after this long.
+async fn slow(protocol: Protocol, time: Duration) -> Server {
+    let handle = move |_| async move {
+        sleep(time).await;
+        text("done")
+    };
+    match protocol {
+        Protocol::Http2Only => Server::http2(100, handle).await,
+        _ => Server::http1(handle).await,
+    }
+}
+
+fn fetch_later(
+    pool: &Pool<support::Body>,
+    server: &Server,
+) -> impl Future<Output = ()> + Send + 'static {
+    let (pool, uri) = (pool.clone(), server.uri("/"));
+    async move {
+        fetch(&pool, get(uri)).await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drained_pool_finishes_what_it_has_and_takes_nothing_new() {
+    let server = slow(Protocol::Http1Only, Duration::from_secs(5)).await;
+    let pool = pool().max_connections_per_host(1).build().unwrap();
+    let in_flight = tokio::spawn(fetch_later(&pool, &server));
+    until(|| pool.stats().total().calls() == 1).await;
+    let waiting = tokio::spawn(fetch_later(&pool, &server));
+    until(|| pool.stats().total().waiting() == 1).await;
+    let draining = {
+        let pool = pool.clone();
+        tokio::spawn(async move { pool.drain(Duration::from_secs(60)).await })
+    };
+    tokio::task::yield_now().await;
+    let error = fetch(&pool, get(server.uri("/"))).await.unwrap_err();
+    assert!(error.is_draining(), "{error}");
+    assert_eq!(error.verdict(), Verdict::NO_EFFECT);
+    in_flight.await.unwrap();
+    waiting.await.unwrap();
+    assert_eq!(draining.await.unwrap(), 0);
+    until(|| server.seen.open() == 0).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_cuts_off_what_outlasts_its_limit() {
+    for protocol in [Protocol::Http1Only, Protocol::Http2Only] {
+        let server = slow(protocol, Duration::from_secs(3600)).await;
+        let pool = pool().protocol(protocol).build().unwrap();
+        let call = {
+            let (pool, uri) = (pool.clone(), server.uri("/"));
+            tokio::spawn(async move { fetch(&pool, get(uri)).await })
+        };
+        until(|| server.seen.requests() == 1).await;
+        assert_eq!(pool.drain(Duration::from_secs(2)).await, 1);
+        let error = call.await.unwrap().unwrap_err();
+        assert_eq!(error.verdict(), Verdict::Unknown, "{error}");
+        until(|| server.seen.open() == 0).await;
+    }
+}
+
+#[tokio::test]
+async fn the_last_handle_takes_the_idle_connections_with_it() {
+    let server = Server::http1(|_| async { text("hello") }).await;
+    let pool = pool().build().unwrap();
+    let other = pool.clone();
+    fetch(&pool, get(server.uri("/"))).await.unwrap();
+    drop(pool);
+    fetch(&other, get(server.uri("/"))).await.unwrap();
+    assert_eq!(server.seen.open(), 1);
+    let response = send(&other, get(server.uri("/"))).await.unwrap();
+    drop(other);
+    // The call in flight isn't harmed.
+    let body = response.into_body().collect().await.unwrap();
+    assert_eq!(body.to_bytes(), "hello");
+    until(|| server.seen.open() == 0).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_that_outlive_the_last_handle_finish_and_close_behind_them() {
+    for protocol in [Protocol::Http1Only, Protocol::Http2Only] {
+        let tasks = tokio::runtime::Handle::current().metrics();
+        let server = slow(protocol, Duration::from_secs(5)).await;
+        let before = tasks.num_alive_tasks();
+        let pool = pool()
+            .protocol(protocol)
+            .max_connections_per_host(1)
+            .acquire_timeout(Duration::from_secs(600))
+            .build()
+            .unwrap();
+        // Neither keeps a handle once it has been polled. Over HTTP/1.1 the
+        // second waits for the first.
+        let calls = [(); 2].map(|()| {
+            let call = pool.clone().oneshot(get(server.uri("/")));
+            tokio::spawn(async move { call.await.unwrap().into_body().collect().await })
+        });
+        until(|| pool.stats().total().calls() + pool.stats().total().waiting() == 2).await;
+        drop(pool);
+        for call in calls {
+            assert_eq!(call.await.unwrap().unwrap().to_bytes(), "done");
+        }
+        until(|| server.seen.open() == 0).await;
+        until(|| tasks.num_alive_tasks() <= before).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_never_closes_holds_nothing_for_long_once_the_pool_is_gone() {
+    // It answers before it has read the request, reads no more, and stays.
+    let server = Server::raw(|mut stream, seen| async move {
+        stream.read_u8().await.unwrap();
+        seen.request();
+        let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+        stream.write_all(answer).await.unwrap();
+        std::future::pending::<()>().await;
+    })
+    .await;
+    let tasks = tokio::runtime::Handle::current().metrics();
+    let before = tasks.num_alive_tasks();
+    let pool = pool()
+        .idle_timeout(Duration::from_secs(3600))
+        .build()
+        .unwrap();
+    let request = post(server.uri("/"), vec![b'x'; 32 << 20]);
+    let response = send(&pool, request).await.unwrap();
+    response.into_body().collect().await.unwrap();
+    assert_eq!(pool.stats().total().in_use(), 1);
+    let dropped = Instant::now();
+    drop(pool);
+    // The server's own task for the connection stays.
+    until(|| tasks.num_alive_tasks() == before + 1).await;
+    assert!(dropped.elapsed() < Duration::from_secs(20));
+}
+
+#[tokio::test]
+async fn a_call_dropped_before_it_was_polled_leaves_every_count_as_if_it_had_never_been() {
+    for protocol in [Protocol::Http1Only, Protocol::Http2Only] {
+        let server = slow(protocol, Duration::ZERO).await;
+        let mut pool = pool().protocol(protocol).build().unwrap();
+        // Without a connection, then with one.
+        for _ in 0..2 {
+            drop(pool.call(get(server.uri("/"))));
+            until(|| pool.stats().total().in_use() == 0).await;
+            assert_eq!(pool.stats().total().waiting(), 0);
+            fetch(&pool, get(server.uri("/"))).await.unwrap();
+        }
+        until(|| server.seen.open() <= 1).await;
+    }
+}
