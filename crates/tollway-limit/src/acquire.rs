@@ -9,8 +9,9 @@ use tollway_core::{Phase, recent};
 
 use crate::call::Call;
 use crate::error::RateLimitError;
-use crate::limits::{Asked, Limits, Shared};
+use crate::limits::Limits;
 use crate::permit::Permit;
+use crate::shared::{Asked, Shared};
 use crate::time::now;
 
 /// A place in the queue. Dropped, it leaves no trace.

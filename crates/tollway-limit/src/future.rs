@@ -14,8 +14,9 @@ use tower_service::Service;
 use crate::acquire::Place;
 use crate::call::Call;
 use crate::error::RateLimitError;
-use crate::limits::{Limits, Shared};
+use crate::limits::Limits;
 use crate::permit::Permit;
+use crate::shared::Shared;
 
 pin_project! {
     /// The future of a [`RateLimitService`](crate::RateLimitService).

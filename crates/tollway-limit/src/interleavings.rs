@@ -13,9 +13,10 @@ use loom::sync::atomic::{AtomicUsize, Ordering};
 use loom::thread;
 
 use crate::call::Call;
-use crate::limits::{Asked, Limits};
+use crate::limits::Limits;
 use crate::permit::Permit;
 use crate::quota::Quota;
+use crate::shared::Asked;
 use crate::time::now;
 
 fn one_at_a_time() -> Limits {
@@ -92,6 +93,72 @@ fn one_who_leaves_while_being_granted_passes_the_permit_on() {
         leaver
             .join()
             .unwrap_or_else(|_| panic!("the leaver failed"));
+        assert_eq!(limits.snapshot().quotas[0].in_flight, 0);
+    });
+}
+
+/// A first permit, taken and let go under the lock, leaves the place on loan.
+fn with_a_loan(limit: u32) -> Limits {
+    let builder = Limits::builder().every_call(Quota::concurrent(limit));
+    let limits = builder.build().unwrap_or_else(|error| panic!("{error}"));
+    drop(block_on(acquire(&limits)));
+    limits
+}
+
+fn joined<T>(thread: thread::JoinHandle<T>) -> T {
+    let result = thread.join();
+    result.unwrap_or_else(|_| panic!("the other thread failed"))
+}
+
+#[test]
+fn an_answer_noted_without_the_lock_reaches_whoever_is_about_to_wait() {
+    loom::model(|| {
+        let limits = with_a_loan(1);
+        let permit = block_on(acquire(&limits));
+        let holder = thread::spawn(move || drop(permit));
+        drop(block_on(acquire(&limits)));
+        joined(holder);
+        assert_eq!(limits.snapshot().quotas[0].in_flight, 0);
+    });
+}
+
+#[test]
+fn one_lent_permit_is_taken_by_one() {
+    loom::model(|| {
+        let limits = with_a_loan(1);
+        let holders = Arc::new(AtomicUsize::new(0));
+        let work = |limits: Limits, holders: Arc<AtomicUsize>| {
+            move || {
+                let permit = block_on(acquire(&limits));
+                assert_eq!(holders.fetch_add(1, Ordering::SeqCst), 0);
+                holders.fetch_sub(1, Ordering::SeqCst);
+                drop(permit);
+            }
+        };
+        let other = thread::spawn(work(limits.clone(), Arc::clone(&holders)));
+        work(limits.clone(), holders)();
+        joined(other);
+        assert_eq!(limits.snapshot().waiting, 0);
+        assert_eq!(limits.snapshot().quotas[0].in_flight, 0);
+    });
+}
+
+#[test]
+fn what_is_taken_and_answered_while_a_loan_is_recalled_is_counted_once() {
+    loom::model(|| {
+        let limits = with_a_loan(2);
+        let other = {
+            let limits = limits.clone();
+            thread::spawn(move || {
+                let permit = block_on(acquire(&limits));
+                drop(block_on(acquire(&limits)));
+                permit
+            })
+        };
+        assert!(limits.snapshot().quotas[0].in_flight <= 2);
+        let permit = joined(other);
+        assert_eq!(limits.snapshot().quotas[0].in_flight, 1);
+        drop(permit);
         assert_eq!(limits.snapshot().quotas[0].in_flight, 0);
     });
 }

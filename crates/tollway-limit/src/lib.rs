@@ -120,6 +120,7 @@ pub mod goodput {}
 mod builder;
 mod call;
 mod error;
+mod express;
 mod feedback;
 mod fields;
 mod gauge;
@@ -132,6 +133,7 @@ mod pace;
 mod permit;
 mod quota;
 mod routes;
+mod shared;
 mod snapshot;
 mod state;
 mod sync;

@@ -42,6 +42,16 @@ impl Pace {
             .saturating_add(self.interval);
     }
 
+    /// Takes so many at once.
+    pub(crate) fn take_many(&mut self, count: u32, now: Nanos) {
+        self.undo = None;
+        let span = self.interval.saturating_mul(Nanos::from(count));
+        self.next = self
+            .next
+            .max(now.saturating_sub(CATCH_UP))
+            .saturating_add(span);
+    }
+
     /// Gives back the attempt that was taken at `at`, unless another was taken
     /// since: then its place in the schedule is gone.
     pub(crate) fn give_back(&mut self, at: Nanos) {

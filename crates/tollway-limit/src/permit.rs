@@ -9,7 +9,7 @@ use tollway_core::Verdict;
 use crate::feedback;
 use crate::fields::Remainder;
 use crate::lanes::Plan;
-use crate::limits::Shared;
+use crate::shared::Shared;
 use crate::time::{Nanos, now};
 
 /// The right to send one attempt now, taken from every quota that covers it.
@@ -130,10 +130,14 @@ impl Permit {
     fn finish(&self) {
         let now = self.shared.nanos(now());
         let (level, sent) = (usize::from(self.level), self.sent);
+        if self.shared.answer(&self.plan, level, now) {
+            return;
+        }
         {
             let (mut core, now) = self.shared.enter(now);
             // Nobody waits for its place, as a rule; then that is all.
             if core.state.finish_at_once(&self.plan, level, sent, now) {
+                self.shared.lend(&mut core, now);
                 return;
             }
         }

@@ -34,6 +34,9 @@ pub struct Quota {
 /// How many priorities there are.
 pub(crate) const LEVELS: usize = 3;
 
+/// The level of calls that may be served without the lock: nearly all.
+pub(crate) const EXPRESS: usize = level(Priority::Normal);
+
 /// A priority as an index, the highest first.
 pub(crate) const fn level(priority: Priority) -> usize {
     match priority {

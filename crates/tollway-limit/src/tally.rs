@@ -15,6 +15,14 @@ impl Tally {
         self.0[level] = self.0[level].saturating_sub(1);
     }
 
+    pub(crate) fn add_many(&mut self, level: usize, count: u32) {
+        self.0[level] += count;
+    }
+
+    pub(crate) fn remove_many(&mut self, level: usize, count: u32) {
+        self.0[level] = self.0[level].saturating_sub(count);
+    }
+
     pub(crate) fn of(&self, level: usize) -> u32 {
         self.0[level]
     }

@@ -17,7 +17,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use tokio::runtime::{Handle, Id};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::limits::Shared;
+use crate::shared::Shared;
 use crate::sync::{Mutex, lock};
 use crate::time::{NANOS_PER_SEC, now};
 

@@ -3,6 +3,7 @@
 
 mod feedback;
 mod foretell;
+mod loan;
 mod pending;
 mod shares;
 
@@ -33,6 +34,8 @@ pub(crate) struct Gauge {
     is_paced: bool,
     /// Whether any share is reserved.
     has_shares: bool,
+    /// Whether places may be lent out.
+    lends: bool,
     /// Granted and not over, by level.
     in_flight: Tally,
     /// Those that may not have arrived yet, where the quota counts from sending.
@@ -67,6 +70,7 @@ impl Gauge {
             window_nanos: 0,
             is_paced: false,
             has_shares: false,
+            lends: false,
             in_flight: Tally::default(),
             pending: None,
             window: Window::default(),
@@ -94,6 +98,7 @@ impl Gauge {
         };
         self.is_paced = self.quota.shape == Shape::Paced && self.quota.rate != Rate::Unlimited;
         self.has_shares = self.quota.reserved != [0; LEVELS];
+        self.lends = self.may_lend();
         self.set_interval();
     }
 

@@ -1,0 +1,325 @@
+//! What all handles share: the lock, and the ways through it and around it.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+
+use crate::call::Call;
+use crate::error::RateLimitError;
+use crate::express::{Express, Loan};
+use crate::gauge::Gauge;
+use crate::lanes::{Fate, Plan};
+use crate::limits::Core;
+use crate::permit::Permit;
+use crate::quota::{EXPRESS, level};
+use crate::routes::Routes;
+use crate::state::{Admission, Wakers};
+use crate::sync::{Mutex, MutexGuard, lock};
+use crate::time::{self, Nanos, Origin};
+
+/// What all handles share.
+pub(crate) struct Shared {
+    pub(crate) origin: Origin,
+    /// Whether `Core::only` may be there. A hint: the lock tells.
+    is_plain: AtomicBool,
+    /// Where every call has the same one meter.
+    express: Option<Express>,
+    pub(crate) routes: ArcSwap<Routes>,
+    pub(crate) core: Mutex<Core>,
+    #[cfg(feature = "tokio")]
+    pub(crate) timer: crate::timer::Timer,
+}
+
+/// What comes of asking, with the lock released.
+#[derive(Debug)]
+pub(crate) enum Asked {
+    Granted(Permit),
+    Waits(Arc<Shared>, u32),
+    Refused(RateLimitError),
+}
+
+impl Shared {
+    pub(crate) fn new(core: Core, routes: Routes) -> Self {
+        Self {
+            origin: Origin::now(),
+            is_plain: AtomicBool::new(core.only.is_some()),
+            express: match core.only.as_deref() {
+                Some(&[meter]) => Some(Express::new(meter)),
+                _ => None,
+            },
+            routes: ArcSwap::from_pointee(routes),
+            core: Mutex::new(core),
+            #[cfg(feature = "tokio")]
+            timer: crate::timer::Timer::default(),
+        }
+    }
+
+    /// Makes the way to other limits known.
+    pub(crate) fn publish(&self, core: &Core, routes: Routes) {
+        self.is_plain.store(core.only.is_some(), Ordering::Relaxed);
+        self.routes.store(Arc::new(routes));
+    }
+
+    pub(crate) fn nanos(&self, instant: Instant) -> Nanos {
+        self.origin.nanos(instant)
+    }
+
+    /// Runs `decide` under the lock, and wakes whom it names afterwards.
+    ///
+    /// The timer may have to be set anew then. Whoever was granted a permit
+    /// does that when it is polled, in its own runtime; where nobody was,
+    /// someone who waits is woken to do it.
+    pub(crate) fn with<R>(
+        &self,
+        now: Nanos,
+        decide: impl FnOnce(&mut Core, Nanos, &mut Wakers) -> R,
+    ) -> R {
+        self.decide(now, |core, now, wakers| {
+            let decision = decide(core, now, wakers);
+            if wakers.is_empty() && core.state.must_arm() {
+                wakers.extend(core.state.lanes.any_waiting().cloned());
+            }
+            decision
+        })
+    }
+
+    /// The same, by a task that sets the timer itself.
+    fn decide<R>(&self, now: Nanos, decide: impl FnOnce(&mut Core, Nanos, &mut Wakers) -> R) -> R {
+        let mut wakers = Wakers::new();
+        let (mut core, now) = self.enter(now);
+        let decision = decide(&mut core, now, &mut wakers);
+        drop(core);
+        if !wakers.is_empty() {
+            wakers.into_iter().for_each(Waker::wake);
+        }
+        decision
+    }
+
+    /// Notes that an attempt was answered at `now`, if that takes no lock.
+    #[inline]
+    pub(crate) fn answer(&self, plan: &Plan, level: usize, now: Nanos) -> bool {
+        self.express.as_ref().is_some_and(|express| {
+            level == EXPRESS && **plan == [express.meter] && express.answer(now)
+        })
+    }
+
+    /// Takes the lock, and sees to it that time doesn't go backwards.
+    #[inline]
+    pub(crate) fn enter(&self, now: Nanos) -> (MutexGuard<'_, Core>, Nanos) {
+        let mut core = lock(&self.core);
+        if let Some(loan) = core.loan.take() {
+            self.recall(&mut core, loan, now);
+        }
+        let now = core.state.tick(now);
+        (core, now)
+    }
+
+    /// Accounts for what has happened without the lock.
+    fn recall(&self, core: &mut Core, loan: Loan, now: Nanos) {
+        let Some(express) = &self.express else {
+            return;
+        };
+        let used = express.recall(loan);
+        let now = core.state.tick(now);
+        let Some(meter) = core.state.meters.get_mut(express.meter as usize) else {
+            return;
+        };
+        if used.taken > 0 {
+            meter.gauge.take_lent(EXPRESS, used.taken, now);
+        }
+        if used.answered > 0 {
+            // None was answered after this, nor after the end of the loan.
+            let at = self.nanos(time::now()).min(loan.until);
+            meter.gauge.finish_many(EXPRESS, used.answered, at);
+        }
+    }
+
+    /// Lends what is left. Nobody may wait for it.
+    #[inline]
+    pub(crate) fn lend(&self, core: &mut Core, now: Nanos) {
+        debug_assert_eq!(core.state.lanes.waiting(), 0);
+        if let Some(express) = &self.express
+            && core.only.as_deref() == Some(&[express.meter])
+            && let Some(meter) = core.state.meters.get_mut(express.meter as usize)
+        {
+            let spare = meter.gauge.spare(now);
+            if spare > 0 {
+                core.loan = Some(express.lend(spare, now));
+            }
+        }
+    }
+
+    /// Asks for a permit. Without a `waker` it doesn't wait.
+    #[inline]
+    pub(crate) fn ask(
+        self: Arc<Self>,
+        call: &Call<'_>,
+        now: Instant,
+        waker: Option<&Waker>,
+    ) -> Asked {
+        let level = level(call.priority);
+        let deadline = call.deadline.map(|deadline| self.nanos(deadline.instant()));
+        let now = self.nanos(now);
+        if let Some(express) = &self.express
+            && level == EXPRESS
+            && deadline.is_none_or(|deadline| deadline > now)
+            && express.take()
+        {
+            let plan = Plan::from_slice(&[express.meter]);
+            return Asked::Granted(Permit::new(self, plan, level, now));
+        }
+        match self.take_at_once(level, deadline, now) {
+            Some((plan, at)) => Asked::Granted(Permit::new(self, plan, level, at)),
+            None => self.ask_at_length(call, level, deadline, now, waker),
+        }
+    }
+
+    /// A permit, where every call has the same plan, there is room, and nobody
+    /// waits.
+    fn take_at_once(
+        &self,
+        level: usize,
+        deadline: Option<Nanos>,
+        now: Nanos,
+    ) -> Option<(Plan, Nanos)> {
+        if !self.is_plain.load(Ordering::Relaxed) {
+            return None;
+        }
+        let (mut core, now) = self.enter(now);
+        let Core { only, state, .. } = &mut *core;
+        let plan = only.as_ref()?;
+        let taken = state.take_at_once(plan, level, deadline, now);
+        // Copies plain numbers, where `clone` goes through an iterator.
+        let plan = taken.then(|| Plan::from_slice(plan))?;
+        self.lend(&mut core, now);
+        Some((plan, now))
+    }
+
+    fn ask_at_length(
+        self: Arc<Self>,
+        call: &Call<'_>,
+        level: usize,
+        deadline: Option<Nanos>,
+        now: Nanos,
+        waker: Option<&Waker>,
+    ) -> Asked {
+        let admit = |core: &mut Core, plan: Plan, now, wakers: &mut Wakers| {
+            let state = &mut core.state;
+            let admission = state.admit(&plan, level, deadline, now, waker, wakers);
+            // Whoever may go doesn't set the timer for those who wait.
+            if wakers.is_empty() && matches!(admission, Admission::Granted(_)) && state.must_arm() {
+                wakers.extend(state.lanes.any_waiting().cloned());
+            }
+            (plan, admission)
+        };
+        let (plan, admission) = loop {
+            let routes = self.routes.load();
+            let route = routes.route(call);
+            let asked = self.decide(now, |core, now, wakers| {
+                // New limits may have come in between; then this route leads
+                // astray, and the next one is looked up.
+                if core.version != routes.version {
+                    return None;
+                }
+                let plan = core.plan(&route, now);
+                Some(admit(core, plan, now, wakers))
+            });
+            if let Some(asked) = asked {
+                break asked;
+            }
+        };
+        let error = match admission {
+            Admission::Granted(at) => {
+                return Asked::Granted(Permit::new(self, plan, level, at));
+            }
+            Admission::Waits(waiter) => return Asked::Waits(self, waiter),
+            Admission::NotNow(wait) => RateLimitError::not_now(Duration::from_nanos(wait)),
+            Admission::QueueFull(wait) => RateLimitError::queue_full(Duration::from_nanos(wait)),
+            Admission::TooLate(wait) => RateLimitError::deadline(Some(Duration::from_nanos(wait))),
+        };
+        tracing::debug!(target: "tollway::limit", { tollway.limit.reason = %error }, "gave no permit");
+        Asked::Refused(error)
+    }
+
+    /// Applies `change` to each gauge of a plan.
+    pub(crate) fn change(
+        &self,
+        plan: &Plan,
+        now: Nanos,
+        mut change: impl FnMut(&mut Gauge, Nanos),
+    ) {
+        self.with(now, |core, now, wakers| {
+            core.state
+                .change(plan, now, wakers, |gauge| change(gauge, now));
+        });
+    }
+
+    /// What became of a waiter, if its wait is over. Otherwise `waker` will be
+    /// woken.
+    pub(crate) fn check(
+        self: &Arc<Self>,
+        waiter: u32,
+        now: Instant,
+        waker: &Waker,
+    ) -> Option<Result<Permit, RateLimitError>> {
+        let mut old = None;
+        let fate = self.decide(self.nanos(now), |core, now, wakers| {
+            // The timer may be late, or this poll early.
+            core.state.pump(now, wakers);
+            match &mut core.state.lanes.waiter_mut(waiter)?.fate {
+                Fate::Waiting(waiting) => {
+                    if !waiting.will_wake(waker) {
+                        old = Some(std::mem::replace(waiting, waker.clone()));
+                    }
+                    None
+                }
+                Fate::Granted { .. } | Fate::TooLate { .. } => {
+                    core.state.drop_waiter(waiter, now, wakers)
+                }
+            }
+        });
+        // Foreign code, so only after the lock.
+        drop(old);
+        let (plan, level, fate, since) = fate?;
+        Some(match fate {
+            Fate::Granted { at } => {
+                let waited = Duration::from_nanos(at.saturating_sub(since));
+                tracing::debug!(
+                    target: "tollway::limit",
+                    { tollway.limit.wait = waited.as_secs_f64() },
+                    "waited for a permit"
+                );
+                Ok(Permit::new(Arc::clone(self), plan, level, at))
+            }
+            Fate::TooLate { wait } => Err(RateLimitError::deadline(
+                (wait > 0).then(|| Duration::from_nanos(wait)),
+            )),
+            Fate::Waiting(_) => Err(RateLimitError::deadline(None)),
+        })
+    }
+
+    /// A waiter is dropped.
+    pub(crate) fn leave(&self, waiter: u32) {
+        let now = self.nanos(time::now());
+        let gone = self.with(now, |core, now, wakers| {
+            let gone = core.state.drop_waiter(waiter, now, wakers)?;
+            if let (plan, level, Fate::Granted { at }, _) = &gone {
+                core.state.change(plan, now, wakers, |gauge| {
+                    gauge.give_back(*level, *at, now);
+                });
+            }
+            Some(gone)
+        });
+        drop(gone);
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").finish_non_exhaustive()
+    }
+}
