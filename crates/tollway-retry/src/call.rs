@@ -131,10 +131,18 @@ impl<S, B, R: Seed> Call<S, B, R> {
         plain
     }
 
-    /// Whether an attempt that has ended may have had an effect.
-    pub(crate) fn is_in_doubt(&self) -> bool {
-        let progress = self.progress.as_ref();
-        progress.is_some_and(|progress| progress.course.is_in_doubt())
+    /// Pending, with a note on what the call waits for.
+    #[inline]
+    pub(crate) fn pending<T>(&self) -> Poll<T> {
+        if let Some(progress) = &self.progress
+            && progress.course.is_in_doubt()
+        {
+            // The note that stands is about the latest attempt: it may wait for
+            // a permit. That says nothing of the one before, which may have had
+            // an effect.
+            return Phase::Head.pending();
+        }
+        Poll::Pending
     }
 
     pub(crate) fn progress(&mut self) -> (&mut Progress, &Settings<R>) {

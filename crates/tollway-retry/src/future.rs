@@ -7,7 +7,7 @@ use http::{Request, Response};
 use http_body::Body;
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep_until};
-use tollway_core::{BoxError, Phase};
+use tollway_core::BoxError;
 use tower_service::Service;
 
 use crate::call::{Call, Next};
@@ -24,8 +24,6 @@ pin_project! {
         call: Call<S, B, R>,
         #[pin]
         state: State<S::Future, ResB>,
-        // The hedging attempt beside the first one, if there is to be one.
-        rival: Option<Box<Rival<S::Future>>>,
     }
 }
 
@@ -36,6 +34,13 @@ pin_project! {
         Attempt {
             #[pin]
             future: F,
+        },
+        // The first attempt is under way, and the hedging one beside it is
+        // planned or under way, until it has failed.
+        Race {
+            #[pin]
+            future: F,
+            rival: Option<Box<Rival<F>>>,
         },
         // The hedging attempt is under way alone.
         Rival {
@@ -63,16 +68,22 @@ where
     S: Service<Request<ReplayBody<B>>>,
 {
     #[inline]
-    pub(crate) fn new(
+    pub(crate) fn new(call: Call<S, B, R>, future: S::Future) -> Self {
+        let state = State::Attempt { future };
+        Self { call, state }
+    }
+
+    /// With a hedging attempt beside the first one, if there is to be one.
+    pub(crate) fn hedged(
         call: Call<S, B, R>,
         rival: Option<Box<Rival<S::Future>>>,
         future: S::Future,
     ) -> Self {
-        Self {
-            call,
-            state: State::Attempt { future },
-            rival,
-        }
+        let state = match rival {
+            Some(_) => State::Race { future, rival },
+            None => State::Attempt { future },
+        };
+        Self { call, state }
     }
 }
 
@@ -98,14 +109,19 @@ where
 
     #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let poll = self.as_mut().poll_call(cx);
-        if poll.is_pending() && self.project().call.is_in_doubt() {
-            // The note that stands is about the latest attempt: it may wait for
-            // a permit. That says nothing of the one before, which may have had
-            // an effect.
-            return Phase::Head.pending();
-        }
-        poll
+        let this = self.as_mut().project();
+        let ended = match this.state.project() {
+            StateProj::Attempt { future } => match future.poll(cx) {
+                // The way of most calls, which all others leave alone.
+                Poll::Ready(Ok(response)) if this.call.is_plain(&response) => {
+                    return Poll::Ready(Ok(response));
+                }
+                Poll::Ready(outcome) => Some(outcome.map_err(Into::into)),
+                Poll::Pending => return this.call.pending(),
+            },
+            _ => None,
+        };
+        self.poll_on(ended, cx)
     }
 }
 
@@ -118,69 +134,75 @@ where
     ResB: Body,
     R: Seed,
 {
-    #[inline]
-    fn poll_call(
+    /// Goes on, maybe from what an attempt has come to.
+    #[cold]
+    fn poll_on(
+        mut self: Pin<&mut Self>,
+        ended: Option<Result<Response<ResB>, BoxError>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Response<ResB>, RetryError>> {
+        let poll = self.as_mut().poll_states(ended, cx);
+        if poll.is_pending() {
+            return self.call.pending();
+        }
+        poll
+    }
+
+    fn poll_states(
         self: Pin<&mut Self>,
+        mut ended: Option<Result<Response<ResB>, BoxError>>,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Response<ResB>, RetryError>> {
         let mut this = self.project();
         loop {
-            let outcome = match this.state.as_mut().project() {
-                StateProj::Attempt { future } if this.rival.is_none() => {
-                    match ready!(future.poll(cx)) {
-                        Ok(response) if this.call.is_plain(&response) => {
-                            return Poll::Ready(Ok(response));
+            if let Some(outcome) = ended.take() {
+                let next = match this.call.settle(outcome) {
+                    Next::Return(result) => return Poll::Ready(result),
+                    Next::Repeat { at, response } => {
+                        match response.and_then(|body| this.call.drain(body)) {
+                            Some(drain) => State::Drain { drain, at },
+                            None => State::wait(at),
                         }
-                        outcome => outcome.map_err(Into::into),
                     }
-                }
+                };
+                this.state.set(next);
+            }
+            let next = match this.state.as_mut().project() {
                 StateProj::Attempt { future } => {
-                    match ready!(this.call.poll_race(future, this.rival, cx)) {
+                    ended = Some(ready!(future.poll(cx)).map_err(Into::into));
+                    continue;
+                }
+                StateProj::Race { future, rival } => {
+                    match ready!(this.call.poll_race(future, rival, cx)) {
                         Raced::Plain(response) => return Poll::Ready(Ok(response)),
                         Raced::Over(outcome) => {
+                            ended = Some(outcome);
                             // The loser is cancelled here, and not when the
                             // caller gets round to dropping this future.
-                            this.state.set(State::Over);
-                            outcome
+                            State::Over
                         }
-                        Raced::Rival(future) => {
-                            this.state.set(State::Rival { future });
-                            continue;
-                        }
+                        Raced::Rival(future) => State::Rival { future },
                     }
                 }
-                StateProj::Rival { future } => ready!(future.as_mut().poll(cx)).map_err(Into::into),
+                StateProj::Rival { future } => {
+                    ended = Some(ready!(future.as_mut().poll(cx)).map_err(Into::into));
+                    continue;
+                }
                 StateProj::Drain { drain, at } => {
                     ready!(drain.poll(cx));
-                    let at = *at;
-                    this.state.set(State::wait(at));
-                    continue;
+                    State::wait(*at)
                 }
                 StateProj::Wait { sleep } => {
                     ready!(sleep.as_mut().poll(cx));
-                    this.state.set(State::Ready);
-                    continue;
+                    State::Ready
                 }
+                StateProj::Ready => match ready!(this.call.poll_resend(cx)) {
+                    Ok(future) => State::Attempt { future },
+                    Err(error) => return Poll::Ready(Err(error)),
+                },
                 StateProj::Over => panic!("polled again after it was ready"),
-                StateProj::Ready => {
-                    let future = match ready!(this.call.poll_resend(cx)) {
-                        Ok(future) => future,
-                        Err(error) => return Poll::Ready(Err(error)),
-                    };
-                    this.state.set(State::Attempt { future });
-                    continue;
-                }
             };
-            match this.call.settle(outcome) {
-                Next::Return(result) => return Poll::Ready(result),
-                Next::Repeat { at, response } => {
-                    let drain = response.and_then(|body| this.call.drain(body));
-                    this.state.set(match drain {
-                        Some(drain) => State::Drain { drain, at },
-                        None => State::wait(at),
-                    });
-                }
-            }
+            this.state.set(next);
         }
     }
 }

@@ -11,7 +11,7 @@ use tower_service::Service;
 
 use crate::budget::{Cost, Withdrawal};
 use crate::call::{Call, Kept, Run, judge_outcome};
-use crate::{Hedge, ReplayBody, Seed};
+use crate::{ReplayBody, Seed};
 
 /// The second attempt of a hedged call. In a box, since only calls that are
 /// hedged have one.
@@ -58,14 +58,15 @@ pub(crate) enum Raced<F, ResB> {
 }
 
 impl<S, B, R: Seed> Call<S, B, R> {
-    /// The second attempt, if the call is to be hedged.
+    /// Whether the policy hedges calls, this one perhaps.
     #[inline]
-    pub(crate) fn plan_rival<F>(&self) -> Option<Box<Rival<F>>> {
-        let hedge = self.policy.settings().hedge.as_ref()?;
-        self.plan_rival_after(hedge)
+    pub(crate) fn is_hedged(&self) -> bool {
+        self.policy.settings().hedge.is_some()
     }
 
-    fn plan_rival_after<F>(&self, hedge: &Hedge) -> Option<Box<Rival<F>>> {
+    /// The second attempt, if the call is to be hedged.
+    pub(crate) fn plan_rival<F>(&self) -> Option<Box<Rival<F>>> {
+        let hedge = self.policy.settings().hedge.as_ref()?;
         let Kept::Resend(resend) = &self.kept else {
             return None;
         };

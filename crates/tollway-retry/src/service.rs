@@ -8,8 +8,6 @@ use tower_service::Service;
 
 use crate::call::Call;
 use crate::future::RetryFuture;
-use crate::replay::Opening;
-use crate::rival::Rival;
 use crate::{RandomSeed, ReplayBody, RetryError, RetryPolicy, Seed};
 
 /// The service that a [`RetryLayer`](crate::RetryLayer) makes.
@@ -87,34 +85,32 @@ where
         // The service that was made ready takes the first attempt. Later ones
         // are sent by a clone, which is made ready by itself.
         let (call, opening) = Call::new(&self.policy, &self.inner, &mut request);
-        let rival = call.plan_rival();
         match opening.whole() {
             // Taken apart and put together, it is moved once, but only if
             // nothing else happens in between, not even dropping what is left
             // of the caller's body.
-            Ok(body) => {
+            Ok(body) if !call.is_hedged() => {
                 let (head, _rest) = request.into_parts();
                 let future = self.inner.call(Request::from_parts(head, body));
-                RetryFuture::new(call, rival, future)
+                RetryFuture::new(call, future)
             }
-            Err(opening) => self.call_recorded(call, rival, opening, request),
+            Ok(body) => self.call_slowly(call, request.map(|_rest| body)),
+            Err(opening) => self.call_slowly(call, request.map(|body| opening.first(body))),
         }
     }
 }
 
-impl<S, R> RetryService<S, R> {
+impl<S, R: Seed> RetryService<S, R> {
     #[cold]
-    fn call_recorded<B, ResB>(
+    fn call_slowly<B, ResB>(
         &mut self,
         call: Call<S, B, R>,
-        rival: Option<Box<Rival<S::Future>>>,
-        opening: Opening<B>,
-        request: Request<B>,
+        request: Request<ReplayBody<B>>,
     ) -> RetryFuture<S, B, ResB, R>
     where
         S: Service<Request<ReplayBody<B>>>,
     {
-        let future = self.inner.call(request.map(|body| opening.first(body)));
-        RetryFuture::new(call, rival, future)
+        let rival = call.plan_rival();
+        RetryFuture::hedged(call, rival, self.inner.call(request))
     }
 }
