@@ -84,13 +84,13 @@ impl AttemptTimeout {
 
     /// The limits on the head and on each pause in the body, of the attempt
     /// whose request has these extensions.
+    #[inline]
     pub(crate) fn of(&self, extensions: &Extensions) -> (Duration, Duration) {
         // The look-up is spared where the number makes no difference.
-        let attempt = if self.later.is_empty() {
-            Attempt::FIRST
-        } else {
-            Attempt::of(extensions)
-        };
+        if self.later.is_empty() {
+            return (self.first, self.body_pause.unwrap_or(self.first));
+        }
+        let attempt = Attempt::of(extensions);
         (self.head_of(attempt), self.body_pause_of(attempt))
     }
 }

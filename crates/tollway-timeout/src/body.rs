@@ -5,12 +5,11 @@ use std::task::{Context, Poll};
 
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
-use tokio::time::{Sleep, sleep_until};
 use tollway_core::{BoxError, Phase};
 
 use crate::TimeoutError;
 use crate::error::Limit;
-use crate::timer::Wait;
+use crate::timer::{Wait, Waiting};
 
 pin_project! {
     /// A response body that ends with a [`TimeoutError`] when time runs out:
@@ -27,7 +26,7 @@ pin_project! {
         wait: Wait,
         // Boxed: most bodies are there at once, and every layer above moves
         // the response.
-        sleep: Option<Pin<Box<Sleep>>>,
+        waiting: Option<Pin<Box<Waiting>>>,
     }
 }
 
@@ -37,7 +36,7 @@ impl<B> TimeoutBody<B> {
         Self {
             inner: Some(inner),
             wait,
-            sleep: None,
+            waiting: None,
         }
     }
 
@@ -66,15 +65,20 @@ where
         };
         match inner.poll_frame(cx) {
             Poll::Ready(frame) => {
-                this.wait.rewind();
+                if let Some(waiting) = this.waiting {
+                    waiting.as_mut().rewind();
+                }
                 Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
             }
             Poll::Pending => {
-                let sleep = this.sleep;
-                let ran_out = this.wait.poll(Limit::BodyPause, cx, move |end| {
-                    let sleep = sleep.get_or_insert_with(|| Box::pin(sleep_until(end)));
-                    sleep.as_mut()
-                });
+                let new = || Box::pin(Waiting::new(None));
+                let ran_out = match this.wait {
+                    Wait::Endless => Poll::Pending,
+                    wait => {
+                        let waiting = this.waiting.get_or_insert_with(new).as_mut();
+                        waiting.poll(wait, Limit::BodyPause, cx)
+                    }
+                };
                 match ran_out {
                     Poll::Pending => Phase::Body.pending(),
                     Poll::Ready(ran_out) => {

@@ -2,17 +2,17 @@
 
 use std::fmt;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use http::{Request, Response};
 use pin_project_lite::pin_project;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Instant;
 use tollway_core::{BoxError, Phase};
 use tower_service::Service;
 
 use crate::error::Limit;
-use crate::timer::Wait;
+use crate::timer::{Wait, Waiting};
 use crate::{TimeoutBody, TimeoutError};
 
 pin_project! {
@@ -28,9 +28,10 @@ pin_project! {
         state: State<S, B, S::Future>,
         wait: Wait,
         #[pin]
-        sleep: Option<Sleep>,
-        // The limit on each pause in the response's body.
-        pause: Option<Duration>,
+        waiting: Waiting,
+        // The limit on each pause in the response's body, where each wait has
+        // one.
+        pause: Duration,
         // Whether something of the request may have been written.
         sent: bool,
     }
@@ -62,29 +63,52 @@ impl<S, B> TimeoutFuture<S, B>
 where
     S: Service<Request<B>>,
 {
-    pub(crate) fn readying(readying: Readying<S, B>, wait: Wait, pause: Option<Duration>) -> Self {
+    pub(crate) fn readying(readying: Readying<S, B>, bounds: Bounds) -> Self {
         let readying = Box::new(readying);
-        Self::new(State::Readying { readying }, wait, pause)
+        Self::new(State::Readying { readying }, bounds)
     }
 
     #[inline]
-    pub(crate) fn called(future: S::Future, wait: Wait, pause: Option<Duration>) -> Self {
-        Self::new(State::Called { future }, wait, pause)
+    pub(crate) fn called(future: S::Future, bounds: Bounds) -> Self {
+        Self::new(State::Called { future }, bounds)
     }
 
     pub(crate) fn refused(error: TimeoutError) -> Self {
         let error = error.into();
-        Self::new(State::Refused { error }, Wait::ENDLESS, None)
+        Self::new(State::Refused { error }, Bounds::NONE)
     }
 
     #[inline]
-    fn new(state: State<S, B, S::Future>, wait: Wait, pause: Option<Duration>) -> Self {
+    fn new(state: State<S, B, S::Future>, bounds: Bounds) -> Self {
         Self {
             state,
-            wait,
-            sleep: None,
-            pause,
+            wait: bounds.wait,
+            waiting: Waiting::new(bounds.since),
+            pause: bounds.pause,
             sent: false,
+        }
+    }
+}
+
+/// What ends a call, and the waits for its response's body.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    pub(crate) wait: Wait,
+    /// When the wait began, if that is known.
+    pub(crate) since: Option<Instant>,
+    pub(crate) pause: Duration,
+}
+
+impl Bounds {
+    pub(crate) const NONE: Self = Self::of_call(Wait::Endless);
+
+    /// Of a whole call, without a limit to each wait.
+    #[inline]
+    pub(crate) const fn of_call(wait: Wait) -> Self {
+        Self {
+            wait,
+            since: None,
+            pause: Duration::MAX,
         }
     }
 }
@@ -98,29 +122,33 @@ where
 
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut answer = Poll::Pending;
         match self.wait.held() {
-            Some(deadline) => deadline.hold(None, || self.poll_call(cx)),
-            None => self.poll_call(cx),
+            Some(deadline) => deadline.hold(None, || self.poll_call(cx, &mut answer)),
+            None => self.poll_call(cx, &mut answer),
         }
+        answer
     }
 }
+
+/// The answer to a call.
+type Answer<R> = Result<Response<TimeoutBody<R>>, BoxError>;
 
 impl<S, B> TimeoutFuture<S, B>
 where
     S: Service<Request<B>>,
 {
+    /// The answer is written where the caller wants it: it is large, and would
+    /// be moved at every return.
     #[inline]
-    fn poll_call<R>(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<Response<TimeoutBody<R>>, BoxError>>
+    fn poll_call<R>(self: Pin<&mut Self>, cx: &mut Context<'_>, answer: &mut Poll<Answer<R>>)
     where
         S: Service<Request<B>, Response = Response<R>>,
         S::Error: Into<BoxError>,
     {
         let mut this = self.project();
-        loop {
-            let (poll, noted) = match this.state.as_mut().project() {
+        let noted = loop {
+            match this.state.as_mut().project() {
                 StateProj::Readying { readying } => {
                     match Phase::observe(|| readying.service.poll_ready(cx)) {
                         (Poll::Ready(Ok(())), _) => {
@@ -135,61 +163,63 @@ where
                                 let future = service.call(request);
                                 this.state.set(State::Called { future });
                             }
-                            continue;
                         }
-                        (Poll::Ready(Err(error)), _) => (Poll::Ready(Err(error)), None),
+                        (Poll::Ready(Err(error)), _) => {
+                            this.state.set(State::Done);
+                            *answer = Poll::Ready(Err(error.into()));
+                            return;
+                        }
                         // Not called yet, so the promise that nothing was
                         // written holds whatever the inner service says.
-                        (Poll::Pending, noted) => (
-                            Poll::Pending,
-                            noted
+                        (Poll::Pending, noted) => {
+                            break noted
                                 .filter(|p| p.is_before_sending())
-                                .or(Some(readying.phase)),
-                        ),
+                                .or(Some(readying.phase));
+                        }
                     }
                 }
-                StateProj::Called { future } => Phase::observe(|| future.poll(cx)),
+                StateProj::Called { future } => {
+                    let wait = this.wait.followed_by(*this.pause);
+                    let (poll, noted) = Phase::observe(|| {
+                        *answer = Poll::Ready(match ready!(future.poll(cx)) {
+                            Ok(response) => Ok(response.map(|body| TimeoutBody::new(body, wait))),
+                            Err(error) => Err(error.into()),
+                        });
+                        Poll::Ready(())
+                    });
+                    // What is there is taken, however late: the inner future
+                    // is asked before the timer.
+                    if poll.is_ready() {
+                        this.state.set(State::Done);
+                        return;
+                    }
+                    break noted;
+                }
                 StateProj::Refused { .. } | StateProj::Done => {
-                    return match this.state.project_replace(State::Done) {
+                    *answer = match this.state.project_replace(State::Done) {
                         StateOwned::Refused { error } => Poll::Ready(Err(error)),
                         _ => panic!("polled after completion"),
                     };
+                    return;
                 }
-            };
-            // What is there is taken, however late: the inner future is asked
-            // before the timer.
-            if let Poll::Ready(result) = poll {
+            }
+        };
+        // Once a wait was anything but one before sending, there is no
+        // way back: a later note may be about another request, that of a
+        // hidden retry for instance.
+        let phase = noted.unwrap_or(Phase::Head);
+        *this.sent |= !phase.is_before_sending();
+        *answer = match this.waiting.poll(this.wait, Limit::Attempt, cx) {
+            Poll::Pending => phase.pending(),
+            Poll::Ready(ran_out) => {
+                // Given up at once, whatever the caller does with the rest
+                // of this future.
                 this.state.set(State::Done);
-                let response = result.map_err(Into::into)?;
-                let wait = this.wait.followed_by(*this.pause);
-                return Poll::Ready(Ok(response.map(|body| TimeoutBody::new(body, wait))));
+                let error = TimeoutError::new(ran_out, phase, *this.sent);
+                Poll::Ready(Err(error.into()))
             }
-            // Once a wait was anything but one before sending, there is no
-            // way back: a later note may be about another request, that of a
-            // hidden retry for instance.
-            let phase = noted.unwrap_or(Phase::Head);
-            *this.sent |= !phase.is_before_sending();
-            let sleep = this.sleep.as_mut();
-            match this.wait.poll(Limit::Attempt, cx, |end| made(sleep, end)) {
-                Poll::Pending => return phase.pending(),
-                Poll::Ready(ran_out) => {
-                    // Given up at once, whatever the caller does with the rest
-                    // of this future.
-                    this.state.set(State::Done);
-                    let error = TimeoutError::new(ran_out, phase, *this.sent);
-                    return Poll::Ready(Err(error.into()));
-                }
-            }
-        }
+        };
     }
-}
-
-/// The timer in its place, made for `end` if there is none.
-fn made(mut place: Pin<&mut Option<Sleep>>, end: Instant) -> Pin<&mut Sleep> {
-    if place.is_none() {
-        place.set(Some(sleep_until(end)));
-    }
-    place.as_pin_mut().expect("just made")
 }
 
 impl<S, B> fmt::Debug for TimeoutFuture<S, B>

@@ -11,7 +11,7 @@ use tollway_core::{BoxError, Deadline, Phase, recent};
 use tower_service::Service;
 
 use crate::error::Limit;
-use crate::future::Readying;
+use crate::future::{Bounds, Readying};
 use crate::timer::{RanOut, Wait};
 use crate::{AttemptTimeout, TimeoutBody, TimeoutError, TimeoutFuture};
 
@@ -63,14 +63,16 @@ where
         let now = recent(|| Instant::now().into_std());
         let own = self.limit.and_then(|limit| Deadline::after(now, limit));
         let Some(deadline) = own.into_iter().chain(inherited).min() else {
-            return self.inner.call(request, Phase::Permit, Wait::ENDLESS, None);
+            return self.inner.call(request, Phase::Permit, Bounds::NONE);
         };
         if deadline.has_passed(now) {
             return too_late();
         }
-        let end = Instant::from_std(deadline.instant());
-        let wait = Wait::new(Some(end), None, Some(Instant::from_std(now)));
-        let call = || self.inner.call(request, Phase::Permit, wait, None);
+        let bounds = Bounds::of_call(Wait::Deadline {
+            end: Instant::from_std(deadline.instant()),
+            since: Instant::from_std(now),
+        });
+        let call = || self.inner.call(request, Phase::Permit, bounds);
         deadline.hold(Some(now), call)
     }
 }
@@ -119,20 +121,25 @@ where
 
     #[inline]
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let (head, pause) = self.timeout.of(request.extensions());
-        let mut wait = Wait::new(None, Some(head), None);
-        if let Some(deadline) = Deadline::of(request.extensions()) {
+        let (limit, pause) = self.timeout.of(request.extensions());
+        let (mut deadline, mut since) = (None, None);
+        if let Some(end) = Deadline::of(request.extensions()) {
             // A request must not go out when nobody waits for its answer any
             // more: it would take effect for nobody. The layer above may be
             // about to say so, but it asks down here first.
             let now = recent(|| Instant::now().into_std());
-            if deadline.has_passed(now) {
+            if end.has_passed(now) {
                 return too_late();
             }
-            let end = Instant::from_std(deadline.instant());
-            wait = Wait::new(Some(end), Some(head), Some(Instant::from_std(now)));
+            deadline = Some(Instant::from_std(end.instant()));
+            since = Some(Instant::from_std(now));
         }
-        self.inner.call(request, Phase::Connect, wait, Some(pause))
+        let bounds = Bounds {
+            wait: Wait::Limit { limit, deadline },
+            since,
+            pause,
+        };
+        self.inner.call(request, Phase::Connect, bounds)
     }
 }
 
@@ -180,18 +187,12 @@ impl<S> Readied<S> {
     /// Calls the service, or has it made ready inside the call, where `phase`
     /// is what waiting for that means.
     #[inline]
-    fn call<B>(
-        &mut self,
-        request: Request<B>,
-        phase: Phase,
-        wait: Wait,
-        pause: Option<Duration>,
-    ) -> TimeoutFuture<S, B>
+    fn call<B>(&mut self, request: Request<B>, phase: Phase, bounds: Bounds) -> TimeoutFuture<S, B>
     where
         S: Service<Request<B>> + Clone,
     {
         if mem::take(&mut self.ready) {
-            return TimeoutFuture::called(self.inner.call(request), wait, pause);
+            return TimeoutFuture::called(self.inner.call(request), bounds);
         }
         // The one that was asked goes into the call, and with it its place in
         // whatever queue it waits.
@@ -201,7 +202,7 @@ impl<S> Readied<S> {
             request,
             phase,
         };
-        TimeoutFuture::readying(readying, wait, pause)
+        TimeoutFuture::readying(readying, bounds)
     }
 }
 

@@ -4,22 +4,24 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::time::{Instant, Sleep};
-use tollway_core::Deadline;
+use pin_project_lite::pin_project;
+use tokio::time::{Instant, Sleep, sleep_until};
+use tollway_core::{Deadline, recent};
 
 use crate::error::Limit;
 
-/// One wait after the other, and the instant that ends each. Only a state
-/// machine: it is told the time.
+/// What ends a wait. Every layer above moves it with the response.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Wait {
-    /// Ends every wait.
-    deadline: Option<Instant>,
-    /// Ends a wait that takes longer.
-    limit: Option<Duration>,
-    /// When the wait began, and when it ends: unknown until somebody waits.
-    since: Option<Instant>,
-    end: Option<Instant>,
+pub(crate) enum Wait {
+    /// Nothing.
+    Endless,
+    /// The deadline of a call that began at `since`.
+    Deadline { end: Instant, since: Instant },
+    /// A limit to each wait, and the call's deadline if it has one.
+    Limit {
+        limit: Duration,
+        deadline: Option<Instant>,
+    },
 }
 
 /// Where a wait stands.
@@ -27,8 +29,8 @@ pub(crate) struct Wait {
 pub(crate) enum Progress {
     /// Nothing ends it.
     Endless,
-    /// It goes on until then. `new` on the first time that this is said.
-    Until { end: Instant, new: bool },
+    /// It goes on until then.
+    Until(Instant),
     /// It is over.
     Over(RanOut),
 }
@@ -42,71 +44,52 @@ pub(crate) struct RanOut {
 }
 
 impl Wait {
-    pub(crate) const ENDLESS: Self = Self::new(None, None, None);
-
-    /// A wait that began at `since`, or else begins when it is first asked
-    /// about.
-    pub(crate) const fn new(
-        deadline: Option<Instant>,
-        limit: Option<Duration>,
-        since: Option<Instant>,
-    ) -> Self {
-        Self {
-            deadline,
-            limit,
-            since,
-            end: None,
-        }
-    }
-
     /// The deadline that all below are to know of: one that is the only end of
     /// this wait. Where there is a limit too, a layer above holds it.
     #[inline]
     pub(crate) fn held(&self) -> Option<Deadline> {
-        let end = self.deadline.filter(|_| self.limit.is_none())?;
-        Some(Deadline::at(end))
+        match *self {
+            Self::Deadline { end, .. } => Some(Deadline::at(end)),
+            Self::Endless | Self::Limit { .. } => None,
+        }
     }
 
     /// The same deadline, and another limit, for the waits that follow this
     /// one. The time until a deadline alone goes on counting.
     #[inline]
-    pub(crate) fn followed_by(self, limit: Option<Duration>) -> Self {
-        let since = match limit {
-            Some(_) => None,
-            None => self.since,
-        };
-        Self::new(self.deadline, limit, since)
-    }
-
-    /// What was awaited has come; the next wait begins when it is asked about.
-    pub(crate) fn rewind(&mut self) {
-        if self.limit.is_some() {
-            self.since = None;
-            self.end = None;
+    pub(crate) fn followed_by(self, pause: Duration) -> Self {
+        match self {
+            Self::Endless | Self::Deadline { .. } => self,
+            Self::Limit { deadline, .. } => Self::Limit {
+                limit: pause,
+                deadline,
+            },
         }
     }
 
-    /// Where the wait stands at `now`. `limit` is the name of its limit.
-    pub(crate) fn at(&mut self, now: Instant, limit: Limit) -> Progress {
-        let since = *self.since.get_or_insert(now);
-        let (end, new) = match self.end {
-            Some(end) => (end, false),
-            None => {
+    /// Where the wait stands at `now`. `since` is when it began: now, where
+    /// nobody has said so before. `limit` is the name of its limit. Only a state
+    /// machine: it is told the time.
+    pub(crate) fn at(&self, now: Instant, since: &mut Option<Instant>, limit: Limit) -> Progress {
+        let (since, own, deadline) = match *self {
+            Self::Endless => return Progress::Endless,
+            Self::Deadline { end, since } => (since, None, Some(end)),
+            Self::Limit { limit, deadline } => {
+                let since = *since.get_or_insert(now);
                 // A wait that ends beyond what the clock can say never ends.
-                let own = self.limit.and_then(|limit| since.checked_add(limit));
-                match own.into_iter().chain(self.deadline).min() {
-                    Some(end) => (*self.end.insert(end), true),
-                    None => return Progress::Endless,
-                }
+                (since, since.checked_add(limit), deadline)
             }
         };
+        let Some(end) = own.into_iter().chain(deadline).min() else {
+            return Progress::Endless;
+        };
         if now < end {
-            return Progress::Until { end, new };
+            return Progress::Until(end);
         }
         Progress::Over(RanOut {
             // Where both fall together it is the deadline: the call is over,
             // not only the attempt.
-            limit: if self.deadline == Some(end) {
+            limit: if deadline == Some(end) {
                 Limit::Deadline
             } else {
                 limit
@@ -115,40 +98,69 @@ impl Wait {
             of: end.saturating_duration_since(since),
         })
     }
+}
 
-    /// Drives the wait on the runtime's timer. `sleep` hands out the timer,
-    /// made for the instant it is given or made before.
+pin_project! {
+    /// A wait under way, on the runtime's timer.
+    #[derive(Debug)]
+    pub(crate) struct Waiting {
+        // When a wait with a limit began: unknown until somebody waits.
+        since: Option<Instant>,
+        #[pin]
+        sleep: Option<Sleep>,
+    }
+}
+
+impl Waiting {
+    /// A wait that began at `since`, or else begins when it is first polled.
+    #[inline]
+    pub(crate) fn new(since: Option<Instant>) -> Self {
+        Self { since, sleep: None }
+    }
+
+    /// What was awaited has come; the next wait begins when it is polled.
+    pub(crate) fn rewind(self: Pin<&mut Self>) {
+        *self.project().since = None;
+    }
+
+    /// Ready once the wait is over. `limit` is the name of its limit.
     ///
-    /// It is asked only where the thing awaited is pending, and only then reads
+    /// It is polled only where the thing awaited is pending, and only then reads
     /// the clock and registers with the runtime: what is answered at once pays
     /// for neither.
-    pub(crate) fn poll<'a>(
-        &mut self,
+    pub(crate) fn poll(
+        self: Pin<&mut Self>,
+        wait: &Wait,
         limit: Limit,
         cx: &mut Context<'_>,
-        sleep: impl FnOnce(Instant) -> Pin<&'a mut Sleep>,
     ) -> Poll<RanOut> {
+        let mut this = self.project();
         // The clock decides, and the timer only wakes. A timer can say
         // "pending" past its time: where the task has used up its budget, and
         // where the layer above waits for the same instant and its timer fired
         // a moment before. The error from down here says more than the one
         // from above, so it must not come second.
-        match self.at(Instant::now(), limit) {
-            Progress::Endless => Poll::Pending,
+        let now = Instant::from_std(recent(|| Instant::now().into_std()));
+        let end = match wait.at(now, this.since, limit) {
+            Progress::Endless => return Poll::Pending,
+            Progress::Over(ran_out) => return Poll::Ready(ran_out),
+            Progress::Until(end) => end,
+        };
+        if this.sleep.is_none() {
+            this.sleep.set(Some(sleep_until(end)));
+        }
+        let Some(mut sleep) = this.sleep.as_pin_mut() else {
+            unreachable!("just made");
+        };
+        if sleep.deadline() != end {
+            sleep.as_mut().reset(end);
+        }
+        if sleep.poll(cx).is_pending() {
+            return Poll::Pending;
+        }
+        match wait.at(Instant::now().max(end), this.since, limit) {
             Progress::Over(ran_out) => Poll::Ready(ran_out),
-            Progress::Until { end, new } => {
-                let mut sleep = sleep(end);
-                if new && sleep.deadline() != end {
-                    sleep.as_mut().reset(end);
-                }
-                match sleep.poll(cx) {
-                    Poll::Pending => Poll::Pending,
-                    Poll::Ready(()) => match self.at(Instant::now().max(end), limit) {
-                        Progress::Over(ran_out) => Poll::Ready(ran_out),
-                        Progress::Endless | Progress::Until { .. } => Poll::Pending,
-                    },
-                }
-            }
+            Progress::Endless | Progress::Until(_) => Poll::Pending,
         }
     }
 }
