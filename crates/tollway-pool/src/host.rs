@@ -95,10 +95,8 @@ impl<B: 'static> Host<B> {
     pub(crate) fn with<R>(self: &Arc<Self>, event: impl FnOnce(&mut State<Http<B>>) -> R) -> R {
         let (result, effects, alarm) = {
             let mut state = self.lock();
-            let before = state.alarm();
             let result = event(&mut state);
-            let after = state.alarm();
-            let alarm = after.is_some() && (before.is_none() || after < before);
+            let alarm = state.take_news();
             let effects = (!state.effects.is_empty()).then(|| std::mem::take(&mut state.effects));
             (result, effects, alarm)
         };

@@ -220,8 +220,10 @@ pub(crate) struct State<K: Kind> {
     shared: Vec<Id>,
     queue: Queue<Grant<K>, K::Failure>,
     draining: bool,
-    /// When something is next due, as far as the reaper has been told.
+    /// When something is next due.
     alarm: Option<Instant>,
+    /// Whether the reaper has yet to hear of the alarm.
+    news: bool,
     pub(crate) counters: Counters,
     pub(crate) effects: Effects<K>,
 }
@@ -238,6 +240,7 @@ impl<K: Kind> State<K> {
             queue: Queue::new(),
             draining: false,
             alarm: None,
+            news: false,
             counters: Counters::default(),
             effects: Effects::default(),
         }

@@ -10,10 +10,18 @@ impl<K: Kind> State<K> {
     pub(super) fn due(&mut self, at: Instant) {
         if self.alarm.is_none_or(|alarm| at < alarm) {
             self.alarm = Some(at);
+            self.news = true;
         }
     }
 
-    /// When the reaper is to come, as far as is known.
+    /// Whether something is due earlier than was known when this was last
+    /// asked.
+    pub(crate) fn take_news(&mut self) -> bool {
+        std::mem::take(&mut self.news)
+    }
+
+    /// When the reaper is to come.
+    #[cfg(test)]
     pub(crate) fn alarm(&self) -> Option<Instant> {
         self.alarm
     }
@@ -80,6 +88,8 @@ impl<K: Kind> State<K> {
         for (id, reason) in done {
             self.close(id, reason, now);
         }
+        // Whoever asks for it is told here.
+        self.news = false;
         self.alarm
     }
 
