@@ -24,7 +24,11 @@ pub(crate) struct Head {
     /// to be made and to be dropped.
     uri: Option<Uri>,
     version: Version,
-    headers: Vec<(HeaderName, HeaderValue)>,
+    /// Apart from the values: a pair would be put together on the stack, piece
+    /// by piece, and copied from there in larger pieces, which a processor has
+    /// to wait for.
+    names: Vec<HeaderName>,
+    values: Vec<HeaderValue>,
     extensions: Carried,
 }
 
@@ -33,10 +37,9 @@ impl Head {
         self.method = request.method().clone();
         self.uri = Some(request.uri().clone());
         self.version = request.version();
-        let fields = request.headers();
-        self.headers.reserve(fields.len());
-        for (name, value) in fields {
-            self.headers.push((name.clone(), value.clone()));
+        for (name, value) in request.headers() {
+            self.names.push(name.clone());
+            self.values.push(value.clone());
         }
         self.extensions.fill(request.extensions());
     }
@@ -45,8 +48,12 @@ impl Head {
     fn clear(&mut self) {
         self.method = Method::default();
         self.uri = None;
-        self.headers.clear();
-        self.headers.shrink_to(MAX_ROOM);
+        self.names.clear();
+        self.values.clear();
+        if self.names.capacity() > MAX_ROOM {
+            self.names.shrink_to(MAX_ROOM);
+            self.values.shrink_to(MAX_ROOM);
+        }
         self.extensions.clear();
     }
 
@@ -56,8 +63,8 @@ impl Head {
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = self.uri.clone().unwrap_or_default();
         *request.version_mut() = self.version;
-        request.headers_mut().reserve(self.headers.len());
-        for (name, value) in &self.headers {
+        request.headers_mut().reserve(self.names.len());
+        for (name, value) in self.names.iter().zip(&self.values) {
             request.headers_mut().append(name.clone(), value.clone());
         }
         *request.extensions_mut() = self.extensions.clone().into_map();
@@ -70,8 +77,8 @@ impl Head {
         *request.method_mut() = mem::take(&mut self.method);
         *request.uri_mut() = self.uri.take().unwrap_or_default();
         *request.version_mut() = self.version;
-        request.headers_mut().reserve(self.headers.len());
-        for (name, value) in self.headers.drain(..) {
+        request.headers_mut().reserve(self.names.len());
+        for (name, value) in self.names.drain(..).zip(self.values.drain(..)) {
             request.headers_mut().append(name, value);
         }
         *request.extensions_mut() = mem::take(&mut self.extensions).into_map();
@@ -90,8 +97,8 @@ impl Head {
     pub(crate) fn evidence<R>(&self, settings: &Settings<R>, started: Instant) -> Evidence {
         let carried = self.extensions.key();
         Evidence::new(&self.method, carried, settings, started, |wanted| {
-            let field = self.headers.iter().find(|(name, _)| name == wanted)?;
-            Some(&field.1)
+            let at = self.names.iter().position(|name| name == wanted)?;
+            self.values.get(at)
         })
     }
 }

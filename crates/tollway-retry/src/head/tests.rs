@@ -78,3 +78,18 @@ fn no_more_boxes_wait_than_are_worth_it() {
     drop(heads);
     assert_eq!(SPARE.with_borrow(Vec::len), MAX_SPARE);
 }
+
+#[test]
+fn a_box_that_waits_keeps_room_for_a_few_headers() {
+    let mut request = Request::new(());
+    for n in 0..100 {
+        let name = HeaderName::try_from(format!("x-{n}")).unwrap();
+        request.headers_mut().insert(name, HeaderValue::from(n));
+    }
+    drop(KeptHead::of(&request));
+    let rooms = SPARE.with_borrow(|spare| {
+        let head = spare.last().unwrap();
+        [head.names.capacity(), head.values.capacity()]
+    });
+    assert_eq!(rooms, [MAX_ROOM; 2]);
+}
