@@ -37,11 +37,11 @@ pub(crate) const MOST: u32 = 1 << 16;
 /// The lender's side is called under the lock, the others without.
 #[derive(Debug)]
 pub(crate) struct Express {
-    /// Whose permits they are.
-    pub(crate) meter: u32,
     word: AtomicU64,
     /// Only grows.
     until: AtomicU64,
+    /// Whose permits they are.
+    pub(crate) meter: u32,
 }
 
 /// What is lent, for the lender to remember.
@@ -59,9 +59,10 @@ pub(crate) struct Used {
 }
 
 impl Express {
-    pub(crate) fn new(meter: u32) -> Self {
+    pub(crate) fn new(meter: Option<u32>) -> Self {
         Self {
-            meter,
+            // Of the last of so many meters nothing will ever be lent.
+            meter: meter.unwrap_or(u32::MAX),
             word: AtomicU64::new(CLOSED),
             until: AtomicU64::new(0),
         }

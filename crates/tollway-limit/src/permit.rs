@@ -129,20 +129,8 @@ impl Permit {
 
     fn finish(&self) {
         let now = self.shared.nanos(now());
-        let (level, sent) = (usize::from(self.level), self.sent);
-        if self.shared.answer(&self.plan, level, now) {
-            return;
-        }
-        {
-            let (mut core, now) = self.shared.enter(now);
-            // Nobody waits for its place, as a rule; then that is all.
-            if core.state.finish_at_once(&self.plan, level, sent, now) {
-                self.shared.lend(&mut core, now);
-                return;
-            }
-        }
         self.shared
-            .change(&self.plan, now, |gauge, now| gauge.finish(level, sent, now));
+            .finish(&self.plan, usize::from(self.level), self.sent, now);
     }
 
     /// The attempt was certainly never sent: its place is free again.

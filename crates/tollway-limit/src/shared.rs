@@ -22,14 +22,19 @@ use crate::sync::{Mutex, MutexGuard, lock};
 use crate::time::{self, Nanos, Origin};
 
 /// What all handles share.
+///
+/// In this order, what taking and giving back a lent permit reads and writes
+/// lies beside the counts of the handles, which they write too. So a processor
+/// that is after a permit fetches one line from another, as a rule, and not
+/// three; and what the lock guards, in a box, is on lines of its own.
+#[repr(C)]
 pub(crate) struct Shared {
+    express: Express,
     pub(crate) origin: Origin,
     /// Whether `Core::only` may be there. A hint: the lock tells.
     is_plain: AtomicBool,
-    /// Where every call has the same one meter.
-    express: Option<Express>,
     pub(crate) routes: ArcSwap<Routes>,
-    pub(crate) core: Mutex<Core>,
+    pub(crate) core: Box<Mutex<Core>>,
     #[cfg(feature = "tokio")]
     pub(crate) timer: crate::timer::Timer,
 }
@@ -45,14 +50,14 @@ pub(crate) enum Asked {
 impl Shared {
     pub(crate) fn new(core: Core, routes: Routes) -> Self {
         Self {
+            express: Express::new(match core.only.as_deref() {
+                Some(&[meter]) => Some(meter),
+                _ => None,
+            }),
             origin: Origin::now(),
             is_plain: AtomicBool::new(core.only.is_some()),
-            express: match core.only.as_deref() {
-                Some(&[meter]) => Some(Express::new(meter)),
-                _ => None,
-            },
             routes: ArcSwap::from_pointee(routes),
-            core: Mutex::new(core),
+            core: Box::new(Mutex::new(core)),
             #[cfg(feature = "tokio")]
             timer: crate::timer::Timer::default(),
         }
@@ -99,18 +104,38 @@ impl Shared {
         decision
     }
 
-    /// Notes that an attempt was answered at `now`, if that takes no lock.
-    #[inline]
-    pub(crate) fn answer(&self, plan: &Plan, level: usize, now: Nanos) -> bool {
-        self.express.as_ref().is_some_and(|express| {
-            level == EXPRESS && **plan == [express.meter] && express.answer(now)
-        })
+    /// Takes the lock, and brings what it guards up to date.
+    fn enter(&self, now: Nanos) -> (MutexGuard<'_, Core>, Nanos) {
+        let core = lock(&self.core);
+        self.update(core, now)
     }
 
-    /// Takes the lock, and sees to it that time doesn't go backwards.
+    /// The same, unless `lent` is all that is needed, which takes no lock.
+    ///
+    /// It is tried again with the lock in hand: whoever had it may have lent
+    /// anew. Otherwise two would recall each other's loans for ever.
     #[inline]
-    pub(crate) fn enter(&self, now: Nanos) -> (MutexGuard<'_, Core>, Nanos) {
-        let mut core = lock(&self.core);
+    fn enter_unless(
+        &self,
+        now: Nanos,
+        lent: impl Fn(&Express) -> bool,
+    ) -> Option<(MutexGuard<'_, Core>, Nanos)> {
+        if lent(&self.express) {
+            return None;
+        }
+        let core = lock(&self.core);
+        if lent(&self.express) {
+            return None;
+        }
+        Some(self.update(core, now))
+    }
+
+    /// Sees to it that time doesn't go backwards, and that nothing is lent.
+    fn update<'a>(
+        &self,
+        mut core: MutexGuard<'a, Core>,
+        now: Nanos,
+    ) -> (MutexGuard<'a, Core>, Nanos) {
         if let Some(loan) = core.loan.take() {
             self.recall(&mut core, loan, now);
         }
@@ -120,12 +145,9 @@ impl Shared {
 
     /// Accounts for what has happened without the lock.
     fn recall(&self, core: &mut Core, loan: Loan, now: Nanos) {
-        let Some(express) = &self.express else {
-            return;
-        };
-        let used = express.recall(loan);
+        let used = self.express.recall(loan);
         let now = core.state.tick(now);
-        let Some(meter) = core.state.meters.get_mut(express.meter as usize) else {
+        let Some(meter) = core.state.meters.get_mut(self.express.meter as usize) else {
             return;
         };
         if used.taken > 0 {
@@ -140,15 +162,15 @@ impl Shared {
 
     /// Lends what is left. Nobody may wait for it.
     #[inline]
-    pub(crate) fn lend(&self, core: &mut Core, now: Nanos) {
+    fn lend(&self, core: &mut Core, now: Nanos) {
         debug_assert_eq!(core.state.lanes.waiting(), 0);
-        if let Some(express) = &self.express
-            && core.only.as_deref() == Some(&[express.meter])
-            && let Some(meter) = core.state.meters.get_mut(express.meter as usize)
+        let id = self.express.meter;
+        if core.only.as_deref() == Some(&[id])
+            && let Some(meter) = core.state.meters.get_mut(id as usize)
         {
             let spare = meter.gauge.spare(now);
             if spare > 0 {
-                core.loan = Some(express.lend(spare, now));
+                core.loan = Some(self.express.lend(spare, now));
             }
         }
     }
@@ -164,14 +186,6 @@ impl Shared {
         let level = level(call.priority);
         let deadline = call.deadline.map(|deadline| self.nanos(deadline.instant()));
         let now = self.nanos(now);
-        if let Some(express) = &self.express
-            && level == EXPRESS
-            && deadline.is_none_or(|deadline| deadline > now)
-            && express.take()
-        {
-            let plan = Plan::from_slice(&[express.meter]);
-            return Asked::Granted(Permit::new(self, plan, level, now));
-        }
         match self.take_at_once(level, deadline, now) {
             Some((plan, at)) => Asked::Granted(Permit::new(self, plan, level, at)),
             None => self.ask_at_length(call, level, deadline, now, waker),
@@ -180,6 +194,7 @@ impl Shared {
 
     /// A permit, where every call has the same plan, there is room, and nobody
     /// waits.
+    #[inline]
     fn take_at_once(
         &self,
         level: usize,
@@ -189,7 +204,10 @@ impl Shared {
         if !self.is_plain.load(Ordering::Relaxed) {
             return None;
         }
-        let (mut core, now) = self.enter(now);
+        let is_usual = level == EXPRESS && deadline.is_none_or(|deadline| deadline > now);
+        let Some((mut core, now)) = self.enter_unless(now, |lent| is_usual && lent.take()) else {
+            return Some((Plan::from_slice(&[self.express.meter]), now));
+        };
         let Core { only, state, .. } = &mut *core;
         let plan = only.as_ref()?;
         let taken = state.take_at_once(plan, level, deadline, now);
@@ -197,6 +215,22 @@ impl Shared {
         let plan = taken.then(|| Plan::from_slice(plan))?;
         self.lend(&mut core, now);
         Some((plan, now))
+    }
+
+    /// An attempt that was taken at `sent` is over.
+    pub(crate) fn finish(&self, plan: &Plan, level: usize, sent: Nanos, now: Nanos) {
+        let is_usual = |lent: &Express| level == EXPRESS && **plan == [lent.meter];
+        let answer = |lent: &Express| is_usual(lent) && lent.answer(now);
+        let Some((mut core, now)) = self.enter_unless(now, answer) else {
+            return;
+        };
+        // Nobody waits for its place, as a rule; then that is all.
+        if core.state.finish_at_once(plan, level, sent, now) {
+            self.lend(&mut core, now);
+            return;
+        }
+        drop(core);
+        self.change(plan, now, |gauge, now| gauge.finish(level, sent, now));
     }
 
     fn ask_at_length(

@@ -47,6 +47,14 @@ impl Window {
         }
     }
 
+    /// Counts attempts whose places are free at `free_at`.
+    pub(crate) fn count_many(&mut self, free_at: Nanos, level: usize, count: u32) {
+        let last = self.ring.back().map_or(0, |stamp| stamp.at());
+        let stamp = Stamp::new(free_at.max(last), level);
+        self.ring.extend(std::iter::repeat_n(stamp, count as usize));
+        self.counted.add_many(level, count);
+    }
+
     /// Counts an attempt whose place is free at `free_at`.
     pub(crate) fn count(&mut self, free_at: Nanos, level: usize) {
         // Only a window that was shortened meanwhile could be out of order;

@@ -50,9 +50,7 @@ impl Gauge {
             Rate::Unlimited => {}
             Rate::Window { .. } => {
                 let free_at = at.saturating_add(self.window_nanos);
-                for _ in 0..count {
-                    self.window.count(free_at, level);
-                }
+                self.window.count_many(free_at, level, count);
             }
             Rate::Bucket { .. } => {
                 let span = self.pace.interval().saturating_mul(Nanos::from(count));
