@@ -376,6 +376,7 @@ impl Progress {
 }
 
 /// The time of the poll under way: good enough for when an attempt began.
+#[inline]
 fn recent_now() -> Instant {
     tollway_core::recent(|| Instant::now().into_std()).into()
 }

@@ -170,6 +170,7 @@ impl Bucket {
         self.deposit(u64::try_from(due / NANOS).unwrap_or(u64::MAX));
     }
 
+    #[inline]
     fn deposit(&self, tokens: u64) {
         // A full bucket is the usual case. Then clones on other cores only read.
         let _ = self
