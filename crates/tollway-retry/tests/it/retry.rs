@@ -1,5 +1,6 @@
 //! What the layer does, cell by cell and line by line.
 
+use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -150,6 +151,27 @@ async fn a_delay_that_would_outlast_the_deadline_ends_the_call_now() {
     assert_eq!(start.elapsed(), Duration::ZERO);
     assert_eq!(story(&response).stop(), Stop::Deadline);
     assert!(story(&response).would_have_waited() >= Some(secs(10)));
+}
+
+/// A layer above may hold one: asked for whenever an attempt has ended, and not
+/// only at the first.
+#[tokio::test(start_paused = true)]
+async fn a_deadline_that_is_held_ends_the_call_too() {
+    let throttled = |wait| verdict(not_executed(Some(wait), Scope::Unspecified));
+    let gateway = Gateway::answering([throttled(secs(1)), throttled(secs(10))]);
+    let start = Instant::now();
+    let deadline = Deadline::at(start + secs(5));
+    let mut call = Box::pin(call(policy(), &gateway, post()));
+    let response = poll_fn(|cx| {
+        if start.elapsed() < secs(1) {
+            return call.as_mut().poll(cx);
+        }
+        deadline.hold(None, || call.as_mut().poll(cx))
+    });
+    let response = response.await.unwrap();
+    assert!(start.elapsed() < secs(5));
+    assert_eq!(story(&response).stop(), Stop::Deadline);
+    assert_eq!(story(&response).made(), 2);
 }
 
 /// A limiter below that refuses is understood by its fault alone.
