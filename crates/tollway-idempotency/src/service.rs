@@ -57,31 +57,52 @@ where
     #[inline]
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let keys = &self.keys;
-        if !keys
+        let outcome = if keys
             .dialect
             .applies_to(request.method(), request.uri().path())
         {
-            let request = request.map(KeyBody::untouched);
-            return IdempotencyKeyFuture::called(self.inner.call(request), None);
-        }
-        let outcome = match keys.fresh(&mut request) {
-            Some(outcome) => outcome,
-            None => match keys.choose(&mut request) {
-                Ok(Some(chosen)) if !must_read(keys, &chosen, request.body()) => {
-                    match keys.admit(chosen, &mut request, None) {
-                        Ok(outcome) => outcome,
-                        Err(error) => return IdempotencyKeyFuture::refused(error),
-                    }
-                }
-                Ok(chosen) => {
-                    let (inner, keys) = (self.inner.clone(), Arc::clone(keys));
-                    return IdempotencyKeyFuture::reading(inner, keys, chosen, request);
-                }
-                Err(error) => return IdempotencyKeyFuture::refused(error),
-            },
+            let fresh = keys.fresh(&mut request);
+            if fresh.is_none() {
+                return self.call_slowly(request);
+            }
+            fresh
+        } else {
+            None
         };
         let request = request.map(KeyBody::untouched);
-        IdempotencyKeyFuture::called(self.inner.call(request), Some(outcome))
+        IdempotencyKeyFuture::called(self.inner.call(request), outcome)
+    }
+}
+
+impl<S, G> IdempotencyKeyService<S, G> {
+    /// A call whose key isn't as simple as a new UUID in a header.
+    #[cold]
+    fn call_slowly<B, R>(&mut self, mut request: Request<B>) -> IdempotencyKeyFuture<S, G, B>
+    where
+        S: Service<Request<KeyBody<B>>, Response = Response<R>> + Clone,
+        S::Error: Into<BoxError>,
+        G: KeyGenerator,
+        B: Body,
+        B::Error: Into<BoxError>,
+    {
+        let keys = &self.keys;
+        let outcome = match keys.choose(&mut request) {
+            Ok(Some(chosen)) if !must_read(keys, &chosen, request.body()) => {
+                keys.admit(chosen, &mut request, None)
+            }
+            Ok(chosen) => {
+                let (inner, keys) = (self.inner.clone(), Arc::clone(keys));
+                return IdempotencyKeyFuture::reading(inner, keys, chosen, request);
+            }
+            Err(error) => Err(error),
+        };
+        match outcome {
+            Ok(outcome) => {
+                let request = request.map(KeyBody::untouched);
+                IdempotencyKeyFuture::called(self.inner.call(request), Some(outcome))
+            }
+            Err(error) => IdempotencyKeyFuture::refused(error),
+        }
     }
 }
 
