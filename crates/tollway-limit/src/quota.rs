@@ -70,6 +70,9 @@ pub enum CountFrom {
     /// At the response, or the failure. Then no delay of the network, however
     /// it varies, can break the provider's rule. It costs a round trip in every
     /// window: the rate is N/(W + mean round trip).
+    ///
+    /// Where the whole quota may go at once and nobody waits for it, an answer
+    /// may be counted 0.1 ms late: so many are accounted for at a time.
     #[default]
     Response,
     /// At the response too, but no later than this margin after the sending.

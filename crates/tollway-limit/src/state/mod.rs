@@ -1,7 +1,9 @@
 //! The limiter's decisions: who may go now, who waits, who is next. It is
 //! handed the time, and neither sleeps nor locks.
 
+mod at_once;
 mod change;
+mod serve;
 
 use std::collections::BTreeSet;
 use std::task::Waker;
@@ -12,7 +14,7 @@ use smallvec::SmallVec;
 use crate::gauge::{Full, Gauge};
 use crate::lanes::{Fate, Lanes, Plan, index};
 use crate::meter::{Meter, Role};
-use crate::quota::{LEVELS, Quota};
+use crate::quota::Quota;
 use crate::time::Nanos;
 
 /// Wakers to be woken once the lock is released: a waker runs foreign code.
@@ -75,58 +77,6 @@ impl State {
     pub(crate) fn tick(&mut self, now: Nanos) -> Nanos {
         self.clock = self.clock.max(now);
         self.clock
-    }
-
-    /// Takes a permit, if nobody waits and there is room. The way of nearly
-    /// every attempt, and the short one.
-    #[inline]
-    pub(crate) fn take_at_once(
-        &mut self,
-        plan: &[u32],
-        level: usize,
-        deadline: Option<Nanos>,
-        now: Nanos,
-    ) -> bool {
-        if self.lanes.waiting() > 0 || deadline.is_some_and(|deadline| deadline <= now) {
-            return false;
-        }
-        if let &[id] = plan {
-            let meter = self.meters.get_mut(id as usize);
-            return meter.is_none_or(|meter| meter.gauge.take_if_room(level, now));
-        }
-        let has_room = plan.iter().all(|&id| {
-            let meter = self.meters.get_mut(id as usize);
-            meter.is_none_or(|meter| meter.gauge.room(level, now).is_ok())
-        });
-        if has_room {
-            self.take(plan, level, now);
-        }
-        has_room
-    }
-
-    /// Notes that an attempt is over, if nobody waits who should hear of it.
-    #[inline]
-    pub(crate) fn finish_at_once(
-        &mut self,
-        plan: &[u32],
-        level: usize,
-        sent: Nanos,
-        now: Nanos,
-    ) -> bool {
-        let is_quiet = self.lanes.waiting() == 0;
-        if is_quiet {
-            self.finish(plan, level, sent, now);
-        }
-        is_quiet
-    }
-
-    /// Notes that an attempt is over.
-    pub(crate) fn finish(&mut self, plan: &[u32], level: usize, sent: Nanos, now: Nanos) {
-        for &id in plan {
-            if let Some(meter) = self.meters.get_mut(id as usize) {
-                meter.gauge.finish(level, sent, now);
-            }
-        }
     }
 
     /// Asks for a permit for an attempt. Without a `waker` it doesn't wait.
@@ -217,14 +167,6 @@ impl State {
         None
     }
 
-    fn take(&mut self, plan: &[u32], level: usize, now: Nanos) {
-        for &meter in plan {
-            if let Some(meter) = self.meters.get_mut(meter as usize) {
-                meter.gauge.take(level, now);
-            }
-        }
-    }
-
     /// The least that a newcomer would have to wait. It counts those ahead with
     /// the same plan, for they need all that the newcomer needs; those of other
     /// plans might be held up elsewhere.
@@ -269,86 +211,6 @@ impl State {
         }
         meter.wake = Some(time);
         self.timers.insert((time, id));
-    }
-
-    /// Grants what can be granted by now, and ends the waits whose deadline has
-    /// come.
-    pub(crate) fn pump(&mut self, now: Nanos, wakers: &mut Wakers) {
-        // Each wait that ends may make room for others.
-        while self.next_wake().is_some_and(|wake| wake <= now) {
-            while let Some(&(time, id)) = self.timers.first()
-                && time <= now
-            {
-                self.timers.pop_first();
-                self.serve(id, now, wakers);
-            }
-            while let Some(&(time, waiter)) = self.deadlines.first()
-                && time <= now
-            {
-                self.end_wait(waiter, now, Fate::TooLate { wait: 0 }, wakers);
-            }
-        }
-    }
-
-    /// Serves a meter's line as far as there is room.
-    fn serve(&mut self, id: u32, now: Nanos, wakers: &mut Wakers) {
-        if let Some(meter) = self.meters.get_mut(id as usize) {
-            meter.wake = None;
-        }
-        let mut again: Option<Nanos> = None;
-        // A grant to one level may make room for a higher one (a share that is
-        // used is kept no longer), so each time the highest comes first.
-        while let Some(meter) = self.meters.get_mut(id as usize) {
-            again = None;
-            let next = (0..LEVELS).find_map(|level| {
-                let &(ticket, lane) = meter.line[level].first()?;
-                match meter.gauge.room(level, now) {
-                    Ok(()) => return Some((level, ticket, lane)),
-                    Err(Full::UntilEvent) => {}
-                    Err(Full::Until(time)) => {
-                        again = Some(again.map_or(time, |again| again.min(time)));
-                    }
-                }
-                None
-            });
-            let Some((level, ticket, lane)) = next else {
-                break;
-            };
-            meter.line[level].pop_first();
-            self.serve_head(lane, level, ticket, id, now, wakers);
-        }
-        if let Some(time) = again {
-            // Never the present: that would spin.
-            self.look_at(id, time.max(now.saturating_add(1)));
-        }
-    }
-
-    /// Grants to the head of a queue that has left the line at `from`, or puts
-    /// it in line where it is held up.
-    fn serve_head(
-        &mut self,
-        lane: u32,
-        level: usize,
-        ticket: u64,
-        from: u32,
-        now: Nanos,
-        wakers: &mut Wakers,
-    ) {
-        let Some(plan) = self.lanes.lane(lane).map(|lane| lane.plan.clone()) else {
-            return;
-        };
-        if let Some((meter, full)) = self.obstacle(&plan, level, ticket, now) {
-            self.stand(lane, level, meter, full);
-            return;
-        }
-        let Some((head, _)) = self.lanes.head(lane, level) else {
-            return;
-        };
-        self.take(&plan, level, now);
-        self.leave(head, &plan, level, now);
-        wakers.extend(self.lanes.settle(head, Fate::Granted { at: now }));
-        // The next of the lane takes the place in line; the caller looks at it.
-        self.stand(lane, level, from, Full::UntilEvent);
     }
 
     /// Undoes what a waiter has noted outside its queue.

@@ -1,0 +1,66 @@
+//! Taking a permit and giving it back where nobody waits.
+
+use super::State;
+use crate::time::Nanos;
+
+impl State {
+    /// Takes a permit, if nobody waits and there is room. The way of nearly
+    /// every attempt, and the short one.
+    #[inline]
+    pub(crate) fn take_at_once(
+        &mut self,
+        plan: &[u32],
+        level: usize,
+        deadline: Option<Nanos>,
+        now: Nanos,
+    ) -> bool {
+        if self.lanes.waiting() > 0 || deadline.is_some_and(|deadline| deadline <= now) {
+            return false;
+        }
+        if let &[id] = plan {
+            let meter = self.meters.get_mut(id as usize);
+            return meter.is_none_or(|meter| meter.gauge.take_if_room(level, now));
+        }
+        let has_room = plan.iter().all(|&id| {
+            let meter = self.meters.get_mut(id as usize);
+            meter.is_none_or(|meter| meter.gauge.room(level, now).is_ok())
+        });
+        if has_room {
+            self.take(plan, level, now);
+        }
+        has_room
+    }
+
+    /// Notes that an attempt is over, if nobody waits who should hear of it.
+    #[inline]
+    pub(crate) fn finish_at_once(
+        &mut self,
+        plan: &[u32],
+        level: usize,
+        sent: Nanos,
+        now: Nanos,
+    ) -> bool {
+        let is_quiet = self.lanes.waiting() == 0;
+        if is_quiet {
+            self.finish(plan, level, sent, now);
+        }
+        is_quiet
+    }
+
+    /// Notes that an attempt is over.
+    pub(crate) fn finish(&mut self, plan: &[u32], level: usize, sent: Nanos, now: Nanos) {
+        for &id in plan {
+            if let Some(meter) = self.meters.get_mut(id as usize) {
+                meter.gauge.finish(level, sent, now);
+            }
+        }
+    }
+
+    pub(super) fn take(&mut self, plan: &[u32], level: usize, now: Nanos) {
+        for &meter in plan {
+            if let Some(meter) = self.meters.get_mut(meter as usize) {
+                meter.gauge.take(level, now);
+            }
+        }
+    }
+}
