@@ -76,12 +76,18 @@ impl Express {
             && self.word.fetch_add(TAKEN, Ordering::AcqRel) < EXHAUSTED
     }
 
+    /// Whether anything may be noted. A hint.
+    #[inline]
+    pub(crate) fn is_open(&self) -> bool {
+        self.word.load(Ordering::Relaxed) < CLOSED
+    }
+
     /// Notes that an attempt was answered at `now`, if that may be noted.
     #[inline]
     pub(crate) fn answer(&self, now: Nanos) -> bool {
         // Another loan may come in between, but then its end is later still.
         now <= self.until.load(Ordering::Acquire)
-            && self.word.load(Ordering::Relaxed) < CLOSED
+            && self.is_open()
             && self.word.fetch_add(1, Ordering::AcqRel) < CLOSED
     }
 

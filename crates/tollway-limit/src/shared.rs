@@ -105,9 +105,11 @@ impl Shared {
     }
 
     /// Takes the lock, and brings what it guards up to date.
+    #[inline]
     fn enter(&self, now: Nanos) -> (MutexGuard<'_, Core>, Nanos) {
-        let core = lock(&self.core);
-        self.update(core, now)
+        let mut core = lock(&self.core);
+        let now = self.update(&mut core, now);
+        (core, now)
     }
 
     /// The same, unless `lent` is all that is needed, which takes no lock.
@@ -123,27 +125,25 @@ impl Shared {
         if lent(&self.express) {
             return None;
         }
-        let core = lock(&self.core);
-        if lent(&self.express) {
+        let mut core = lock(&self.core);
+        if core.loan.is_some() && lent(&self.express) {
             return None;
         }
-        Some(self.update(core, now))
+        let now = self.update(&mut core, now);
+        Some((core, now))
     }
 
-    /// Sees to it that time doesn't go backwards, and that nothing is lent.
-    fn update<'a>(
-        &self,
-        mut core: MutexGuard<'a, Core>,
-        now: Nanos,
-    ) -> (MutexGuard<'a, Core>, Nanos) {
+    /// Sees to it that nothing is lent, and that time doesn't go backwards.
+    #[inline]
+    fn update(&self, core: &mut Core, now: Nanos) -> Nanos {
         if let Some(loan) = core.loan.take() {
-            self.recall(&mut core, loan, now);
+            self.recall(core, loan, now);
         }
-        let now = core.state.tick(now);
-        (core, now)
+        core.state.tick(now)
     }
 
     /// Accounts for what has happened without the lock.
+    #[inline(never)]
     fn recall(&self, core: &mut Core, loan: Loan, now: Nanos) {
         let used = self.express.recall(loan);
         let now = core.state.tick(now);
@@ -165,8 +165,9 @@ impl Shared {
     fn lend(&self, core: &mut Core, now: Nanos) {
         debug_assert_eq!(core.state.lanes.waiting(), 0);
         let id = self.express.meter;
-        if core.only.as_deref() == Some(&[id])
-            && let Some(meter) = core.state.meters.get_mut(id as usize)
+        if let Some(meter) = core.state.meters.get_mut(id as usize)
+            && meter.gauge.lends()
+            && core.only.as_deref() == Some(&[id])
         {
             let spare = meter.gauge.spare(now);
             if spare > 0 {
@@ -220,7 +221,7 @@ impl Shared {
     /// An attempt that was taken at `sent` is over.
     pub(crate) fn finish(&self, plan: &Plan, level: usize, sent: Nanos, now: Nanos) {
         let is_usual = |lent: &Express| level == EXPRESS && **plan == [lent.meter];
-        let answer = |lent: &Express| is_usual(lent) && lent.answer(now);
+        let answer = |lent: &Express| lent.is_open() && is_usual(lent) && lent.answer(now);
         let Some((mut core, now)) = self.enter_unless(now, answer) else {
             return;
         };

@@ -81,9 +81,11 @@ async fn a_held_deadline_counts_beside_what_the_extensions_say() {
     let mut request = get("/by/another/name");
     request.extensions_mut().insert(exhausted);
     let mut refused = pin!(service.oneshot(request));
-    let error = poll_fn(|cx| deadline.hold(None, || refused.as_mut().poll(cx)))
-        .await
-        .unwrap_err();
+    let poll = poll_fn(|cx| {
+        let _held = deadline.hold(None);
+        refused.as_mut().poll(cx)
+    });
+    let error = poll.await.unwrap_err();
     assert_eq!(start.elapsed(), Duration::ZERO);
     let error = RateLimitError::find(error.as_ref()).unwrap();
     assert!(error.is_deadline());

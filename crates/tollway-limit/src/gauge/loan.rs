@@ -11,17 +11,16 @@ impl Gauge {
         !self.is_paced && !self.has_shares && self.quota.count_from == CountFrom::Response
     }
 
-    /// How many attempts may go from now on, whatever the time, if nothing
-    /// happens meanwhile but answers.
+    /// The same, worked out beforehand.
     #[inline]
-    pub(crate) fn spare(&mut self, now: Nanos) -> u32 {
-        match self.lends {
-            true => self.places_left(now),
-            false => 0,
-        }
+    pub(crate) fn lends(&self) -> bool {
+        self.lends
     }
 
-    fn places_left(&mut self, now: Nanos) -> u32 {
+    /// How many attempts may go from now on, whatever the time, if nothing
+    /// happens meanwhile but answers.
+    #[inline(never)]
+    pub(crate) fn spare(&mut self, now: Nanos) -> u32 {
         let limit = match self.quota.rate {
             Rate::Unlimited => u32::MAX,
             Rate::Window { limit, .. } => limit,
