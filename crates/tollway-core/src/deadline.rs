@@ -1,6 +1,7 @@
 //! The instant at which the caller stops caring.
 
 use std::cell::Cell;
+use std::marker::PhantomData;
 use std::time::{Duration, Instant};
 
 use http::Extensions;
@@ -69,8 +70,9 @@ impl Deadline {
         HELD.get()
     }
 
-    /// Does `work`, which is to call or to poll what is under a layer, with
-    /// this deadline [held](Self::held), or an earlier one that is held already.
+    /// Holds this deadline, or an earlier one that is [held](Self::held) already,
+    /// until what it returns is dropped: while a layer calls or polls what is
+    /// under it.
     ///
     /// `now` is the time, if the layer has just read it; see [`recent`].
     ///
@@ -80,23 +82,24 @@ impl Deadline {
     ///
     /// # #[expect(clippy::disallowed_methods)]
     /// let deadline = Deadline::at(Instant::now() + Duration::from_secs(30));
-    /// let held = deadline.hold(None, || Deadline::held());
-    /// assert_eq!(held, Some(deadline));
+    /// {
+    ///     let _held = deadline.hold(None);
+    ///     assert_eq!(Deadline::held(), Some(deadline));
+    /// }
     /// assert_eq!(Deadline::held(), None);
     /// ```
     #[inline]
-    pub fn hold<R>(self, now: Option<Instant>, work: impl FnOnce() -> R) -> R {
-        let before = Before {
+    pub fn hold(self, now: Option<Instant>) -> Held {
+        let before = Held {
             held: HELD.get(),
             now: NOW.get(),
+            not_send: PhantomData,
         };
         HELD.set(Some(before.held.map_or(self, |held| held.min(self))));
         if !matches!(before.now, Reading::Taken(_)) {
             NOW.set(now.map_or(Reading::Wanted, Reading::Taken));
         }
-        let result = work();
-        drop(before);
-        result
+        before
     }
 
     /// The instant itself. `tokio::time::Instant::from` takes it.
@@ -127,7 +130,7 @@ thread_local! {
 }
 
 /// What this thread knows of the time.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 enum Reading {
     /// Nobody says when the poll under way ends, so each asks the clock.
     Unshared,
@@ -136,13 +139,20 @@ enum Reading {
     Taken(Instant),
 }
 
-/// What held before; dropped, it holds again, after a panic too.
-struct Before {
+/// A deadline that is held until this is dropped, after a panic too. What held
+/// before then holds again.
+///
+/// To be dropped before the poll or the call that made it returns, and in
+/// reverse order of making, as a local variable is.
+#[derive(Debug)]
+#[must_use = "the deadline is held until this is dropped"]
+pub struct Held {
     held: Option<Deadline>,
     now: Reading,
+    not_send: PhantomData<*const ()>,
 }
 
-impl Drop for Before {
+impl Drop for Held {
     #[inline]
     fn drop(&mut self) {
         HELD.set(self.held);
@@ -191,10 +201,12 @@ mod tests {
     fn the_earlier_of_two_deadlines_is_held() {
         let (sooner, later) = (in_secs(1), in_secs(2));
         for (outer, inner) in [(sooner, later), (later, sooner)] {
-            outer.hold(None, || {
-                assert_eq!(inner.hold(None, Deadline::held), Some(sooner));
-                assert_eq!(Deadline::held(), Some(outer));
-            });
+            let _outer = outer.hold(None);
+            {
+                let _inner = inner.hold(None);
+                assert_eq!(Deadline::held(), Some(sooner));
+            }
+            assert_eq!(Deadline::held(), Some(outer));
         }
         assert_eq!(Deadline::held(), None);
     }
@@ -206,14 +218,17 @@ mod tests {
             let mut extensions = Extensions::new();
             extensions.insert(carried);
             assert_eq!(Deadline::of(&extensions), Some(carried));
-            let both = held.hold(None, || Deadline::of(&extensions));
-            assert_eq!(both, Some(sooner));
+            let _held = held.hold(None);
+            assert_eq!(Deadline::of(&extensions), Some(sooner));
         }
     }
 
     #[test]
     fn nothing_is_held_after_a_panic() {
-        let hold = || in_secs(1).hold(None, || panic!("on purpose"));
+        let hold = || {
+            let _held = in_secs(1).hold(None);
+            panic!("on purpose");
+        };
         assert!(panic::catch_unwind(hold).is_err());
         assert_eq!(Deadline::held(), None);
         let mut readings = 0;
@@ -239,25 +254,31 @@ mod tests {
         read();
         assert_eq!(readings.get(), 2);
         for poll in 1..=2 {
-            in_secs(1).hold(None, || {
+            {
+                let _held = in_secs(1).hold(None);
                 let first = read();
-                assert_eq!(in_secs(2).hold(None, read), first);
+                {
+                    let _inner = in_secs(2).hold(None);
+                    assert_eq!(read(), first);
+                }
                 assert_eq!(read(), first);
-            });
+            }
             assert_eq!(readings.get(), 2 + poll);
         }
-        in_secs(1).hold(None, || {
-            // Read inside another layer's poll, it holds for the rest of ours.
-            let first = in_secs(2).hold(None, read);
-            assert_eq!(read(), first);
-        });
+        let _held = in_secs(1).hold(None);
+        // Read inside another layer's poll, it holds for the rest of ours.
+        let first = {
+            let _inner = in_secs(2).hold(None);
+            read()
+        };
+        assert_eq!(read(), first);
         assert_eq!(readings.get(), 5);
     }
 
     #[test]
     fn a_time_that_was_read_before_is_handed_out() {
         let now = Instant::now();
-        let read = || recent(|| unreachable!("the time is known"));
-        assert_eq!(in_secs(1).hold(Some(now), read), now);
+        let _held = in_secs(1).hold(Some(now));
+        assert_eq!(recent(|| unreachable!("the time is known")), now);
     }
 }

@@ -76,7 +76,7 @@ pub use classify::{
     Answer, BodyRule, Classify, ClassifyBody, ClassifyFuture, ClassifyLayer, ClassifyService,
     Judgement, Meaning, Rules, Test,
 };
-pub use deadline::{Deadline, recent};
+pub use deadline::{Deadline, Held, recent};
 pub use endpoint::Endpoint;
 pub use endpoints::{EndpointError, Endpoints, Found};
 pub use fault::{BoxError, Fault, Phase};

@@ -54,10 +54,30 @@ impl Phase {
     /// ```
     #[inline]
     pub fn observe<T>(poll: impl FnOnce() -> Poll<T>) -> (Poll<T>, Option<Self>) {
-        NOTE.set(None);
+        Self::forget();
         let poll = poll();
-        let note = if poll.is_pending() { NOTE.get() } else { None };
+        let note = if poll.is_pending() {
+            Self::noted()
+        } else {
+            None
+        };
         (poll, note)
+    }
+
+    /// Drops the note that an earlier poll left. With [`noted`](Self::noted) it
+    /// does what [`observe`](Self::observe) does, for an answer that is too
+    /// large to be handed through a closure.
+    #[inline]
+    pub fn forget() {
+        NOTE.set(None);
+    }
+
+    /// The note that was left since [`forget`](Self::forget). It means
+    /// something only right after a poll that returned `Pending`.
+    #[must_use]
+    #[inline]
+    pub fn noted() -> Option<Self> {
+        NOTE.get()
     }
 
     /// Whether nothing of the attempt's request has been written in this

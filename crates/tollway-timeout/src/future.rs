@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -122,26 +122,20 @@ where
 
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut answer = Poll::Pending;
-        match self.wait.held() {
-            Some(deadline) => deadline.hold(None, || self.poll_call(cx, &mut answer)),
-            None => self.poll_call(cx, &mut answer),
-        }
-        answer
+        let _held = self.wait.held().map(|deadline| deadline.hold(None));
+        self.poll_call(cx)
     }
 }
-
-/// The answer to a call.
-type Answer<R> = Result<Response<TimeoutBody<R>>, BoxError>;
 
 impl<S, B> TimeoutFuture<S, B>
 where
     S: Service<Request<B>>,
 {
-    /// The answer is written where the caller wants it: it is large, and would
-    /// be moved at every return.
     #[inline]
-    fn poll_call<R>(self: Pin<&mut Self>, cx: &mut Context<'_>, answer: &mut Poll<Answer<R>>)
+    fn poll_call<R>(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Response<TimeoutBody<R>>, BoxError>>
     where
         S: Service<Request<B>, Response = Response<R>>,
         S::Error: Into<BoxError>,
@@ -166,8 +160,7 @@ where
                         }
                         (Poll::Ready(Err(error)), _) => {
                             this.state.set(State::Done);
-                            *answer = Poll::Ready(Err(error.into()));
-                            return;
+                            return Poll::Ready(Err(error.into()));
                         }
                         // Not called yet, so the promise that nothing was
                         // written holds whatever the inner service says.
@@ -179,28 +172,24 @@ where
                     }
                 }
                 StateProj::Called { future } => {
-                    let wait = this.wait.followed_by(*this.pause);
-                    let (poll, noted) = Phase::observe(|| {
-                        *answer = Poll::Ready(match ready!(future.poll(cx)) {
+                    Phase::forget();
+                    // What is there is taken, however late: the inner future
+                    // is asked before the timer.
+                    if let Poll::Ready(result) = future.poll(cx) {
+                        let wait = this.wait.followed_by(*this.pause);
+                        this.state.set(State::Done);
+                        return Poll::Ready(match result {
                             Ok(response) => Ok(response.map(|body| TimeoutBody::new(body, wait))),
                             Err(error) => Err(error.into()),
                         });
-                        Poll::Ready(())
-                    });
-                    // What is there is taken, however late: the inner future
-                    // is asked before the timer.
-                    if poll.is_ready() {
-                        this.state.set(State::Done);
-                        return;
                     }
-                    break noted;
+                    break Phase::noted();
                 }
                 StateProj::Refused { .. } | StateProj::Done => {
-                    *answer = match this.state.project_replace(State::Done) {
+                    return match this.state.project_replace(State::Done) {
                         StateOwned::Refused { error } => Poll::Ready(Err(error)),
                         _ => panic!("polled after completion"),
                     };
-                    return;
                 }
             }
         };
@@ -209,7 +198,7 @@ where
         // hidden retry for instance.
         let phase = noted.unwrap_or(Phase::Head);
         *this.sent |= !phase.is_before_sending();
-        *answer = match this.waiting.poll(this.wait, Limit::Attempt, cx) {
+        match this.waiting.poll(this.wait, Limit::Attempt, cx) {
             Poll::Pending => phase.pending(),
             Poll::Ready(ran_out) => {
                 // Given up at once, whatever the caller does with the rest
@@ -218,7 +207,7 @@ where
                 let error = TimeoutError::new(ran_out, phase, *this.sent);
                 Poll::Ready(Err(error.into()))
             }
-        };
+        }
     }
 }
 

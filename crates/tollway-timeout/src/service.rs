@@ -72,8 +72,8 @@ where
             end: Instant::from_std(deadline.instant()),
             since: Instant::from_std(now),
         });
-        let call = || self.inner.call(request, Phase::Permit, bounds);
-        deadline.hold(Some(now), call)
+        let _held = deadline.hold(Some(now));
+        self.inner.call(request, Phase::Permit, bounds)
     }
 }
 
