@@ -131,7 +131,7 @@ where
             Broken::Unsent(request, cause) => (request, cause),
         };
         self.resends += 1;
-        self.fresh_resends += u32::from(!lease.reused);
+        self.fresh_resends += u32::from(!lease.is_reused());
         if self.resends > RESENDS || self.fresh_resends > FRESH_RESENDS {
             return Err(lease.host.error(Kind::Dying, Some(cause.into())));
         }

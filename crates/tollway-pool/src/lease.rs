@@ -27,7 +27,8 @@ use crate::wait::Granted;
 pub(crate) struct Lease<B: 'static> {
     pub(crate) host: Arc<Host<B>>,
     id: Id,
-    pub(crate) reused: bool,
+    /// Which of the connection's calls this is.
+    nth: u64,
     waited: Duration,
     carrier: Option<Carrier<B>>,
 }
@@ -81,7 +82,7 @@ impl<B: 'static> Lease<B> {
     where
         B: Body + Send + Unpin + 'static,
     {
-        let Grant { id, conn, reused } = grant;
+        let Grant { id, conn, nth } = grant;
         let carrier = match conn {
             Conn::Exclusive(mut conn) => {
                 address_h1(&mut request, &host, conn.link.facts.proxied.as_ref());
@@ -108,7 +109,7 @@ impl<B: 'static> Lease<B> {
         Self {
             host,
             id,
-            reused,
+            nth,
             waited,
             carrier: Some(carrier),
         }
@@ -120,6 +121,11 @@ impl<B: 'static> Lease<B> {
         B: Body + Send + Unpin + 'static,
     {
         Self::send(granted.grant, granted.host, granted.request, granted.waited)
+    }
+
+    /// Whether a call used the connection before.
+    pub(crate) fn is_reused(&self) -> bool {
+        self.nth > 1
     }
 
     #[inline]
@@ -155,7 +161,7 @@ impl<B: 'static> Lease<B> {
         };
         response.extensions_mut().insert(ConnectionInfo {
             facts: facts.clone(),
-            reused: self.reused,
+            reused: self.is_reused(),
             waited: self.waited,
         });
         let (host, id) = (self.host.clone(), self.id);
@@ -197,12 +203,20 @@ impl<B: 'static> Lease<B> {
         let carrier = self.carrier.take();
         let handed = matches!(&carrier,
             Some(Carrier::H2 { awaited, .. }) if awaited.handed.is_certain());
+        // A GOAWAY ends the streams above the last one that the peer processes
+        // (RFC 9113, 6.8), and no other. `handed` is whether this one had a
+        // future of its own: see `crate::sent::Handed`.
+        let above =
+            handed && find::<h2::Error>(&error).is_some_and(|e| e.is_remote() && e.is_go_away());
+        if above {
+            self.host.with(|state| state.refused(self.id, self.nth));
+        }
         if let Some(carrier) = carrier {
             self.end(carrier, CloseReason::Error);
         }
         match request {
             Some(request) => Broken::Unsent(request, error),
-            None => Broken::Sent(judge(error, handed, &self.host)),
+            None => Broken::Sent(judge(error, above, &self.host)),
         }
     }
 
@@ -247,16 +261,13 @@ fn is_stream_error(error: &hyper::Error) -> bool {
     find::<h2::Error>(error).is_some_and(h2::Error::is_reset)
 }
 
-/// What hyper's error means, of a request that it has taken. `handed` is
-/// whether its stream had a future of its own: see [`crate::sent::Handed`].
-fn judge<B>(failed: hyper::Error, handed: bool, host: &Host<B>) -> PoolError {
-    let refused = find::<h2::Error>(&failed).is_some_and(|error| {
-        // A GOAWAY ends the streams above the last one that the peer processes
-        // (RFC 9113, 6.8), and no other.
-        let above = handed && error.is_go_away();
-        let refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
-        error.is_remote() && (above || refused)
+/// What hyper's error means, of a request that it has taken. `above` is whether
+/// the peer ended the connection before it.
+fn judge<B>(failed: hyper::Error, above: bool, host: &Host<B>) -> PoolError {
+    let reset = find::<h2::Error>(&failed).is_some_and(|error| {
+        error.is_remote() && error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM)
     });
+    let refused = above || reset;
     let kind = if refused {
         Kind::Refused
     } else if failed.is_user() || failed.is_body_write_aborted() {

@@ -81,7 +81,10 @@
 //! An HTTP/2 connection carries as many calls as the peer allows, and a further
 //! one is opened, within the cap, when it is full. PINGs tell a dead connection
 //! from a slow answer. After `GOAWAY` it takes no new calls, those which the
-//! peer processes finish, and those which it doesn't fail as *not executed*.
+//! peer processes finish, and those which it doesn't fail as *not executed*. A
+//! peer that ends its connections after so many calls, as nginx does by
+//! `keepalive_requests`, is found out: once it has refused calls at the same
+//! place on two of them, further ones are given no more calls than it takes.
 //!
 //! # Failures
 //!

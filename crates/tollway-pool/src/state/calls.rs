@@ -107,10 +107,13 @@ impl<K: Kind> State<K> {
             entry.uses += 1;
             entry.uses
         });
-        let reused = uses > 1;
         self.counters.requests += 1;
-        self.counters.reused += u64::from(reused);
-        Grant { id, conn, reused }
+        self.counters.reused += u64::from(uses > 1);
+        Grant {
+            id,
+            conn,
+            nth: uses,
+        }
     }
 
     /// What has become of a waiter. `None` where it is not known (any more).
@@ -132,7 +135,7 @@ impl<K: Kind> State<K> {
     /// A connection comes back without having carried its call.
     pub(crate) fn give_back(&mut self, grant: Grant<K>, now: Instant) {
         self.counters.requests -= 1;
-        self.counters.reused -= u64::from(grant.reused);
+        self.counters.reused -= u64::from(grant.nth > 1);
         if let Some(entry) = self.table.get_mut(grant.id) {
             entry.uses -= 1;
         }

@@ -5,6 +5,7 @@
 //! carries out once it has let go of its lock.
 
 mod calls;
+mod refusals;
 mod sockets;
 mod time;
 
@@ -18,6 +19,7 @@ use tokio::time::Instant;
 use crate::arena::{Arena, Id};
 use crate::queue::Queue;
 use crate::stats::{CloseReason, Counters};
+use refusals::Refusals;
 
 /// How long a connection that was told to close may take to do so. A peer that
 /// reads nothing could hold its place under the cap for ever otherwise.
@@ -66,8 +68,8 @@ pub(crate) struct Limits {
 pub(crate) struct Grant<K: Kind> {
     pub(crate) id: Id,
     pub(crate) conn: Conn<K>,
-    /// Whether a call used it before.
-    pub(crate) reused: bool,
+    /// Which of the connection's calls this one is, from 1.
+    pub(crate) nth: u64,
 }
 
 /// The answer to a call that asks for a connection.
@@ -219,6 +221,7 @@ pub(crate) struct State<K: Kind> {
     /// Those that may take a further stream, now or once one ends.
     shared: Vec<Id>,
     queue: Queue<Grant<K>, K::Failure>,
+    refusals: Refusals,
     draining: bool,
     /// When something is next due.
     alarm: Option<Instant>,
@@ -238,6 +241,7 @@ impl<K: Kind> State<K> {
             idle: VecDeque::new(),
             shared: Vec::new(),
             queue: Queue::new(),
+            refusals: Refusals::default(),
             draining: false,
             alarm: None,
             news: false,

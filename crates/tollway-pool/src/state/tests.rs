@@ -147,7 +147,7 @@ impl World {
     }
 
     fn lease_ends(&mut self, at: usize, how: u8) {
-        let Grant { id, conn, reused } = self.leases.remove(at);
+        let Grant { id, conn, nth } = self.leases.remove(at);
         let now = self.now;
         match (conn, how % 5) {
             (Conn::Exclusive(conn), 0) => self.state.put_back(id, conn, true, now),
@@ -167,7 +167,7 @@ impl World {
                 self.state.retire(id, CloseReason::Error, now);
                 self.state.release(id, now);
             }
-            (conn, _) => self.state.give_back(Grant { id, conn, reused }, now),
+            (conn, _) => self.state.give_back(Grant { id, conn, nth }, now),
         }
         self.carry_out();
     }
