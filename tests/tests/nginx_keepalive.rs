@@ -126,8 +126,19 @@ impl Nginx {
         format!("https://localhost:{}/v1/payouts", self.port)
     }
 
-    /// How often nginx answered each call with 200.
-    fn answered(&self) -> Result<HashMap<String, usize>, BoxError> {
+    /// How often nginx answered each call with 200. It ends here: a call is
+    /// logged only after its answer was sent, perhaps not before the caller has
+    /// it.
+    fn answered(mut self) -> Result<HashMap<String, usize>, BoxError> {
+        let told = Command::new("nginx")
+            .args(["-s", "quit", "-p"])
+            .arg(&self.folder)
+            .arg("-c")
+            .arg(self.folder.join("nginx.conf"))
+            .stderr(Stdio::null())
+            .status()?;
+        assert!(told.success(), "nginx can't be told to quit: {told}");
+        tokio::task::block_in_place(|| self.process.wait())?;
         let mut answered = HashMap::new();
         for line in std::fs::read_to_string(self.folder.join("access.log"))?.lines() {
             if let Some((call, "200")) = line.split_once(' ') {
