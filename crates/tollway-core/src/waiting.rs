@@ -2,12 +2,15 @@
 
 use std::cell::Cell;
 use std::task::Poll;
+use std::time::Instant;
 
 use crate::Phase;
 
 thread_local! {
     /// What the future that returned `Pending` last on this thread waits for.
     static NOTE: Cell<Option<Phase>> = const { Cell::new(None) };
+    /// When a timer of that future wakes the task, if it said so.
+    static WAKES: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
 /// Telling the layers above what a pending future waits for.
@@ -32,7 +35,30 @@ impl Phase {
     #[inline]
     pub fn pending<T>(self) -> Poll<T> {
         NOTE.set(Some(self));
+        WAKES.set(None);
         Poll::Pending
+    }
+
+    /// The same, by a future that has a timer, which wakes its task at `instant`
+    /// at the latest. See [`wakes_at`](Self::wakes_at).
+    #[inline]
+    pub fn pending_until<T>(self, instant: impl Into<Instant>) -> Poll<T> {
+        NOTE.set(Some(self));
+        WAKES.set(Some(instant.into()));
+        Poll::Pending
+    }
+
+    /// When a timer below wakes this task at the latest, by the note that was
+    /// left since [`forget`](Self::forget).
+    ///
+    /// Whoever would wait for a later instant needs no timer of his own then,
+    /// as long as everything between polls the future below within its own poll,
+    /// and lets go of it only there. A future in between that hands it to another
+    /// task, or drops it and goes on waiting, breaks that.
+    #[must_use]
+    #[inline]
+    pub fn wakes_at() -> Option<Instant> {
+        WAKES.get()
     }
 
     /// Calls `poll`. Where it returns `Pending`, the second value is the note
@@ -70,6 +96,7 @@ impl Phase {
     #[inline]
     pub fn forget() {
         NOTE.set(None);
+        WAKES.set(None);
     }
 
     /// The note that was left since [`forget`](Self::forget). It means

@@ -34,6 +34,8 @@ pin_project! {
         pause: Duration,
         // Whether something of the request may have been written.
         sent: bool,
+        // Whether a timer below, if it is early enough, will do.
+        shares_timers: bool,
     }
 }
 
@@ -86,6 +88,7 @@ where
             waiting: Waiting::new(bounds.since),
             pause: bounds.pause,
             sent: false,
+            shares_timers: bounds.shares_timers,
         }
     }
 }
@@ -97,6 +100,7 @@ pub(crate) struct Bounds {
     /// When the wait began, if that is known.
     pub(crate) since: Option<Instant>,
     pub(crate) pause: Duration,
+    pub(crate) shares_timers: bool,
 }
 
 impl Bounds {
@@ -109,6 +113,7 @@ impl Bounds {
             wait,
             since: None,
             pause: Duration::MAX,
+            shares_timers: false,
         }
     }
 }
@@ -198,8 +203,17 @@ where
         // hidden retry for instance.
         let phase = noted.unwrap_or(Phase::Head);
         *this.sent |= !phase.is_before_sending();
-        match this.waiting.poll(this.wait, Limit::Attempt, cx) {
-            Poll::Pending => phase.pending(),
+        if *this.shares_timers
+            && let Some(wakes) = Phase::wakes_at()
+            && this.wait.deadline() >= Some(wakes.into())
+        {
+            return phase.pending_until(wakes);
+        }
+        match this.waiting.as_mut().poll(this.wait, Limit::Attempt, cx) {
+            Poll::Pending => match this.waiting.wakes_at() {
+                Some(wakes) => phase.pending_until(wakes),
+                None => phase.pending(),
+            },
             Poll::Ready(ran_out) => {
                 // Given up at once, whatever the caller does with the rest
                 // of this future.

@@ -16,6 +16,7 @@ use crate::{AttemptTimeout, AttemptTimeoutService, DeadlineService};
 #[derive(Clone, Copy, Debug)]
 pub struct DeadlineLayer {
     limit: Option<Duration>,
+    shares_timers: bool,
 }
 
 impl DeadlineLayer {
@@ -27,14 +28,34 @@ impl DeadlineLayer {
     /// [`Duration::MAX`], is none.
     #[must_use]
     pub const fn new(limit: Duration) -> Self {
-        Self { limit: Some(limit) }
+        Self {
+            limit: Some(limit),
+            shares_timers: false,
+        }
     }
 
     /// Each call ends at the [`Deadline`](tollway_core::Deadline) that its
     /// request brings. A call that brings none has none.
     #[must_use]
     pub const fn inherited() -> Self {
-        Self { limit: None }
+        Self {
+            limit: None,
+            shares_timers: false,
+        }
+    }
+
+    /// While the timer of an attempt below, which ends no later, wakes the call's
+    /// task, the deadline sets none of its own: a call that is answered in time
+    /// registers one timer instead of two.
+    ///
+    /// Only for a stack in which every layer in between polls the one below
+    /// within its own poll, and lets go of it only there, as Tollway's own do.
+    /// Under a layer that spawns the call, or that drops it and goes on waiting,
+    /// the deadline could pass unnoticed. So this is not the default.
+    #[must_use]
+    pub const fn sharing_timers(mut self) -> Self {
+        self.shares_timers = true;
+        self
     }
 }
 
@@ -42,7 +63,7 @@ impl<S> Layer<S> for DeadlineLayer {
     type Service = DeadlineService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        DeadlineService::new(inner, self.limit)
+        DeadlineService::new(inner, self.limit, self.shares_timers)
     }
 }
 

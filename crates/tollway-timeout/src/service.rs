@@ -32,13 +32,15 @@ use crate::{AttemptTimeout, TimeoutBody, TimeoutError, TimeoutFuture};
 pub struct DeadlineService<S> {
     inner: Readied<S>,
     limit: Option<Duration>,
+    shares_timers: bool,
 }
 
 impl<S> DeadlineService<S> {
-    pub(crate) fn new(inner: S, limit: Option<Duration>) -> Self {
+    pub(crate) fn new(inner: S, limit: Option<Duration>, shares_timers: bool) -> Self {
         Self {
             inner: Readied::new(inner),
             limit,
+            shares_timers,
         }
     }
 }
@@ -68,10 +70,11 @@ where
         if deadline.has_passed(now) {
             return too_late();
         }
-        let bounds = Bounds::of_call(Wait::Deadline {
+        let mut bounds = Bounds::of_call(Wait::Deadline {
             end: Instant::from_std(deadline.instant()),
             since: Instant::from_std(now),
         });
+        bounds.shares_timers = self.shares_timers;
         let _held = deadline.hold(Some(now));
         self.inner.call(request, Phase::Permit, bounds)
     }
@@ -138,6 +141,7 @@ where
             wait: Wait::Limit { limit, deadline },
             since,
             pause,
+            shares_timers: false,
         };
         self.inner.call(request, Phase::Connect, bounds)
     }

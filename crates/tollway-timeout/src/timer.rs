@@ -54,6 +54,15 @@ impl Wait {
         }
     }
 
+    /// The deadline, if there is one.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        match *self {
+            Self::Endless => None,
+            Self::Deadline { end, .. } => Some(end),
+            Self::Limit { deadline, .. } => deadline,
+        }
+    }
+
     /// The same deadline, and another limit, for the waits that follow this
     /// one. The time until a deadline alone goes on counting.
     #[inline]
@@ -116,6 +125,11 @@ impl Waiting {
     #[inline]
     pub(crate) fn new(since: Option<Instant>) -> Self {
         Self { since, sleep: None }
+    }
+
+    /// When the timer that was set last fires.
+    pub(crate) fn wakes_at(&self) -> Option<Instant> {
+        self.sleep.as_ref().map(Sleep::deadline)
     }
 
     /// What was awaited has come; the next wait begins when it is polled.

@@ -4,13 +4,13 @@ mod support;
 
 use std::time::Duration;
 
-use http::Request;
+use http::{Request, Response};
 use http_body_util::BodyExt;
 use support::{Slow, secs};
 use tokio::time::{Instant, advance, sleep};
 use tollway_core::{BoxError, Deadline, Fault, Phase, Verdict};
 use tollway_timeout::{AttemptTimeoutLayer, DeadlineLayer, TimeoutError, is_deadline, is_timeout};
-use tower::{Layer, Service, ServiceExt};
+use tower::{Layer, Service, ServiceExt, service_fn};
 
 fn timeout(error: &BoxError) -> &TimeoutError {
     error.downcast_ref().expect("a time-out")
@@ -367,4 +367,50 @@ async fn an_inbound_deadline_bounds_the_calls_that_a_handler_makes() {
     assert_eq!(start.elapsed(), Duration::from_millis(4500));
     let body = response.into_body().collect().await.unwrap().to_bytes();
     assert_eq!(body, "too late");
+}
+
+/// An attempt of 3 s under a deadline of 5 s that has no timer of its own as
+/// long as the attempt's is set.
+#[tokio::test(start_paused = true)]
+async fn a_deadline_that_shares_timers_sets_its_own_when_none_is_left() {
+    let attempt = AttemptTimeoutLayer::new(secs(3)).layer(Slow {
+        head: secs(60),
+        ..Slow::default()
+    });
+    // After the attempt has failed, it waits for something else, as a back-off
+    // does.
+    let then_waits = service_fn(move |request: Request<()>| {
+        let attempt = attempt.clone();
+        async move {
+            let start = Instant::now();
+            let error = attempt.oneshot(request).await.unwrap_err();
+            assert_eq!(start.elapsed(), secs(3));
+            assert!(!is_deadline(&*error));
+            std::future::pending::<Result<Response<String>, BoxError>>().await
+        }
+    });
+    let service = DeadlineLayer::new(secs(5))
+        .sharing_timers()
+        .layer(then_waits);
+    let start = Instant::now();
+    let error = service.oneshot(Request::new(())).await.unwrap_err();
+    assert_eq!(start.elapsed(), secs(5));
+    assert!(is_deadline(&*error));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_that_shares_timers_ends_an_attempt_and_a_call_without_one() {
+    let slow = || Slow {
+        head: secs(60),
+        ..Slow::default()
+    };
+    let deadline = DeadlineLayer::new(secs(2)).sharing_timers();
+    let start = Instant::now();
+    let attempt = AttemptTimeoutLayer::new(secs(3)).layer(slow());
+    let error = deadline.layer(attempt).oneshot(Request::new(())).await;
+    assert!(is_deadline(&*error.unwrap_err()));
+    assert_eq!(start.elapsed(), secs(2));
+    let error = deadline.layer(slow()).oneshot(Request::new(())).await;
+    assert!(is_deadline(&*error.unwrap_err()));
+    assert_eq!(start.elapsed(), secs(4));
 }

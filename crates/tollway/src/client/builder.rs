@@ -111,7 +111,8 @@ impl ClientBuilder {
         let pool = pool.build().map_err(of("pool"))?;
         let key = IdempotencyKeyLayer::new().echo(true);
         let layers = Layers {
-            deadline: DeadlineLayer::new(profile.deadline),
+            // Nothing stands between the two but layers of ours.
+            deadline: DeadlineLayer::new(profile.deadline).sharing_timers(),
             key: match profile.keys {
                 Some(dialect) => key.dialect(dialect),
                 // No call has a key.
