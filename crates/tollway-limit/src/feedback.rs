@@ -52,7 +52,8 @@ fn was_never_sent(fault: &Fault) -> bool {
 }
 
 /// Pauses what a refusal concerns, and refuses those who wait for it and whose
-/// deadline comes before the end of the pause.
+/// deadline comes before the end of the pause. Says how long the longest pause
+/// is, if there is any.
 pub(crate) fn pause(
     state: &mut State,
     plan: &Plan,
@@ -60,7 +61,8 @@ pub(crate) fn pause(
     scope: Scope,
     now: Nanos,
     wakers: &mut Wakers,
-) {
+) -> Option<Duration> {
+    let mut longest = None;
     // Where the provider doesn't say which limit was hit, it is one with a
     // penalty, if there is such a one; else it could be any.
     let punished = scope == Scope::Unspecified
@@ -82,7 +84,9 @@ pub(crate) fn pause(
         meter.gauge.pause(now, nanos(period));
         let until = meter.gauge.paused_until();
         state.refuse_until(id, until, now, wakers);
+        longest = longest.max(Some(period));
     }
+    longest
 }
 
 /// Tightens the quotas that the provider's words are about: the one with that

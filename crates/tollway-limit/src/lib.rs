@@ -94,9 +94,9 @@
 //! `tracing` events under the target `tollway::limit`, durations in seconds:
 //! `waited for a permit` (debug, `tollway.limit.wait`), `gave no permit` (debug,
 //! `tollway.limit.reason`), and `the provider refused an attempt` (info,
-//! `tollway.limit.scope`, `tollway.limit.retry_after`), upon which the quotas
-//! that the scope names pause. [`Limits::snapshot`] has the
-//! state of every quota.
+//! `tollway.limit.scope`, `tollway.limit.retry_after`, and `tollway.limit.pause`:
+//! for how long the quotas that the scope names pause, if any does).
+//! [`Limits::snapshot`] has the state of every quota.
 //!
 //! # Without tokio
 //!

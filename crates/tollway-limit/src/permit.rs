@@ -104,16 +104,17 @@ impl Permit {
             Verdict::NotExecuted { retry_after, scope } => Some((retry_after, scope)),
             _ => None,
         };
-        self.shared.with(now, |core, now, wakers| {
+        let paused = self.shared.with(now, |core, now, wakers| {
             let state = &mut core.state;
-            if let Some((retry_after, scope)) = refused {
-                feedback::pause(state, &self.plan, retry_after, scope, now, wakers);
-            }
+            let paused = refused.and_then(|(retry_after, scope)| {
+                feedback::pause(state, &self.plan, retry_after, scope, now, wakers)
+            });
             // It is over before what is left is reckoned: the provider has
             // counted it, and those still in flight perhaps not.
             state.finish(&self.plan, level, sent, now);
             feedback::tighten(state, &self.plan, said, now);
             state.serve_plan(&self.plan, now, wakers);
+            paused
         });
         if let Some((retry_after, scope)) = refused {
             tracing::info!(
@@ -121,6 +122,7 @@ impl Permit {
                 {
                     tollway.limit.scope = ?scope,
                     tollway.limit.retry_after = retry_after.map(|after| after.as_secs_f64()),
+                    tollway.limit.pause = paused.map(|pause| pause.as_secs_f64()),
                 },
                 "the provider refused an attempt"
             );
