@@ -15,7 +15,7 @@ use crate::arena::Id;
 use crate::body::PoolBody;
 use crate::conn::{Awaited, H1, Http, Link, Replies};
 use crate::error::{Kind, PoolError};
-use crate::failure::find;
+use crate::failure::{find, find_io};
 use crate::host::{Host, Release as _};
 use crate::info::ConnectionInfo;
 use crate::sent::Sent;
@@ -29,6 +29,8 @@ pub(crate) struct Lease<B: 'static> {
     id: Id,
     /// Which of the connection's calls this is.
     nth: u64,
+    /// See [`Grant::rested`].
+    rested: Option<Instant>,
     waited: Duration,
     carrier: Option<Carrier<B>>,
 }
@@ -82,7 +84,12 @@ impl<B: 'static> Lease<B> {
     where
         B: Body + Send + Unpin + 'static,
     {
-        let Grant { id, conn, nth } = grant;
+        let Grant {
+            id,
+            conn,
+            nth,
+            rested,
+        } = grant;
         let carrier = match conn {
             Conn::Exclusive(mut conn) => {
                 address_h1(&mut request, &host, conn.link.facts.proxied.as_ref());
@@ -110,6 +117,7 @@ impl<B: 'static> Lease<B> {
             host,
             id,
             nth,
+            rested,
             waited,
             carrier: Some(carrier),
         }
@@ -200,6 +208,12 @@ impl<B: 'static> Lease<B> {
         if request.is_some() || !is_stream_error(&error) {
             self.host.retire(self.id, CloseReason::Error);
         }
+        if let Some(rested) = self.rested
+            && (request.is_some() || is_lost(&error))
+        {
+            let now = Instant::now();
+            self.host.with(|state| state.distrust(rested, now));
+        }
         let carrier = self.carrier.take();
         let handed = matches!(&carrier,
             Some(Carrier::H2 { awaited, .. }) if awaited.handed.is_certain());
@@ -254,6 +268,11 @@ impl<B: 'static> Drop for Lease<B> {
             self.end(carrier, CloseReason::Cancelled);
         }
     }
+}
+
+/// Whether the connection was lost, and not only its call.
+fn is_lost(error: &hyper::Error) -> bool {
+    error.is_incomplete_message() || error.is_closed() || find_io(error).is_some()
 }
 
 /// Whether an error ended one stream of a connection, and not all of it.

@@ -93,6 +93,10 @@
 //! relied on it: over HTTP/1.1 one call, over HTTP/2 all who waited for the one
 //! connection. Nobody waits for an attempt that nobody makes.
 //!
+//! Where a kept HTTP/1.1 connection turns out to be dead when a call takes it,
+//! those that have been idle for as long are closed with it, so that the next
+//! attempt doesn't meet the next of them.
+//!
 //! # Telemetry
 //!
 //! Under the target `tollway::pool`, at level debug: `connection opened`,

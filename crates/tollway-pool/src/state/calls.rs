@@ -95,8 +95,10 @@ impl<K: Kind> State<K> {
                 self.close(id, reason, now);
                 continue;
             }
-            if let Stage::Idle { conn, .. } = std::mem::replace(&mut entry.stage, Stage::InUse) {
-                return Some(self.grant(id, Conn::Exclusive(conn)));
+            if let Stage::Idle { conn, until } = std::mem::replace(&mut entry.stage, Stage::InUse) {
+                let mut grant = self.grant(id, Conn::Exclusive(conn));
+                grant.rested = Some(until);
+                return Some(grant);
             }
         }
         None
@@ -113,6 +115,7 @@ impl<K: Kind> State<K> {
             id,
             conn,
             nth: uses,
+            rested: None,
         }
     }
 
@@ -257,6 +260,20 @@ impl<K: Kind> State<K> {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// A connection that would have been idle for too long at `rested` turned
+    /// out to be dead when a call took it. Those that have been idle for as long
+    /// are likely to be, too: a call that is repeated, perhaps at once, must not
+    /// meet one of them after the other.
+    pub(crate) fn distrust(&mut self, rested: Instant, now: Instant) {
+        while let Some(&id) = self.idle.front() {
+            match self.table.get_mut(id).map(|entry| &entry.stage) {
+                Some(Stage::Idle { until, .. }) if *until > rested => return,
+                Some(Stage::Idle { .. }) => self.close(id, CloseReason::Idle, now),
+                _ => _ = self.idle.pop_front(),
+            }
         }
     }
 

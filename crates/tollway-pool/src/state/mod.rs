@@ -70,6 +70,8 @@ pub(crate) struct Grant<K: Kind> {
     pub(crate) conn: Conn<K>,
     /// Which of the connection's calls this one is, from 1.
     pub(crate) nth: u64,
+    /// When it would have been idle for too long, if it was idle.
+    pub(crate) rested: Option<Instant>,
 }
 
 /// The answer to a call that asks for a connection.

@@ -147,7 +147,12 @@ impl World {
     }
 
     fn lease_ends(&mut self, at: usize, how: u8) {
-        let Grant { id, conn, nth } = self.leases.remove(at);
+        let Grant {
+            id,
+            conn,
+            nth,
+            rested,
+        } = self.leases.remove(at);
         let now = self.now;
         match (conn, how % 5) {
             (Conn::Exclusive(conn), 0) => self.state.put_back(id, conn, true, now),
@@ -162,12 +167,25 @@ impl World {
                 self.state.reading(id, conn);
             }
             (Conn::Shared(_), 0..=2) => self.state.release(id, now),
-            (Conn::Exclusive(_), 3) => self.state.retire(id, CloseReason::Error, now),
+            (Conn::Exclusive(_), 3) => {
+                if let Some(rested) = rested {
+                    self.state.distrust(rested, now);
+                }
+                self.state.retire(id, CloseReason::Error, now);
+            }
             (Conn::Shared(_), 3) => {
                 self.state.retire(id, CloseReason::Error, now);
                 self.state.release(id, now);
             }
-            (conn, _) => self.state.give_back(Grant { id, conn, nth }, now),
+            (conn, _) => self.state.give_back(
+                Grant {
+                    id,
+                    conn,
+                    nth,
+                    rested,
+                },
+                now,
+            ),
         }
         self.carry_out();
     }
@@ -450,6 +468,31 @@ fn the_most_recently_used_goes_first_so_that_the_others_age_out() {
     }
     assert_eq!(world.sockets.len(), 1);
     assert_eq!(world.state.counters.closed[CloseReason::Idle as usize], 2);
+}
+
+#[test]
+fn where_one_is_found_dead_those_that_have_been_idle_for_as_long_are_closed() {
+    let mut world = http1(4);
+    for _ in 0..4 {
+        world.check_out();
+    }
+    for _ in 0..4 {
+        world.attempt_succeeds(0, false);
+        world.poll_waiter(0);
+    }
+    // Three are idle; the last of them is taken, and meanwhile the fourth comes
+    // back.
+    for _ in 0..3 {
+        world.lease_ends(0, 0);
+        world.pass(Duration::from_millis(1));
+    }
+    world.check_out();
+    world.lease_ends(0, 0);
+    world.lease_ends(0, 3);
+    world.close_the_closing();
+    assert_eq!(world.sockets.len(), 1);
+    assert_eq!(world.state.counters.closed[CloseReason::Idle as usize], 2);
+    assert_eq!(world.state.counters.closed[CloseReason::Error as usize], 1);
 }
 
 #[test]
