@@ -63,7 +63,7 @@
 //! | --- | --- |
 //! | [`Endpoint`] | it is recognised by method and path |
 //! | [`Priority`] | normal |
-//! | [`Deadline`] | the call may wait for ever |
+//! | [`Deadline`], or one that a layer above [holds](tollway_core::Deadline::hold) | the call may wait for ever |
 //!
 //! An attempt that is a retry stands in the same queue as fresh calls of its
 //! priority, in the order in which they came: it overtakes nobody, least of all a

@@ -161,9 +161,8 @@ impl<B> PoolBuilder<B> {
         self
     }
 
-    /// How long a call waits for a connection, 30 seconds by default. The
-    /// [`Deadline`](tollway_core::Deadline) in its extensions, if earlier,
-    /// ends the wait too.
+    /// How long a call waits for a connection, 30 seconds by default. Its
+    /// [`Deadline`](tollway_core::Deadline::of), if earlier, ends the wait too.
     pub fn acquire_timeout(mut self, timeout: Duration) -> Self {
         self.config.acquire_timeout = timeout;
         self

@@ -136,7 +136,8 @@
 //!
 //! # Cost
 //!
-//! Neither layer allocates, but for what is rare: an inner service that isn't
+//! A call that has to wait registers a timer with each layer, or one with both
+//! ([`DeadlineLayer::sharing_timers`]). Neither layer allocates, but for what is rare: an inner service that isn't
 //! ready, a body that has to wait, an error. The deadline isn't put into the
 //! request's extensions, where the first costs three allocations; a thread-local
 //! cell holds it while the layer calls or polls what is below. So whatever moves
