@@ -7,11 +7,11 @@ mod support;
 use std::time::Duration;
 
 use http_body_util::BodyExt;
-use support::{Server, fetch, get, pool, post, send, text, until};
+use support::{Server, fetch, fetch_later, get, pool, post, send, text, until};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep};
 use tollway_core::Verdict;
-use tollway_pool::{Pool, Protocol};
+use tollway_pool::Protocol;
 use tower::{Service, ServiceExt};
 
 /// A server that answers after this long.
@@ -23,16 +23,6 @@ async fn slow(protocol: Protocol, time: Duration) -> Server {
     match protocol {
         Protocol::Http2Only => Server::http2(100, handle).await,
         _ => Server::http1(handle).await,
-    }
-}
-
-fn fetch_later(
-    pool: &Pool<support::Body>,
-    server: &Server,
-) -> impl Future<Output = ()> + Send + 'static {
-    let (pool, uri) = (pool.clone(), server.uri("/"));
-    async move {
-        fetch(&pool, get(uri)).await.unwrap();
     }
 }
 

@@ -7,11 +7,11 @@ mod support;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use support::{Server, Tls, fetch, get, pool, serve_http1, text, until};
+use support::{Server, Tls, fetch, fetch_later, get, pool, serve_http1, text, until};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 use tollway_core::{Deadline, Verdict};
-use tollway_pool::{CloseReason, Pool, Protocol};
+use tollway_pool::{CloseReason, Protocol};
 
 /// A server that answers after this long.
 async fn slow(time: Duration) -> Server {
@@ -64,16 +64,6 @@ async fn whoever_waits_is_served_in_order() {
     }
     assert_eq!(*order.lock().unwrap(), (0..20).collect::<Vec<_>>());
     assert_eq!(server.seen.accepted(), 1);
-}
-
-fn fetch_later(
-    pool: &Pool<support::Body>,
-    server: &Server,
-) -> impl Future<Output = ()> + Send + 'static {
-    let (pool, uri) = (pool.clone(), server.uri("/"));
-    async move {
-        fetch(&pool, get(uri)).await.unwrap();
-    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -276,6 +276,17 @@ pub async fn fetch(pool: &Pool<Body>, request: Request<Body>) -> Result<Answer, 
     Ok(Answer { body, info })
 }
 
+/// The same by a task of its own; it must go well.
+pub fn fetch_later(
+    pool: &Pool<Body>,
+    server: &Server,
+) -> impl Future<Output = ()> + Send + 'static {
+    let (pool, uri) = (pool.clone(), server.uri("/"));
+    async move {
+        fetch(&pool, get(uri)).await.unwrap();
+    }
+}
+
 #[derive(Debug)]
 pub struct Answer {
     pub body: Bytes,

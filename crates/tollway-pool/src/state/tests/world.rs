@@ -1,17 +1,17 @@
-//! The bookkeeping against a naive model of the world around it.
+//! The bookkeeping in a naive model of the world around it, with what must hold
+//! after every event.
 
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use proptest::prelude::*;
 use tokio::time::Instant;
 
-use super::{CheckOut, Conn, Grant, Kind, Limits, Spoken, State};
+use super::super::{CheckOut, Conn, Grant, Kind, Limits, Spoken, Stage, State};
 use crate::arena::Id;
 use crate::stats::CloseReason;
 
 #[derive(Debug)]
-struct Model;
+pub(super) struct Model;
 
 impl Kind for Model {
     type Exclusive = u32;
@@ -22,7 +22,7 @@ impl Kind for Model {
 
 const IDLE: Duration = Duration::from_secs(15);
 
-fn limits(connections: usize) -> Limits {
+pub(super) fn limits(connections: usize) -> Limits {
     Limits {
         connections,
         idle: usize::MAX,
@@ -33,24 +33,24 @@ fn limits(connections: usize) -> Limits {
 }
 
 /// Everything that happens outside: attempts, sockets, calls.
-struct World {
-    state: State<Model>,
-    now: Instant,
-    cap: usize,
-    h2_limit: usize,
-    serial: u32,
+pub(super) struct World {
+    pub(super) state: State<Model>,
+    pub(super) now: Instant,
+    pub(super) cap: usize,
+    pub(super) h2_limit: usize,
+    pub(super) serial: u32,
     /// Attempts that have yet to report, and whether their socket exists.
-    attempts: Vec<(Id, bool)>,
+    pub(super) attempts: Vec<(Id, bool)>,
     /// Sockets that exist, of reported connections.
-    sockets: Vec<Id>,
-    leases: Vec<Grant<Model>>,
-    reading: Vec<Id>,
-    settling: Vec<Id>,
-    waiters: Vec<Id>,
+    pub(super) sockets: Vec<Id>,
+    pub(super) leases: Vec<Grant<Model>>,
+    pub(super) reading: Vec<Id>,
+    pub(super) settling: Vec<Id>,
+    pub(super) waiters: Vec<Id>,
 }
 
 impl World {
-    fn new(limits: Limits, spoken: Option<Spoken>, h2_limit: usize) -> Self {
+    pub(super) fn new(limits: Limits, spoken: Option<Spoken>, h2_limit: usize) -> Self {
         Self {
             cap: limits.connections,
             state: State::new(limits, spoken),
@@ -66,14 +66,14 @@ impl World {
         }
     }
 
-    fn carry_out(&mut self) {
+    pub(super) fn carry_out(&mut self) {
         let effects = std::mem::take(&mut self.state.effects);
         self.attempts
             .extend(effects.dial.into_iter().map(|id| (id, false)));
         self.check();
     }
 
-    fn granted(&mut self, grant: Grant<Model>) {
+    pub(super) fn granted(&mut self, grant: Grant<Model>) {
         let on_it = self.leases.iter().filter(|other| other.id == grant.id);
         match &grant.conn {
             Conn::Exclusive(_) => {
@@ -86,7 +86,7 @@ impl World {
         self.leases.push(grant);
     }
 
-    fn check_out(&mut self) {
+    pub(super) fn check_out(&mut self) {
         match self.state.check_out(self.now) {
             CheckOut::Ready(grant) => {
                 assert!(
@@ -101,7 +101,7 @@ impl World {
         self.carry_out();
     }
 
-    fn poll_waiter(&mut self, at: usize) {
+    pub(super) fn poll_waiter(&mut self, at: usize) {
         match self.state.poll_waiter(self.waiters[at], Waker::noop()) {
             Poll::Pending => {}
             Poll::Ready(outcome) => {
@@ -114,7 +114,7 @@ impl World {
         self.carry_out();
     }
 
-    fn attempt_succeeds(&mut self, at: usize, h2: bool) {
+    pub(super) fn attempt_succeeds(&mut self, at: usize, h2: bool) {
         let (id, _) = self.attempts.remove(at);
         self.state.socket_opened(id);
         self.serial += 1;
@@ -130,7 +130,7 @@ impl World {
         self.carry_out();
     }
 
-    fn attempt_fails(&mut self, at: usize) {
+    pub(super) fn attempt_fails(&mut self, at: usize) {
         let (id, socket) = self.attempts.remove(at);
         self.state.failed(id, &"refused", self.now);
         if socket {
@@ -139,14 +139,14 @@ impl World {
         self.carry_out();
     }
 
-    fn socket_closes(&mut self, at: usize) {
+    pub(super) fn socket_closes(&mut self, at: usize) {
         let id = self.sockets.remove(at);
         assert!(self.state.closed(id, self.now).is_some());
         self.settling.retain(|other| *other != id);
         self.carry_out();
     }
 
-    fn lease_ends(&mut self, at: usize, how: u8) {
+    pub(super) fn lease_ends(&mut self, at: usize, how: u8) {
         let Grant {
             id,
             conn,
@@ -190,7 +190,7 @@ impl World {
         self.carry_out();
     }
 
-    fn read_out(&mut self, at: usize, ready: bool) {
+    pub(super) fn read_out(&mut self, at: usize, ready: bool) {
         let id = self.reading.remove(at);
         if self.state.read_out(id, |_| ready, self.now) {
             self.settling.push(id);
@@ -198,13 +198,13 @@ impl World {
         self.carry_out();
     }
 
-    fn settles(&mut self, at: usize) {
+    pub(super) fn settles(&mut self, at: usize) {
         let id = self.settling.remove(at);
         assert!(self.state.settle(id, |_| true, self.now));
         self.carry_out();
     }
 
-    fn pass(&mut self, time: Duration) {
+    pub(super) fn pass(&mut self, time: Duration) {
         self.now += time;
         while let Some(at) = self.state.alarm().filter(|at| *at <= self.now) {
             let next = self.state.reap(self.now);
@@ -219,17 +219,17 @@ impl World {
     }
 
     /// The sockets of connections that were told to close do so.
-    fn close_the_closing(&mut self) {
+    pub(super) fn close_the_closing(&mut self) {
         let closing = |id: &Id, state: &State<Model>| {
             let entry = state.table.get(*id).unwrap();
-            matches!(entry.stage, super::Stage::Closing { streams: 0, .. })
+            matches!(entry.stage, Stage::Closing { streams: 0, .. })
         };
         while let Some(at) = self.sockets.iter().position(|id| closing(id, &self.state)) {
             self.socket_closes(at);
         }
     }
 
-    fn step(&mut self, step: &Step) {
+    pub(super) fn step(&mut self, step: &Step) {
         let pick = |at: &usize, len: usize| at.checked_rem(len);
         match step {
             Step::CheckOut => self.check_out(),
@@ -310,7 +310,7 @@ impl World {
     }
 
     /// What holds after every event.
-    fn check(&self) {
+    pub(super) fn check(&self) {
         let state = &self.state;
         let alive = self.attempts.len() + self.sockets.len();
         assert_eq!(state.table.len(), alive, "a socket is counted wrongly");
@@ -335,7 +335,7 @@ impl World {
             assert!(state.idle.is_empty(), "waits beside an idle connection");
             let roomy = |id: &Id| {
                 let stage = &state.table.get(*id).unwrap().stage;
-                matches!(stage, super::Stage::Shared { streams, limit, .. } if streams < limit)
+                matches!(stage, Stage::Shared { streams, limit, .. } if streams < limit)
             };
             assert!(
                 !state.shared.iter().any(roomy),
@@ -349,7 +349,7 @@ impl World {
 
     /// Everything that is under way ends well. Then nobody waits, and once
     /// idle for long enough, nothing is left.
-    fn finish(mut self) {
+    pub(super) fn finish(mut self) {
         for _ in 0..10_000 {
             if let Some((_, _)) = self.attempts.first() {
                 self.attempt_succeeds(0, self.state.spoken() == Some(Spoken::Http2));
@@ -379,7 +379,7 @@ impl World {
 }
 
 #[derive(Clone, Debug)]
-enum Step {
+pub(super) enum Step {
     CheckOut,
     Poll(usize),
     Cancel(usize),
@@ -394,180 +394,4 @@ enum Step {
     Pass(u64),
     Warm(usize),
     Drain,
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    let at = || 0..64_usize;
-    prop_oneof![
-        8 => Just(Step::CheckOut),
-        4 => at().prop_map(Step::Poll),
-        2 => at().prop_map(Step::Cancel),
-        2 => at().prop_map(Step::Connected),
-        4 => (at(), any::<bool>()).prop_map(|(at, h2)| Step::Opened(at, h2)),
-        1 => at().prop_map(Step::ClosedWhileOpening),
-        1 => at().prop_map(Step::Failed),
-        1 => at().prop_map(Step::SocketCloses),
-        6 => (at(), any::<u8>()).prop_map(|(at, how)| Step::LeaseEnds(at, how)),
-        2 => (at(), any::<bool>()).prop_map(|(at, ready)| Step::ReadOut(at, ready)),
-        2 => at().prop_map(Step::Settles),
-        1 => (0..40_000_u64).prop_map(Step::Pass),
-        1 => (0..8_usize).prop_map(Step::Warm),
-    ]
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 1_000, failure_persistence: None, ..ProptestConfig::default() })]
-
-    #[test]
-    fn no_order_of_events_breaks_the_counts_or_forgets_a_waiter(
-        cap in 1..5_usize,
-        idle in 0..5_usize,
-        waiting in 1..12_usize,
-        requests in prop_oneof![Just(u64::MAX), 1..4_u64],
-        h2_limit in 1..4_usize,
-        spoken in prop_oneof![Just(None), Just(Some(Spoken::Http1)), Just(Some(Spoken::Http2))],
-        steps in prop::collection::vec(step(), 0..150),
-        drain_at in prop::option::of(0..150_usize),
-    ) {
-        let limits = Limits { idle, waiting, requests, ..limits(cap) };
-        let mut world = World::new(limits, spoken, h2_limit);
-        for (at, step) in steps.iter().enumerate() {
-            if drain_at == Some(at) {
-                world.step(&Step::Drain);
-            }
-            world.step(step);
-        }
-        world.finish();
-    }
-}
-
-/// A world in which everything has worked so far.
-fn http1(connections: usize) -> World {
-    World::new(limits(connections), Some(Spoken::Http1), 1)
-}
-
-#[test]
-fn the_most_recently_used_goes_first_so_that_the_others_age_out() {
-    let mut world = http1(3);
-    for _ in 0..3 {
-        world.check_out();
-    }
-    for _ in 0..3 {
-        world.attempt_succeeds(0, false);
-        world.poll_waiter(0);
-    }
-    for _ in 0..3 {
-        world.lease_ends(0, 0);
-    }
-    // One call a second, one after the other: one connection carries them.
-    for _ in 0..20 {
-        world.check_out();
-        world.lease_ends(0, 0);
-        world.pass(Duration::from_secs(1));
-        world.close_the_closing();
-    }
-    assert_eq!(world.sockets.len(), 1);
-    assert_eq!(world.state.counters.closed[CloseReason::Idle as usize], 2);
-}
-
-#[test]
-fn where_one_is_found_dead_those_that_have_been_idle_for_as_long_are_closed() {
-    let mut world = http1(4);
-    for _ in 0..4 {
-        world.check_out();
-    }
-    for _ in 0..4 {
-        world.attempt_succeeds(0, false);
-        world.poll_waiter(0);
-    }
-    // Three are idle; the last of them is taken, and meanwhile the fourth comes
-    // back.
-    for _ in 0..3 {
-        world.lease_ends(0, 0);
-        world.pass(Duration::from_millis(1));
-    }
-    world.check_out();
-    world.lease_ends(0, 0);
-    world.lease_ends(0, 3);
-    world.close_the_closing();
-    assert_eq!(world.sockets.len(), 1);
-    assert_eq!(world.state.counters.closed[CloseReason::Idle as usize], 2);
-    assert_eq!(world.state.counters.closed[CloseReason::Error as usize], 1);
-}
-
-#[test]
-fn while_the_protocol_is_unknown_one_handshake_is_made_for_all() {
-    let mut world = World::new(limits(20), None, 100);
-    for _ in 0..64 {
-        world.check_out();
-    }
-    assert_eq!(world.attempts.len(), 1);
-    world.attempt_succeeds(0, true);
-    assert_eq!(world.attempts.len(), 0);
-    assert_eq!(world.state.gauges().waiting, 0);
-    assert_eq!(world.state.gauges().calls, 64);
-}
-
-#[test]
-fn once_the_peer_turns_out_to_speak_http1_the_others_get_their_own() {
-    let mut world = World::new(limits(20), None, 100);
-    for _ in 0..64 {
-        world.check_out();
-    }
-    world.attempt_succeeds(0, false);
-    assert_eq!(world.attempts.len(), 19);
-    assert_eq!(world.state.gauges().waiting, 63);
-}
-
-#[test]
-fn a_full_http2_connection_is_joined_by_another_within_the_cap() {
-    let mut world = World::new(limits(2), Some(Spoken::Http2), 10);
-    for _ in 0..25 {
-        world.check_out();
-    }
-    world.attempt_succeeds(0, true);
-    assert_eq!(world.state.gauges().calls, 10);
-    assert_eq!(world.attempts.len(), 1);
-    world.attempt_succeeds(0, true);
-    assert_eq!(world.state.gauges().calls, 20);
-    assert_eq!(world.attempts.len(), 0);
-    assert_eq!(world.state.gauges().waiting, 5);
-}
-
-#[test]
-fn all_who_waited_for_the_one_handshake_share_its_failure() {
-    let mut world = World::new(limits(20), None, 100);
-    for _ in 0..64 {
-        world.check_out();
-    }
-    world.attempt_fails(0);
-    assert_eq!(world.state.gauges().waiting, 0);
-    assert_eq!(world.attempts.len(), 0);
-}
-
-#[test]
-fn a_failed_attempt_costs_one_call_on_http1_and_the_next_gets_its_own() {
-    let mut world = http1(2);
-    for _ in 0..4 {
-        world.check_out();
-    }
-    assert_eq!(world.attempts.len(), 2);
-    world.attempt_fails(0);
-    assert_eq!(world.state.gauges().waiting, 3);
-    assert_eq!(world.attempts.len(), 2);
-    assert!(!world.state.queue.waits(world.waiters[0]));
-}
-
-#[test]
-fn a_connection_that_refuses_to_close_is_closed_by_force() {
-    let mut world = http1(1);
-    world.check_out();
-    world.attempt_succeeds(0, false);
-    world.poll_waiter(0);
-    world.lease_ends(0, 3);
-    world.check_out();
-    assert_eq!(world.attempts.len(), 0, "above the cap");
-    world.pass(super::CLOSING);
-    assert_eq!(world.sockets.len(), 0);
-    assert_eq!(world.attempts.len(), 1);
 }
