@@ -1,5 +1,6 @@
 //! What the tests of the whole road share: each provider's requests, and the
-//! matrix of faults with what must come of each.
+//! matrix of faults with what must come of each, and nginx.
 
 pub mod matrix;
+pub mod nginx;
 pub mod words;

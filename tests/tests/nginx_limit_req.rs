@@ -4,9 +4,6 @@
 //! Without nginx on the machine these tests say so and pass; under CI
 //! (`CI` in the environment) they fail then.
 
-use std::net::{Ipv4Addr, TcpListener};
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,100 +13,27 @@ use tollway::core::BoxError;
 use tollway::limit::{Limits, Quota, RateLimitLayer};
 use tollway::pool::Pool;
 use tollway_sim::{Gateway, Provider};
+use tollway_tests::nginx::Nginx;
 use tower::{Layer, ServiceExt};
 
-/// nginx, running until dropped.
-struct Nginx {
-    process: Child,
-    folder: PathBuf,
-    port: u16,
-}
-
-impl Nginx {
-    /// `None` where there is no nginx on this machine.
-    fn start(rule: &str, upstream: &str) -> Result<Option<Self>, BoxError> {
-        // Free a moment ago; nginx can't be asked to choose.
-        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
-            .local_addr()?
-            .port();
-        let folder = std::env::temp_dir().join(format!("tollway-nginx-{port}"));
-        std::fs::create_dir_all(&folder)?;
-        let (rate, limit) = rule.split_once(' ').ok_or("a rate and a burst")?;
-        let config = format!(
-            "daemon off;
-            master_process off;
-            pid {folder}/pid;
-            error_log {folder}/error.log;
-            events {{}}
-            http {{
-                access_log off;
-                client_body_temp_path {folder}/body;
-                proxy_temp_path {folder}/proxy;
-                fastcgi_temp_path {folder}/fastcgi;
-                uwsgi_temp_path {folder}/uwsgi;
-                scgi_temp_path {folder}/scgi;
-                limit_req_zone $binary_remote_addr zone=all:1m {rate};
-                upstream gateway {{ server {upstream}; keepalive 16; }}
-                server {{
-                    listen 127.0.0.1:{port};
-                    location / {{
-                        limit_req zone=all {limit} nodelay;
-                        limit_req_status 429;
-                        proxy_http_version 1.1;
-                        proxy_set_header Connection '';
-                        proxy_pass http://gateway;
-                    }}
-                }}
-            }}",
-            folder = folder.display(),
-        );
-        let path = folder.join("nginx.conf");
-        std::fs::write(&path, config)?;
-        let spawned = Command::new("nginx")
-            .arg("-p")
-            .arg(&folder)
-            .arg("-c")
-            .arg(&path)
-            .stderr(Stdio::null())
-            .spawn();
-        match spawned {
-            Ok(process) => Ok(Some(Self {
-                process,
-                folder,
-                port,
-            })),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                let _ = std::fs::remove_dir_all(&folder);
-                Ok(None)
-            }
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// Waits until it listens.
-    async fn listening(&mut self) -> Result<(), BoxError> {
-        loop {
-            let address = (Ipv4Addr::LOCALHOST, self.port);
-            if tokio::net::TcpStream::connect(address).await.is_ok() {
-                return Ok(());
-            }
-            if let Some(status) = self.process.try_wait()? {
-                let log = std::fs::read_to_string(self.folder.join("error.log"));
-                return Err(
-                    format!("nginx ended with {status}: {}", log.unwrap_or_default()).into(),
-                );
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    }
-}
-
-impl Drop for Nginx {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-        let _ = std::fs::remove_dir_all(&self.folder);
-    }
+/// What nginx is to do: pass on to `upstream` what `rule` lets through.
+fn config(rule: &str, upstream: &str, port: u16) -> Result<String, BoxError> {
+    let (rate, limit) = rule.split_once(' ').ok_or("a rate and a burst")?;
+    Ok(format!(
+        "access_log off;
+        limit_req_zone $binary_remote_addr zone=all:1m {rate};
+        upstream gateway {{ server {upstream}; keepalive 16; }}
+        server {{
+            listen 127.0.0.1:{port};
+            location / {{
+                limit_req zone=all {limit} nodelay;
+                limit_req_status 429;
+                proxy_http_version 1.1;
+                proxy_set_header Connection '';
+                proxy_pass http://gateway;
+            }}
+        }}"
+    ))
 }
 
 /// Sends `calls` from 32 callers, held to `quota`, and counts the refusals.
@@ -121,12 +45,9 @@ async fn refused(rule: &str, quota: Quota, calls: usize) -> Result<Option<usize>
         .await?;
     let url = gateway.url();
     let upstream = url.trim_start_matches("http://").trim_end_matches('/');
-    let Some(mut nginx) = Nginx::start(rule, upstream)? else {
-        assert!(std::env::var_os("CI").is_none(), "CI has no nginx");
-        eprintln!("skipped: there is no nginx on this machine");
+    let Some(nginx) = Nginx::start(|_, port| config(rule, upstream, port)).await? else {
         return Ok(None);
     };
-    nginx.listening().await?;
     let limits = Limits::builder().every_call(quota).build()?;
     let pool = Pool::builder().plain_http(true).build()?;
     let service = RateLimitLayer::new(limits).layer(pool);
@@ -134,7 +55,7 @@ async fn refused(rule: &str, quota: Quota, calls: usize) -> Result<Option<usize>
     for caller in 0..32 {
         let service = service.clone();
         let mine = (caller..calls).step_by(32).count();
-        let url = format!("http://127.0.0.1:{}/", nginx.port);
+        let url = format!("http://127.0.0.1:{}/", nginx.port());
         callers.spawn(async move {
             let mut refused = 0;
             for _ in 0..mine {
