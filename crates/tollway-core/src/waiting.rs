@@ -132,6 +132,21 @@ mod tests {
     }
 
     #[test]
+    fn a_timer_is_told_of_with_its_note_and_forgotten_with_it() {
+        #[expect(clippy::disallowed_methods, reason = "an instant to compare")]
+        let soon = Instant::now();
+        assert!(Phase::Head.pending_until::<()>(soon).is_pending());
+        assert_eq!(Phase::noted(), Some(Phase::Head));
+        assert_eq!(Phase::wakes_at(), Some(soon));
+        // Whoever notes anew, and says nothing of a timer, has none.
+        let _ = Phase::Permit.pending::<()>();
+        assert_eq!(Phase::wakes_at(), None);
+        let _ = Phase::Head.pending_until::<()>(soon);
+        Phase::forget();
+        assert_eq!((Phase::noted(), Phase::wakes_at()), (None, None));
+    }
+
+    #[test]
     fn an_old_note_is_not_read_again() {
         let _ = Phase::Connect.pending::<()>();
         let (_, noted) = Phase::observe(|| Poll::<()>::Pending);
