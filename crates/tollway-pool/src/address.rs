@@ -2,13 +2,15 @@
 
 use http::header::{Entry, HOST, PROXY_AUTHORIZATION};
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Request};
+use http::{HeaderValue, Request, Version};
 
 use crate::connect::ProxyAuth;
 use crate::host::Host;
 
 /// HTTP/1.1 wants the path in its first line, and the host in a header. A
-/// proxy that passes plain HTTP on wants the whole URL.
+/// proxy that passes plain HTTP on wants the whole URL. Versions that it can't
+/// say, such as that of a request which came in over HTTP/3, hyper would take
+/// for a bug.
 pub(crate) fn address_h1<B>(request: &mut Request<B>, host: &Host<B>, proxied: Option<&ProxyAuth>) {
     if let Some(ProxyAuth(auth)) = proxied {
         address_proxy(request, host, auth.as_ref());
@@ -17,6 +19,9 @@ pub(crate) fn address_h1<B>(request: &mut Request<B>, host: &Host<B>, proxied: O
         if let Some(path) = parts.path_and_query {
             *request.uri_mut() = path.into();
         }
+    }
+    if request.version() != Version::HTTP_10 {
+        *request.version_mut() = Version::HTTP_11;
     }
     if let Entry::Vacant(vacant) = request.headers_mut().entry(HOST) {
         vacant.insert(host.header.clone());

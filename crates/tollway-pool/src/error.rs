@@ -157,7 +157,7 @@ impl PoolError {
     /// The pool is being drained, or has been.
     #[must_use]
     pub fn is_draining(&self) -> bool {
-        matches!(self.0.kind, Kind::Draining)
+        matches!(self.0.kind, Kind::Draining) || self.step() == Some(Step::Drained)
     }
 
     /// The peer said that it has not processed the request (`REFUSED_STREAM`,
@@ -177,6 +177,9 @@ impl fmt::Display for PoolError {
             ),
             Kind::Url(BadUrl::Scheme) => {
                 f.write_str("the request's url has a scheme that is neither https nor http")
+            }
+            Kind::Url(BadUrl::Port) => {
+                f.write_str("the request's url has a port that is not a number up to 65535")
             }
             Kind::Url(BadUrl::Credentials) => f.write_str(
                 "the request's url carries credentials (user:password@): send them in an \

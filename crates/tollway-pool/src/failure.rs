@@ -15,6 +15,10 @@ pub(crate) enum Step {
     Connect,
     Tls,
     Handshake,
+    /// There was nothing to open it on.
+    Runtime,
+    /// The pool's end came first.
+    Drained,
 }
 
 impl Step {
@@ -24,6 +28,8 @@ impl Step {
             Self::Connect => "connect",
             Self::Tls => "tls",
             Self::Handshake => "handshake",
+            Self::Runtime => "runtime",
+            Self::Drained => "drained",
         }
     }
 }
@@ -95,12 +101,12 @@ impl Failure {
 
     /// A pool that is used outside of a tokio runtime, or in one that ends.
     pub(crate) fn no_runtime() -> Self {
-        Self::new(Step::Connect, "no tokio runtime is running here")
+        Self::new(Step::Runtime, "no tokio runtime")
     }
 
     /// A connection that the pool's end cut short.
     pub(crate) fn drained() -> Self {
-        Self::new(Step::Connect, "the pool was drained")
+        Self::new(Step::Drained, "the pool is closed")
     }
 
     pub(crate) fn step(&self) -> Step {
@@ -152,12 +158,25 @@ impl Failure {
                     "{host} accepted the connection but didn't begin HTTP within {limit:?}"
                 );
             }
+            (Step::Runtime, _) => {
+                return write!(
+                    f,
+                    "no connection to {host} can be opened outside of a tokio runtime, or in one \
+                     that shuts down"
+                );
+            }
+            (Step::Drained, _) => {
+                return write!(
+                    f,
+                    "the pool was drained before there was a connection to {host}"
+                );
+            }
             (_, None) => {}
         }
         match error.step {
             Step::Tls => write!(f, "{}", crate::connect::explain_tls(host, error)),
             Step::Handshake => write!(f, "{host} didn't begin HTTP on the new connection"),
-            Step::Resolve | Step::Connect => match find_io(error).map(io::Error::kind) {
+            _ => match find_io(error).map(io::Error::kind) {
                 Some(io::ErrorKind::ConnectionRefused) => write!(
                     f,
                     "{host} refused the connection: is the server running, and is it the right \

@@ -18,6 +18,7 @@ pub(crate) struct Key {
 pub(crate) enum BadUrl {
     Relative,
     Scheme,
+    Port,
     Credentials,
 }
 
@@ -48,6 +49,11 @@ impl Key {
         }
         if host.is_empty() {
             return Err(BadUrl::Relative);
+        }
+        // `http` takes any text for a port, and says that there is none.
+        let written = authority.as_str().get(host.len()..).unwrap_or_default();
+        if port.is_none() && !matches!(written, "" | ":") {
+            return Err(BadUrl::Port);
         }
         Ok(Self {
             https,
@@ -112,6 +118,7 @@ mod tests {
         ));
         assert!(same("http://[::1]:8080/", "http://[::1]:8080/x"));
         assert!(same("http://example.com", "http://example.com:80"));
+        assert!(same("http://example.com", "http://example.com:/"));
         assert!(!same("https://example.com", "http://example.com:443"));
         assert!(!same("https://example.com", "https://example.com:8443"));
         assert!(!same("https://example.com", "https://example.org"));
@@ -131,6 +138,8 @@ mod tests {
         assert_eq!(bad("/v1/charges"), BadUrl::Relative);
         assert_eq!(bad("example.com:443"), BadUrl::Relative);
         assert_eq!(bad("ftp://example.com/"), BadUrl::Scheme);
+        assert_eq!(bad("https://example.com:99999/"), BadUrl::Port);
+        assert_eq!(bad("https://[::1]:https/"), BadUrl::Port);
         assert_eq!(bad("https://user:secret@example.com/"), BadUrl::Credentials);
     }
 }

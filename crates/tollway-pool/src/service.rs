@@ -10,7 +10,7 @@ use http::{Request, Response, Uri};
 use http_body::Body;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout};
 use tollway_core::BoxError;
 use tower_service::Service;
 
@@ -76,9 +76,13 @@ where
     ///
     /// # Errors
     ///
-    /// Where the URL can't be called, or no connection could be opened at all.
+    /// Where the URL can't be called, the pool is being drained, or no connection
+    /// could be opened at all.
     pub async fn warm(&self, url: &Uri, count: usize) -> Result<usize, PoolError> {
         let host = self.shared.host(url)?;
+        if self.shared.draining.load(Ordering::SeqCst) {
+            return Err(host.error(Kind::Draining, None));
+        }
         let mut failure = None;
         // The first handshake tells the protocol, and with it how many more
         // there are to be: hence twice.
@@ -95,10 +99,7 @@ where
             }
         }
         match (host.stats().open(), failure) {
-            (0, Some(failure)) => {
-                let kind = Kind::Open(failure);
-                Err(PoolError::new(kind, Some(host.name.clone()), None))
-            }
+            (0, Some(failure)) => Err(host.error(Kind::Open(failure), None)),
             (open, _) => Ok(open),
         }
     }
@@ -110,7 +111,6 @@ where
     ///
     /// Dropped, the pool stays closed to new calls, and cuts nothing off.
     pub async fn drain(&self, limit: Duration) -> usize {
-        let until = Instant::now() + limit;
         self.shared.draining.store(true, Ordering::SeqCst);
         let hosts = self.shared.all_hosts();
         for host in &hosts {
@@ -131,7 +131,7 @@ where
                 vacated.await;
             }
         };
-        if timeout_at(until, vacant).await.is_ok() {
+        if timeout(limit, vacant).await.is_ok() {
             return 0;
         }
         let mut cut_off = 0;

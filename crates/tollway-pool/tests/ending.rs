@@ -65,6 +65,53 @@ async fn a_drain_cuts_off_what_outlasts_its_limit() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_drain_may_take_for_ever_and_then_nothing_is_warmed() {
+    let server = slow(Protocol::Http1Only, Duration::from_secs(3600)).await;
+    let pool = pool().build().unwrap();
+    let call = tokio::spawn(fetch_later(&pool, &server));
+    until(|| server.seen.requests() == 1).await;
+    assert_eq!(pool.drain(Duration::MAX).await, 0);
+    call.await.unwrap();
+    for uri in [server.uri("/"), "http://127.0.0.1:1/".parse().unwrap()] {
+        let error = pool.warm(&uri, 2).await.unwrap_err();
+        assert!(error.is_draining(), "{error}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_waits_when_the_drain_cuts_off_is_told_so() {
+    let server = slow(Protocol::Http1Only, Duration::from_secs(3600)).await;
+    let pool = pool().max_connections_per_host(1).build().unwrap();
+    let call = || {
+        let (pool, uri) = (pool.clone(), server.uri("/"));
+        tokio::spawn(async move { fetch(&pool, get(uri)).await })
+    };
+    let in_flight = call();
+    until(|| server.seen.requests() == 1).await;
+    let waiting = call();
+    until(|| pool.stats().total().waiting() == 1).await;
+    assert_eq!(pool.drain(Duration::from_secs(2)).await, 2);
+    let error = in_flight.await.unwrap().unwrap_err();
+    assert_eq!(error.verdict(), Verdict::Unknown, "{error}");
+    let error = waiting.await.unwrap().unwrap_err();
+    assert!(error.is_draining() && !error.is_connect(), "{error}");
+    assert_eq!(error.verdict(), Verdict::NO_EFFECT);
+}
+
+#[test]
+fn a_call_outside_of_a_runtime_says_so() {
+    let pool = pool().build().unwrap();
+    let call = send(&pool, get("http://127.0.0.1:1/".parse().unwrap()));
+    let mut call = std::pin::pin!(call);
+    let cx = &mut std::task::Context::from_waker(std::task::Waker::noop());
+    let std::task::Poll::Ready(Err(error)) = call.as_mut().poll(cx) else {
+        panic!("it waits for nobody");
+    };
+    assert!(error.to_string().contains("tokio runtime"), "{error}");
+    assert_eq!(error.verdict(), Verdict::NO_EFFECT);
+}
+
 #[tokio::test]
 async fn the_last_handle_takes_the_idle_connections_with_it() {
     let server = Server::http1(|_| async { text("hello") }).await;

@@ -178,6 +178,7 @@ async fn a_url_that_cannot_be_called_is_refused_before_anything_is_done() {
             "plain http to 127.0.0.1:1 is refused",
         ),
         ("ftp://example.com/", "neither https nor http"),
+        ("https://example.com:99999/", "a number up to 65535"),
         ("https://user:hunter2@example.com/", "authorization header"),
     ] {
         let error = fetch(&pool, get(uri.parse().unwrap())).await.unwrap_err();

@@ -254,10 +254,15 @@ impl<K: Kind> State<K> {
 
     // ===== What follows from every event =====
 
-    /// Free connections go to those who wait, first come, first served.
+    /// Free connections go to those who wait, first come, first served. Those
+    /// who are left have one to wait for: where the last HTTP/2 connection takes
+    /// no further stream, that one may not close for as long as its streams run.
     pub(super) fn serve(&mut self, now: Instant) {
         while !self.queue.is_empty() {
             let Some(grant) = self.take(now) else {
+                if self.shared.is_empty() {
+                    self.dial_for_waiters();
+                }
                 return;
             };
             let waker = self.queue.serve(grant);

@@ -88,6 +88,7 @@ impl<K: Kind> State<K> {
         for (id, reason) in done {
             self.close(id, reason, now);
         }
+        self.serve(now);
         // Whoever asks for it is told here.
         self.news = false;
         self.alarm

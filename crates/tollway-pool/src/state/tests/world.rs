@@ -343,6 +343,10 @@ impl World {
             );
             let coming = gauges.opening + gauges.in_use + gauges.closing;
             assert!(coming > 0, "waits for nothing");
+            // What closes comes round once its last stream has ended, and that
+            // may take for ever.
+            let opens = gauges.opening > 0 || !state.shared.is_empty();
+            assert!(opens || alive == self.cap, "waits though there is room");
         }
         assert!(state.counters.reused <= state.counters.requests);
     }

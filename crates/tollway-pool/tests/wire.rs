@@ -1,0 +1,277 @@
+//! What stands on the wire in the odd cases: other versions, answers without a
+//! body, answers before the answer, answers that break the rules.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, StatusCode, Version};
+use http_body_util::BodyExt;
+use support::{Server, fetch, get, pool, post, send, text, until};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tollway_core::Verdict;
+use tollway_pool::Protocol;
+
+/// Answers each request with the next of `answers`, all on one connection, and
+/// closes it after the last where `closes`.
+async fn scripted(answers: &'static [&'static str], closes: bool) -> Server {
+    Server::raw(move |mut stream, seen| async move {
+        let mut buffer = vec![0; 64 * 1024];
+        for answer in answers {
+            let Ok(1..) = stream.read(&mut buffer).await else {
+                return;
+            };
+            seen.request();
+            let _ = stream.write_all(answer.as_bytes()).await;
+        }
+        if !closes {
+            let _ = stream.read(&mut buffer).await;
+        }
+    })
+    .await
+}
+
+const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+
+#[tokio::test]
+async fn answers_without_a_body_leave_the_connection_in_use() {
+    // Their lengths are about a body that doesn't come.
+    let server = scripted(
+        &[
+            "HTTP/1.1 204 No Content\r\n\r\n",
+            "HTTP/1.1 304 Not Modified\r\ncontent-length: 100\r\n\r\n",
+            "HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n",
+            OK,
+        ],
+        false,
+    )
+    .await;
+    let pool = pool().build().unwrap();
+    for method in [
+        Method::GET,
+        Method::GET,
+        Method::HEAD,
+        Method::HEAD,
+        Method::GET,
+    ] {
+        let mut request = get(server.uri("/"));
+        *request.method_mut() = method;
+        fetch(&pool, request).await.unwrap();
+    }
+    assert_eq!(server.seen.accepted(), 1);
+}
+
+#[tokio::test]
+async fn what_comes_before_the_answer_is_not_taken_for_it() {
+    let server = scripted(
+        &[
+            "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n\
+             HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok",
+            OK,
+        ],
+        false,
+    )
+    .await;
+    let pool = pool().build().unwrap();
+    let mut request = post(server.uri("/"), "pay");
+    let expect = "100-continue".parse().unwrap();
+    request.headers_mut().insert("expect", expect);
+    let answer = fetch(&pool, request).await.unwrap();
+    assert_eq!(answer.body, "ok");
+    fetch(&pool, get(server.uri("/"))).await.unwrap();
+    assert_eq!(server.seen.accepted(), 1);
+}
+
+#[tokio::test]
+async fn a_peer_that_says_close_is_taken_at_its_word() {
+    for answer in [
+        "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok",
+        "HTTP/1.0 200 OK\r\ncontent-length: 2\r\n\r\nok",
+    ] {
+        let answers = Box::leak(Box::new([answer, answer]));
+        let server = scripted(answers, false).await;
+        let pool = pool().build().unwrap();
+        for _ in 0..2 {
+            assert_eq!(fetch(&pool, get(server.uri("/"))).await.unwrap().body, "ok");
+        }
+        assert_eq!(server.seen.accepted(), 2, "{answer}");
+    }
+    let kept = "HTTP/1.0 200 OK\r\nconnection: keep-alive\r\ncontent-length: 2\r\n\r\nok";
+    let server = scripted(Box::leak(Box::new([kept, kept])), false).await;
+    let pool = pool().build().unwrap();
+    for _ in 0..2 {
+        fetch(&pool, get(server.uri("/"))).await.unwrap();
+    }
+    assert_eq!(server.seen.accepted(), 1);
+}
+
+#[tokio::test]
+async fn a_body_without_a_length_ends_with_its_connection() {
+    let server = scripted(&["HTTP/1.0 200 OK\r\n\r\nuntil the end"], true).await;
+    let pool = pool().build().unwrap();
+    for _ in 0..2 {
+        let answer = fetch(&pool, get(server.uri("/"))).await.unwrap();
+        assert_eq!(answer.body, "until the end");
+    }
+    assert_eq!(server.seen.accepted(), 2);
+}
+
+#[tokio::test]
+async fn trailers_come_through() {
+    let server = scripted(
+        &[
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntrailer: x-sum\r\n\r\n\
+           2\r\nok\r\n0\r\nx-sum: 7\r\n\r\n",
+            OK,
+        ],
+        false,
+    )
+    .await;
+    let pool = pool().build().unwrap();
+    let mut request = get(server.uri("/"));
+    request
+        .headers_mut()
+        .insert("te", "trailers".parse().unwrap());
+    let response = send(&pool, request).await.unwrap();
+    let whole = response.into_body().collect().await.unwrap();
+    assert_eq!(whole.trailers().unwrap()["x-sum"], "7");
+    fetch(&pool, get(server.uri("/"))).await.unwrap();
+    assert_eq!(server.seen.accepted(), 1);
+}
+
+#[tokio::test]
+async fn what_comes_after_an_answer_is_never_taken_for_the_next() {
+    let twice = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok\
+                 HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\npoison";
+    let server = scripted(Box::leak(Box::new([twice])), false).await;
+    let pool = pool().build().unwrap();
+    for _ in 0..10 {
+        let answer = fetch(&pool, get(server.uri("/"))).await.unwrap();
+        assert_eq!(answer.body, "ok");
+    }
+    assert_eq!(server.seen.accepted(), 10);
+}
+
+#[tokio::test]
+async fn answers_that_break_the_rules_are_errors_of_unknown_outcome() {
+    let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "a: b\r\n".repeat(10_000));
+    let long = format!("HTTP/1.1 200 OK\r\na: {}\r\n\r\n", "b".repeat(1 << 20));
+    for answer in [
+        "HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nok",
+        "HTTP/1.1 99999 OK\r\n\r\n",
+        "HTTP/9.9 200 OK\r\n\r\n",
+        "\0\u{1}\u{2}\r\n\r\n",
+        Box::leak(many.into_boxed_str()),
+        Box::leak(long.into_boxed_str()),
+    ] {
+        let server = scripted(Box::leak(Box::new([answer])), true).await;
+        let pool = pool().build().unwrap();
+        let error = fetch(&pool, post(server.uri("/"), "pay"))
+            .await
+            .unwrap_err();
+        let shown = &answer[..answer.len().min(60)];
+        assert_eq!(error.verdict(), Verdict::Unknown, "{shown}: {error}");
+        assert_eq!(server.seen.requests(), 1, "{shown}");
+        until(|| pool.stats().total().open() == 0).await;
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_switches_protocols_unasked_costs_its_connection() {
+    let switch = "HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n";
+    let server = scripted(Box::leak(Box::new([switch, OK])), false).await;
+    let pool = pool().build().unwrap();
+    for _ in 0..3 {
+        match send(&pool, get(server.uri("/"))).await {
+            Ok(response) => assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS),
+            Err(error) => assert_eq!(error.verdict(), Verdict::Unknown, "{error}"),
+        }
+    }
+    assert_eq!(server.seen.accepted(), 3);
+}
+
+#[tokio::test]
+async fn an_answer_before_the_request_was_sent_whole_is_not_lost() {
+    let body = Bytes::from(vec![0; 8 << 20]);
+    let server = Server::raw(|mut stream, _| async move {
+        let mut buffer = [0; 1024];
+        let _ = stream.read(&mut buffer).await;
+        let answer = b"HTTP/1.1 413 Content Too Large\r\ncontent-length: 2\r\n\r\nno";
+        let _ = stream.write_all(answer).await;
+        tokio::time::sleep(Duration::from_secs(60)).await;
+    })
+    .await;
+    let pool = pool().build().unwrap();
+    for _ in 0..2 {
+        let response = send(&pool, post(server.uri("/"), body.clone()))
+            .await
+            .unwrap();
+        assert_eq!(response.status(), StatusCode::PAYLOAD_TOO_LARGE);
+        let body = response.into_body().collect().await.unwrap();
+        assert_eq!(body.to_bytes(), "no");
+    }
+    assert_eq!(server.seen.accepted(), 2);
+}
+
+#[tokio::test]
+async fn a_request_of_any_version_is_sent_in_the_connections_own() {
+    let echo = |request: http::Request<hyper::body::Incoming>| async move {
+        text(format!("{:?}", request.version()))
+    };
+    let http1 = Server::http1(echo).await;
+    let http2 = Server::http2(100, echo).await;
+    for (server, protocol) in [(http1, Protocol::Http1Only), (http2, Protocol::Http2Only)] {
+        let pool = pool().protocol(protocol).build().unwrap();
+        for version in [
+            Version::HTTP_09,
+            Version::HTTP_10,
+            Version::HTTP_11,
+            Version::HTTP_2,
+            Version::HTTP_3,
+        ] {
+            let mut request = get(server.uri("/"));
+            *request.version_mut() = version;
+            let sent = match (protocol, version) {
+                (Protocol::Http2Only, _) => "HTTP/2.0",
+                (_, Version::HTTP_10) => "HTTP/1.0",
+                _ => "HTTP/1.1",
+            };
+            assert_eq!(fetch(&pool, request).await.unwrap().body, sent);
+        }
+        // One that says HTTP/1.0 doesn't ask for its connection to be kept.
+        let connections = 1 + usize::from(protocol == Protocol::Http1Only);
+        assert_eq!(server.seen.accepted(), connections);
+    }
+}
+
+#[tokio::test]
+async fn an_address_in_brackets_is_a_host() {
+    let Ok(listener) = tokio::net::TcpListener::bind("[::1]:0").await else {
+        return; // A machine without IPv6.
+    };
+    let uri = format!("http://{}/", listener.local_addr().unwrap());
+    let host = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut buffer = vec![0; 4096];
+        let read = stream.read(&mut buffer).await.unwrap();
+        let seen = String::from_utf8_lossy(&buffer[..read]).into_owned();
+        let line = seen
+            .lines()
+            .find(|line| line.starts_with("host: "))
+            .unwrap_or_default()
+            .to_owned();
+        let answer = format!(
+            "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{line}",
+            line.len()
+        );
+        stream.write_all(answer.as_bytes()).await.unwrap();
+    });
+    let pool = pool().build().unwrap();
+    let answer = fetch(&pool, get(uri.parse().unwrap())).await.unwrap();
+    assert_eq!(answer.body, format!("host: {host}"));
+}
