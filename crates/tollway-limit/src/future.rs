@@ -21,6 +21,9 @@ use crate::shared::Shared;
 pin_project! {
     /// The future of a [`RateLimitService`](crate::RateLimitService).
     ///
+    /// Where there was a permit at once, the attempt is on its way already.
+    /// Otherwise the future asks for one when it is first polled.
+    ///
     /// Dropped while it waits, it gives up its place in the queue; dropped
     /// between permit and sending, the permit goes back; dropped after that,
     /// the attempt counts as over.
@@ -49,13 +52,17 @@ pin_project! {
             #[pin]
             answer: F,
         },
+        // The inner service had failed before it.
+        Failed {
+            error: Option<BoxError>,
+        },
     }
 }
 
 /// What there is of a permit.
 #[derive(Debug)]
 enum Claim {
-    /// Nothing yet: it asks when it is first polled.
+    /// Nothing yet: it asks when the future is polled.
     Ask(Arc<Shared>),
     Queue(Place),
     /// Until the attempt is sent, a permit that goes back if it is dropped.
@@ -99,14 +106,40 @@ impl<S, Q> ResponseFuture<S, Q>
 where
     S: Service<Q>,
 {
+    /// An attempt that has its permit, and is on its way.
     #[inline]
-    pub(crate) fn new(limits: &Limits, inner: S, request: Q) -> Self {
+    pub(crate) fn sent(permit: Permit, answer: S::Future) -> Self {
         Self {
-            claim: Claim::Ask(Arc::clone(&limits.shared)),
+            claim: Claim::Held(permit),
+            state: State::Sent { answer },
+        }
+    }
+
+    /// An attempt that asks for its permit when it is polled.
+    pub(crate) fn asking(limits: &Limits, inner: S, request: Q) -> Self {
+        Self::before_sending(Claim::Ask(Arc::clone(&limits.shared)), inner, request)
+    }
+
+    /// An attempt that has its permit, and waits for `inner`.
+    pub(crate) fn waiting(permit: Permit, inner: S, request: Q) -> Self {
+        Self::before_sending(Claim::Held(permit), inner, request)
+    }
+
+    fn before_sending(claim: Claim, inner: S, request: Q) -> Self {
+        Self {
+            claim,
             state: State::Waiting {
                 inner,
                 request: Some(request),
             },
+        }
+    }
+
+    /// An attempt that can't be made.
+    pub(crate) fn failed(error: BoxError) -> Self {
+        Self {
+            claim: Claim::Over,
+            state: State::Failed { error: Some(error) },
         }
     }
 }
@@ -145,8 +178,14 @@ where
             let answer = inner.call(request);
             state.set(State::Sent { answer });
         }
-        let StateProj::Sent { answer } = state.project() else {
-            return Poll::Pending;
+        let answer = match state.project() {
+            StateProj::Sent { answer } => answer,
+            StateProj::Failed { error } => {
+                return error
+                    .take()
+                    .map_or(Poll::Pending, |error| Poll::Ready(Err(error)));
+            }
+            StateProj::Waiting { .. } => return Poll::Pending,
         };
         let answer = ready!(answer.poll(cx)).map_err(Into::into);
         if let Claim::Held(permit) = std::mem::replace(claim, Claim::Over) {

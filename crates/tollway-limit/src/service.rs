@@ -1,12 +1,14 @@
 //! The service.
 
 use std::convert::Infallible;
-use std::task::{Context, Poll};
+use std::mem;
+use std::task::{Context, Poll, Waker};
 
 use http::{Request, Response};
 use tollway_core::BoxError;
 use tower_service::Service;
 
+use crate::call::Call;
 use crate::future::ResponseFuture;
 use crate::limits::Limits;
 
@@ -14,7 +16,9 @@ use crate::limits::Limits;
 ///
 /// It is always ready. The inner service's readiness is asked for only once a
 /// permit is held, so that a call that waits for a quota can't keep another from
-/// its connection; so the inner service is cloned for each call.
+/// its connection. Where there is a permit at once, and the inner service is
+/// ready, it is called at once; otherwise both are waited for in the call's
+/// future, with a clone of the inner service.
 #[derive(Clone, Debug)]
 pub struct RateLimitService<S> {
     limits: Limits,
@@ -55,6 +59,25 @@ where
 
     #[inline]
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        ResponseFuture::new(&self.limits, self.inner.clone(), request)
+        let Some(mut permit) = self.limits.shared.ask_at_once(&Call::of(&request)) else {
+            return ResponseFuture::asking(&self.limits, self.inner.clone(), request);
+        };
+        permit.hold_back();
+        // This wakes nobody. Who isn't ready is asked again, in the future.
+        let mut cx = Context::from_waker(Waker::noop());
+        match self.inner.poll_ready(&mut cx) {
+            Poll::Ready(Ok(())) => {
+                permit.send(true);
+                ResponseFuture::sent(permit, self.inner.call(request))
+            }
+            Poll::Ready(Err(error)) => ResponseFuture::failed(error.into()),
+            Poll::Pending => {
+                // The one that was asked goes into the call, and with it its
+                // place in whatever queue it waits.
+                let clone = self.inner.clone();
+                let inner = mem::replace(&mut self.inner, clone);
+                ResponseFuture::waiting(permit, inner, request)
+            }
+        }
     }
 }

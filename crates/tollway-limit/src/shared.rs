@@ -7,6 +7,7 @@ use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use tollway_core::recent;
 
 use crate::call::Call;
 use crate::error::RateLimitError;
@@ -191,6 +192,16 @@ impl Shared {
             Some((plan, at)) => Asked::Granted(Permit::new(self, plan, level, at)),
             None => self.ask_at_length(call, level, deadline, now, waker),
         }
+    }
+
+    /// A permit, if it is there at once and easily found.
+    #[inline]
+    pub(crate) fn ask_at_once(self: &Arc<Self>, call: &Call<'_>) -> Option<Permit> {
+        let level = level(call.priority);
+        let deadline = call.deadline.map(|deadline| self.nanos(deadline.instant()));
+        let now = self.nanos(recent(time::now));
+        let (plan, at) = self.take_at_once(level, deadline, now)?;
+        Some(Permit::new(Arc::clone(self), plan, level, at))
     }
 
     /// A permit, where every call has the same plan, there is room, and nobody

@@ -81,9 +81,7 @@ async fn a_clone_that_was_readied_and_dropped_keeps_nothing() {
     let answer = |_: Request<()>| async { Ok::<_, Infallible>(Response::new(())) };
     let service = RateLimitLayer::new(limits.clone()).layer(service_fn(answer));
     for _ in 0..10 {
-        let mut clone = service.clone();
-        clone.ready().await.unwrap();
-        drop(clone.call(get("/")));
+        service.clone().ready().await.unwrap();
     }
     let start = Instant::now();
     service.oneshot(get("/")).await.unwrap();

@@ -2,14 +2,16 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::convert::Infallible;
-use std::future::{Future, poll_fn};
+use std::future::{Future, Ready, pending, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{Method, Request, Response};
 use tokio::time::{Instant, sleep};
+use tokio_test::{assert_pending, task};
 use tollway_core::{BoxError, Deadline, Endpoint, Fault, Phase, Priority, Verdict};
 use tollway_limit::{Call, Limits, Quota, RateLimitError, RateLimitLayer, Shape};
 use tower::{Layer, Service, ServiceExt, service_fn};
@@ -111,6 +113,83 @@ async fn an_exhausted_endpoint_does_not_starve_another() {
     let start = Instant::now();
     service.oneshot(get("/fast")).await.unwrap();
     assert_eq!(millis(start), 20);
+}
+
+#[tokio::test]
+async fn a_call_with_a_permit_is_sent_before_its_future_is_polled() {
+    let quota = Quota::per_second(2).shape(Shape::Burst);
+    let limits = Limits::builder().every_call(quota).build().unwrap();
+    let sent = AtomicUsize::new(0);
+    let mut service = RateLimitLayer::new(limits.clone()).layer(service_fn(|_: Request<()>| {
+        sent.fetch_add(1, Ordering::Relaxed);
+        pending::<Result<Response<()>, Infallible>>()
+    }));
+    let first = service.call(get("/"));
+    let second = service.call(get("/"));
+    let third = service.call(get("/"));
+    assert_eq!(sent.load(Ordering::Relaxed), 2);
+    // The provider may have counted those two.
+    drop((first, second, third));
+    let quota = &limits.snapshot().quotas[0];
+    assert_eq!((quota.in_flight, quota.used), (0, 2));
+}
+
+#[tokio::test]
+async fn a_service_that_is_not_ready_is_waited_for_with_the_permit_in_hand() {
+    let quota = Quota::per_second(10).in_flight(2).shape(Shape::Burst);
+    let limits = Limits::builder().every_call(quota).build().unwrap();
+    let inner = tower::limit::ConcurrencyLimit::new(
+        service_fn(|_: Request<()>| pending::<Result<Response<()>, Infallible>>()),
+        1,
+    );
+    let mut service = RateLimitLayer::new(limits.clone()).layer(inner);
+    let in_flight = || limits.snapshot().quotas[0].in_flight;
+    let first = service.call(get("/"));
+    let mut second = task::spawn(service.call(get("/")));
+    assert_eq!(in_flight(), 2);
+    assert_pending!(second.poll());
+    // It took its place in the inner service's queue with it.
+    drop(first);
+    assert!(second.is_woken());
+    assert_pending!(second.poll());
+    let mut third = task::spawn(service.call(get("/")));
+    assert_pending!(third.poll());
+    drop(third);
+    assert_eq!(in_flight(), 1);
+    drop(second);
+    let quota = &limits.snapshot().quotas[0];
+    // The third was never sent.
+    assert_eq!((quota.in_flight, quota.used), (0, 2));
+}
+
+#[tokio::test]
+async fn a_service_that_fails_before_the_call_has_its_permit_go_back() {
+    struct Broken;
+    impl Service<Request<()>> for Broken {
+        type Response = Response<()>;
+        type Error = &'static str;
+        type Future = Ready<Result<Response<()>, &'static str>>;
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), &'static str>> {
+            Poll::Ready(Err("broken"))
+        }
+        fn call(&mut self, _: Request<()>) -> Self::Future {
+            unreachable!("it isn't ready")
+        }
+    }
+    impl Clone for Broken {
+        fn clone(&self) -> Self {
+            unreachable!("nobody needs another")
+        }
+    }
+    let quota = Quota::per_second(1);
+    let limits = Limits::builder().every_call(quota).build().unwrap();
+    let mut service = RateLimitLayer::new(limits.clone()).layer(Broken);
+    for _ in 0..3 {
+        let error = service.call(get("/")).await.unwrap_err();
+        assert_eq!(error.to_string(), "broken");
+    }
+    let quota = &limits.snapshot().quotas[0];
+    assert_eq!((quota.in_flight, quota.used), (0, 0));
 }
 
 #[tokio::test(start_paused = true)]
