@@ -167,6 +167,16 @@ impl Dialect {
         self
     }
 
+    /// The header that the key stands in, if that is its place. A retry has to
+    /// know it, unless it is `Idempotency-Key`.
+    #[must_use]
+    pub const fn header_name(&self) -> Option<&HeaderName> {
+        match &self.place {
+            Place::Header { name, .. } => Some(name),
+            Place::Field { .. } => None,
+        }
+    }
+
     /// Whether a call with this method and path has a key.
     #[must_use]
     #[inline]

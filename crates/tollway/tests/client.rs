@@ -14,9 +14,10 @@ use std::time::Duration;
 
 use http::{Method, Request, StatusCode};
 use tollway::core::{Endpoint, IdempotencyKey, Phase, Rules, Verdict};
+use tollway::idempotency::Dialect;
 use tollway::limit::{Limits, Quota};
-use tollway::retry::Attempts;
-use tollway::{Body, Client, Profile, profiles};
+use tollway::retry::{Attempts, BackOff, RetryPolicy};
+use tollway::{Body, Client, ClientBuilder, Profile, profiles};
 use tollway_sim::{Fault, Faults, Gateway, Provider};
 use tower::{Service, ServiceExt};
 
@@ -97,6 +98,53 @@ fn a_setting_without_sense_is_refused_by_name() {
         .build()
         .unwrap_err();
     assert!(error.to_string().contains("max_attempts"), "{error}");
+
+    for (builder, expected) in [
+        (
+            Client::builder(profiles::stripe()).deadline(Duration::ZERO),
+            "no client can be built: deadline: zero, expected a positive duration",
+        ),
+        (
+            Client::builder(profiles::stripe()).attempt_timeout(Duration::ZERO),
+            "no client can be built: attempt_timeout: zero, expected a positive duration",
+        ),
+    ] {
+        assert_eq!(builder.build().unwrap_err().to_string(), expected);
+    }
+}
+
+/// The attempts that a POST with this header gets from a gateway that fails.
+async fn attempts(builder: ClientBuilder, header: &'static str) -> u32 {
+    let gateway = Gateway::builder(Provider::Stripe)
+        .faults(Faults::script(vec![Some(Fault::ErrorBefore(503)); 4]))
+        .start()
+        .await
+        .unwrap();
+    let back_off = BackOff::exponential(Duration::from_millis(1), Duration::from_millis(2));
+    let retry = RetryPolicy::builder().back_off(back_off.unwrap());
+    let client = builder.retry(retry).plain_http(true).build().unwrap();
+    let mut request = payout(&gateway, "po-1");
+    request
+        .headers_mut()
+        .insert(header, "order-1".parse().unwrap());
+    let response = client.send(request).await.unwrap();
+    let attempts = Attempts::of(response.extensions());
+    attempts.unwrap().made()
+}
+
+#[tokio::test]
+async fn the_retry_trusts_the_header_that_the_provider_looks_at_and_no_other() {
+    let (common, own) = ("idempotency-key", "x-request-id");
+    let of = |header: &'static str| Dialect::header(header.parse().unwrap());
+    // Payrix honours no key, wherever it stands.
+    let payrix = || Client::builder(profiles::payrix());
+    assert_eq!(attempts(payrix(), common).await, 1);
+    let nobody = Client::builder(Profile::new("nobody"));
+    assert_eq!(attempts(nobody, common).await, 1);
+    // One of another name is as good.
+    let somebody = || Client::builder(Profile::new("somebody")).keys(of(own));
+    assert_eq!(attempts(somebody(), own).await, 4);
+    assert_eq!(attempts(somebody(), common).await, 4, "it has its own, too");
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tollway_core::{ClassifyLayer, Rules};
+use tollway_core::{Attempt, ClassifyLayer, Rules};
 use tollway_idempotency::{Dialect, IdempotencyKeyLayer};
 use tollway_limit::{LimitsBuilder, RateLimitLayer};
 use tollway_pool::{Pool, PoolBuilder};
@@ -56,14 +56,15 @@ impl ClientBuilder {
     }
 
     /// Where the provider looks for an idempotency key; `None` where it honours
-    /// none. With a header of another name, tell it the
-    /// [retry](RetryPolicyBuilder::key_headers) too.
+    /// none.
     pub fn keys(mut self, dialect: impl Into<Option<Dialect>>) -> Self {
         self.profile.keys = dialect.into();
         self
     }
 
-    /// How failures are retried, in place of the profile's policy.
+    /// How failures are retried, in place of the profile's policy. Its
+    /// [`key_headers`](RetryPolicyBuilder::key_headers) are those of
+    /// [`keys`](Self::keys), whatever is said here.
     pub fn retry(mut self, policy: RetryPolicyBuilder) -> Self {
         self.profile.retry = policy;
         self
@@ -99,13 +100,18 @@ impl ClientBuilder {
     /// was expected.
     pub fn build(self) -> Result<Client, BuildError> {
         let Self { profile, pool } = self;
+        check_times(&profile)?;
         let of = |setting| move |error| BuildError::new(setting, error);
         let limits = profile
             .limits
             .build()
             .map_err(|error| BuildError::new("limits", error))?;
+        // A key in a header that the provider doesn't look at makes no repeat
+        // safe.
+        let key_header = profile.keys.as_ref().and_then(Dialect::header_name);
         let retry = profile
             .retry
+            .key_headers(key_header.cloned())
             .build()
             .map_err(|error| BuildError::new("retry", error))?;
         let pool = pool.build().map_err(of("pool"))?;
@@ -130,4 +136,18 @@ impl ClientBuilder {
             pool,
         })
     }
+}
+
+/// Zero would refuse every call, which nobody means.
+fn check_times(profile: &Profile) -> Result<(), BuildError> {
+    let first = profile.attempt_timeout.head_of(Attempt::FIRST);
+    for (setting, time) in [("deadline", profile.deadline), ("attempt_timeout", first)] {
+        if time.is_zero() {
+            return Err(BuildError::new(
+                setting,
+                "zero, expected a positive duration",
+            ));
+        }
+    }
+    Ok(())
 }

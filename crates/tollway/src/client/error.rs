@@ -11,9 +11,9 @@ use tollway_retry::{Attempts, RetryError};
 /// A call of a [`Client`](crate::Client) that ended without a response.
 ///
 /// What matters about it is its [verdict](Self::verdict): whether the call
-/// certainly had no effect, or may have had one. `{}` says that, and what
-/// failed first; `{:#}` the whole chain of causes in one line. The chain is
-/// [`source()`](StdError::source), as ever.
+/// certainly had no effect, or may have had one. `{}` says that alone; `{:#}`
+/// goes on with what failed and why, the whole chain of causes in one line: it
+/// is what to log. The chain is [`source()`](StdError::source), as ever.
 #[derive(Debug)]
 pub struct Error {
     source: BoxError,

@@ -36,6 +36,12 @@ use stack::{Stack, WireBody};
 /// `Request<B>` for any body, and always ready: a call waits for its permit and
 /// its connection in its future, since only its request tells which.
 ///
+/// # Runtime
+///
+/// It is built anywhere, and called on a tokio runtime with its timers and I/O
+/// enabled, as `#[tokio::main]` makes one. Elsewhere a call fails or panics, as
+/// tokio's own timers do.
+///
 /// # Telemetry
 ///
 /// Each call has a span, `call` under the target `tollway::client`, with the

@@ -53,7 +53,6 @@ pub fn payrix() -> Profile {
         )
         .means(block),
     );
-    profile.retry = profile.retry.key_headers([]);
     profile
 }
 
@@ -246,7 +245,6 @@ pub fn savvy() -> Profile {
         .body(BodyRule::new(200..=200, "responseCode", Test::Missing))
         .body(BodyRule::new(429..=429, "message", Test::Present).delay_after("Try again in"));
     profile.keys = Some(Dialect::body_field("RequestId"));
-    profile.retry = profile.retry.key_headers([]);
     profile.deadline = seconds(300);
     profile.attempt_timeout = AttemptTimeout::new(seconds(90)).then(seconds(120));
     profile
@@ -278,6 +276,5 @@ pub fn payalo() -> Profile {
         .means(Verdict::Done),
     );
     profile.keys = Some(Dialect::body_field("merchantReference"));
-    profile.retry = profile.retry.key_headers([]);
     profile
 }
