@@ -61,7 +61,9 @@
 //! 2. The one that stands in the header or in the body already.
 //! 3. A new one: a UUID of version 7, or what the [`KeyGenerator`] makes.
 //!
-//! A call with two keys that differ is refused.
+//! A call with two keys that differ is refused. One whose method or endpoint
+//! takes no key, by the [`Dialect`], loses what stands in the extensions: the
+//! provider wouldn't see it, and a retry that trusts it could pay twice.
 //!
 //! # Where it is seen
 //!

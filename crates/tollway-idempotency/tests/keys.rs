@@ -144,6 +144,17 @@ mod minting {
     }
 
     #[tokio::test]
+    async fn a_key_in_the_extensions_goes_no_further_where_the_provider_would_not_see_it() {
+        let seen = Seen::default();
+        let service = IdempotencyKeyLayer::new().layer(seen.answering(200));
+        let mut request = with_extension(key("mine"), "");
+        *request.method_mut() = Method::PATCH;
+        service.oneshot(request).await.unwrap();
+        assert_eq!(seen.header(0), None);
+        assert_eq!(seen.extension(0), None, "a retry would trust it");
+    }
+
+    #[tokio::test]
     async fn the_generator_is_injected() {
         let seen = Seen::default();
         let service = IdempotencyKeyLayer::new()

@@ -113,8 +113,9 @@ fn a_setting_without_sense_is_refused_by_name() {
     }
 }
 
-/// The attempts that a POST with this header gets from a gateway that fails.
-async fn attempts(builder: ClientBuilder, header: &'static str) -> u32 {
+/// The attempts that a POST with a key gets from a gateway that fails. The key
+/// stands in this header, or in the extensions.
+async fn attempts(builder: ClientBuilder, header: Option<&'static str>) -> u32 {
     let gateway = Gateway::builder(Provider::Stripe)
         .faults(Faults::script(vec![Some(Fault::ErrorBefore(503)); 4]))
         .start()
@@ -124,9 +125,13 @@ async fn attempts(builder: ClientBuilder, header: &'static str) -> u32 {
     let retry = RetryPolicy::builder().back_off(back_off.unwrap());
     let client = builder.retry(retry).plain_http(true).build().unwrap();
     let mut request = payout(&gateway, "po-1");
-    request
-        .headers_mut()
-        .insert(header, "order-1".parse().unwrap());
+    match header {
+        Some(name) => _ = request.headers_mut().insert(name, "a".parse().unwrap()),
+        None => {
+            let key: IdempotencyKey = "a".parse().unwrap();
+            request.extensions_mut().insert(key);
+        }
+    }
     let response = client.send(request).await.unwrap();
     let attempts = Attempts::of(response.extensions());
     attempts.unwrap().made()
@@ -134,16 +139,18 @@ async fn attempts(builder: ClientBuilder, header: &'static str) -> u32 {
 
 #[tokio::test]
 async fn the_retry_trusts_the_header_that_the_provider_looks_at_and_no_other() {
-    let (common, own) = ("idempotency-key", "x-request-id");
-    let of = |header: &'static str| Dialect::header(header.parse().unwrap());
+    let (common, own) = (Some("idempotency-key"), Some("x-request-id"));
+    let of = |name: Option<&'static str>| Dialect::header(name.unwrap().parse().unwrap());
     // Payrix honours no key, wherever it stands.
     let payrix = || Client::builder(profiles::payrix());
     assert_eq!(attempts(payrix(), common).await, 1);
+    assert_eq!(attempts(payrix(), None).await, 1);
     let nobody = Client::builder(Profile::new("nobody"));
     assert_eq!(attempts(nobody, common).await, 1);
     // One of another name is as good.
     let somebody = || Client::builder(Profile::new("somebody")).keys(of(own));
     assert_eq!(attempts(somebody(), own).await, 4);
+    assert_eq!(attempts(somebody(), None).await, 4);
     assert_eq!(attempts(somebody(), common).await, 4, "it has its own, too");
 }
 
