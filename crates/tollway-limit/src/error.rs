@@ -116,12 +116,14 @@ impl Error for RateLimitError {
 pub struct InvalidLimits(Box<Invalid>);
 
 #[derive(Debug)]
-struct Invalid {
-    rule: String,
-    field: &'static str,
-    value: String,
-    expected: &'static str,
-    source: Option<EndpointError>,
+enum Invalid {
+    Field {
+        rule: String,
+        field: &'static str,
+        value: String,
+        expected: &'static str,
+    },
+    Endpoint(EndpointError),
 }
 
 impl InvalidLimits {
@@ -131,53 +133,46 @@ impl InvalidLimits {
         value: impl Into<String>,
         expected: &'static str,
     ) -> Self {
-        Self(Box::new(Invalid {
+        Self(Box::new(Invalid::Field {
             rule: rule.into(),
             field,
             value: value.into(),
             expected,
-            source: None,
         }))
     }
 
     /// The field that was refused.
     #[must_use]
     pub fn field(&self) -> &'static str {
-        self.0.field
+        match &*self.0 {
+            Invalid::Field { field, .. } => field,
+            Invalid::Endpoint(_) => "endpoint",
+        }
     }
 }
 
 impl From<EndpointError> for InvalidLimits {
-    fn from(source: EndpointError) -> Self {
-        let mut invalid = Self::new(
-            "endpoints",
-            "endpoint",
-            source.endpoint().to_string(),
-            "a well-formed template that overlaps with no other",
-        );
-        invalid.0.source = Some(source);
-        invalid
+    fn from(error: EndpointError) -> Self {
+        Self(Box::new(Invalid::Endpoint(error)))
     }
 }
 
 impl fmt::Display for InvalidLimits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Invalid {
-            rule,
-            field,
-            value,
-            expected,
-            ..
-        } = &*self.0;
-        write!(
-            f,
-            "the limits of `{rule}` have `{field}` = {value}; expected {expected}"
-        )
+        match &*self.0 {
+            Invalid::Field {
+                rule,
+                field,
+                value,
+                expected,
+            } => write!(
+                f,
+                "the limits of `{rule}` have `{field}` = {value}; expected {expected}"
+            ),
+            Invalid::Endpoint(error) => error.fmt(f),
+        }
     }
 }
 
-impl Error for InvalidLimits {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        self.0.source.as_ref().map(|source| source as _)
-    }
-}
+// What an endpoint's error says is said here already.
+impl Error for InvalidLimits {}

@@ -504,7 +504,12 @@ fn nonsense_is_refused_by_name() {
     let overlap = Limits::builder()
         .endpoint(Endpoint::get("/a/{b}"), quota)
         .endpoint(Endpoint::get("/a/{c}"), quota);
-    assert!(refused(overlap).contains("endpoint"));
+    assert!(refused(overlap).contains("overlaps with `/a/{b}`"));
+    let path = Limits::builder().endpoint(Endpoint::get("v1/a"), quota);
+    assert_eq!(
+        refused(path),
+        "the endpoint `GET v1/a` needs a template that starts with `/`"
+    );
     let nowhere = Limits::builder().keyed(Key::param("id"), quota);
     assert!(refused(nowhere).contains("`param` = `id`"));
 }
