@@ -1,7 +1,7 @@
 //! The layers composed by hand, among layers of others.
 //!
-//! First over hyper-util's client and a simulated gateway that is made to fail,
-//! then over a plain function. tower-http's tracing, sensitive headers and
+//! First over hyper-util's client and over reqwest's, to a simulated gateway that
+//! is made to fail, then over a plain function. tower-http's tracing, sensitive headers and
 //! decompression stand among Tollway's layers: no secret shows in a trace, and
 //! verdicts hold, compressed answers or not.
 
@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, Request, Response, StatusCode};
+use http_body::Body;
 use http_body_util::Full;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
@@ -28,34 +29,35 @@ use tower_http::sensitive_headers::SetSensitiveRequestHeadersLayer;
 use tower_http::trace::{DefaultMakeSpan, TraceLayer};
 use tracing_subscriber::fmt::MakeWriter;
 
-/// hyper-util's client knows which of its errors are connect errors. Told so,
-/// the retry repeats such a call whatever its method.
-struct OverHyperUtil(Rules);
+/// A client knows which of its errors are connect errors. Told so, the retry
+/// repeats such a call whatever its method.
+struct Over {
+    rules: Rules,
+    is_connect: fn(&(dyn Error + 'static)) -> Option<bool>,
+}
 
-impl Classify for OverHyperUtil {
+impl Classify for Over {
     fn needs_body(&self, status: StatusCode, headers: &HeaderMap) -> bool {
-        self.0.needs_body(status, headers)
+        self.rules.needs_body(status, headers)
     }
 
     fn classify(&self, answer: &Answer<'_>) -> Judgement {
-        self.0.classify(answer)
+        self.rules.classify(answer)
     }
 
     fn classify_error(&self, error: &(dyn Error + 'static)) -> Option<Verdict> {
-        let error: &hyper_util::client::legacy::Error = error.downcast_ref()?;
-        error.is_connect().then_some(Verdict::NO_EFFECT)
+        (self.is_connect)(error)?.then_some(Verdict::NO_EFFECT)
     }
 }
 
-/// Two failures, and then a payout: one effect, one key, three attempts.
+async fn gateway() -> Result<Gateway, BoxError> {
+    let faults = [Some(Fault::ErrorAfter(503)), Some(Fault::ResetAfterEffect)];
+    let gateway = Gateway::builder(Provider::Stripe).faults(Faults::script(faults));
+    Ok(gateway.start().await?)
+}
+
 async fn over_hyper_util() -> Result<(), BoxError> {
-    let gateway = Gateway::builder(Provider::Stripe)
-        .faults(Faults::script([
-            Some(Fault::ErrorAfter(503)),
-            Some(Fault::ResetAfterEffect),
-        ]))
-        .start()
-        .await?;
+    let gateway = gateway().await?;
     let limits = Limits::builder()
         .every_call(Quota::per_second(100))
         .each_endpoint(Quota::per_second(25))
@@ -76,11 +78,63 @@ async fn over_hyper_util() -> Result<(), BoxError> {
                     .include_headers(true),
             ),
         )
-        .layer(ClassifyLayer::new(OverHyperUtil(profiles::stripe().rules)))
+        .layer(ClassifyLayer::new(Over {
+            rules: profiles::stripe().rules,
+            is_connect: |error| {
+                let error: &hyper_util::client::legacy::Error = error.downcast_ref()?;
+                Some(error.is_connect())
+            },
+        }))
         // Below `Classify`, which reads bodies as they were before compression.
         .layer(DecompressionLayer::new())
         .service(Client::builder(TokioExecutor::new()).build_http());
+    pay_once(service, &gateway).await
+}
 
+async fn over_reqwest() -> Result<(), BoxError> {
+    let gateway = gateway().await?;
+    // A redirect followed below the layers would be an attempt that none of
+    // them knows of.
+    let client = reqwest::Client::builder()
+        .redirect(reqwest::redirect::Policy::none())
+        .build()?;
+    let service = ServiceBuilder::new()
+        .layer(DeadlineLayer::new(Duration::from_secs(30)))
+        .layer(IdempotencyKeyLayer::new())
+        .layer(RetryLayer::new(RetryPolicy::default()))
+        .layer(AttemptTimeoutLayer::new(Duration::from_secs(5)))
+        .layer(ClassifyLayer::new(Over {
+            rules: profiles::stripe().rules,
+            is_connect: |error| {
+                let error: &reqwest::Error = error.downcast_ref()?;
+                Some(error.is_connect())
+            },
+        }))
+        .service(service_fn(move |request| {
+            through_reqwest(client.clone(), request)
+        }));
+    pay_once(service, &gateway).await
+}
+
+/// reqwest's client is a service too, but of requests of its own.
+async fn through_reqwest<B>(
+    client: reqwest::Client,
+    request: Request<B>,
+) -> Result<Response<reqwest::Body>, reqwest::Error>
+where
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + Sync + 'static,
+{
+    let request = request.map(reqwest::Body::wrap).try_into()?;
+    let response = client.execute(request).await.map(Response::from);
+    // Its errors name the whole URL, and are kept in the story of the call.
+    response.map_err(reqwest::Error::without_url)
+}
+
+/// Two failures, and then a payout: one effect, one key, three attempts.
+async fn pay_once<S, B>(service: S, gateway: &Gateway) -> Result<(), BoxError>
+where
+    S: Service<Request<Full<Bytes>>, Response = Response<B>, Error = BoxError>,
+{
     let request = Request::post(format!("{}/v1/payouts", gateway.url()))
         .header(AUTHORIZATION, "Bearer sk_test_secret")
         .header("content-type", "application/x-www-form-urlencoded")
@@ -143,6 +197,7 @@ where
         .finish();
     let guard = tracing::subscriber::set_default(subscriber);
     over_hyper_util().await?;
+    over_reqwest().await?;
     over_a_function().await?;
     drop(guard);
     Ok(())
