@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::marker::PhantomData;
+use std::thread::LocalKey;
 use std::time::{Duration, Instant};
 
 use http::Extensions;
@@ -95,9 +96,9 @@ impl Deadline {
             now: NOW.get(),
             not_send: PhantomData,
         };
-        HELD.set(Some(before.held.map_or(self, |held| held.min(self))));
+        set(&HELD, Some(before.held.map_or(self, |held| held.min(self))));
         if !matches!(before.now, Reading::Taken(_)) {
-            NOW.set(now.map_or(Reading::Wanted, Reading::Taken));
+            set(&NOW, now.map_or(Reading::Wanted, Reading::Taken));
         }
         before
     }
@@ -129,6 +130,12 @@ thread_local! {
     static NOW: Cell<Reading> = const { Cell::new(Reading::Unshared) };
 }
 
+/// `LocalKey::set` hands the value on through memory, a function further down.
+#[inline]
+pub(crate) fn set<T>(key: &'static LocalKey<Cell<T>>, value: T) {
+    key.with(|cell| cell.set(value));
+}
+
 /// What this thread knows of the time.
 #[derive(Clone, Copy, Debug)]
 enum Reading {
@@ -155,10 +162,10 @@ pub struct Held {
 impl Drop for Held {
     #[inline]
     fn drop(&mut self) {
-        HELD.set(self.held);
+        set(&HELD, self.held);
         // Within another layer's poll, what was read is as good as before.
         if matches!(self.now, Reading::Unshared) {
-            NOW.set(Reading::Unshared);
+            set(&NOW, Reading::Unshared);
         }
     }
 }
@@ -177,7 +184,7 @@ pub fn recent(read: impl FnOnce() -> Instant) -> Instant {
         Reading::Unshared => read(),
         Reading::Wanted => {
             let now = read();
-            NOW.set(Reading::Taken(now));
+            set(&NOW, Reading::Taken(now));
             now
         }
     }

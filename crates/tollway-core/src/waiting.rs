@@ -5,6 +5,7 @@ use std::task::Poll;
 use std::time::Instant;
 
 use crate::Phase;
+use crate::deadline::set;
 
 thread_local! {
     /// What the future that returned `Pending` last on this thread waits for.
@@ -34,8 +35,8 @@ impl Phase {
     /// that nothing of the request has been written.
     #[inline]
     pub fn pending<T>(self) -> Poll<T> {
-        NOTE.set(Some(self));
-        WAKES.set(None);
+        set(&NOTE, Some(self));
+        set(&WAKES, None);
         Poll::Pending
     }
 
@@ -43,8 +44,8 @@ impl Phase {
     /// at the latest. See [`wakes_at`](Self::wakes_at).
     #[inline]
     pub fn pending_until<T>(self, instant: impl Into<Instant>) -> Poll<T> {
-        NOTE.set(Some(self));
-        WAKES.set(Some(instant.into()));
+        set(&NOTE, Some(self));
+        set(&WAKES, Some(instant.into()));
         Poll::Pending
     }
 
@@ -95,8 +96,8 @@ impl Phase {
     /// large to be handed through a closure.
     #[inline]
     pub fn forget() {
-        NOTE.set(None);
-        WAKES.set(None);
+        set(&NOTE, None);
+        set(&WAKES, None);
     }
 
     /// The note that was left since [`forget`](Self::forget). It means

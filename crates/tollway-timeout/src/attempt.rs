@@ -1,5 +1,6 @@
 //! How long one attempt may take.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::Extensions;
@@ -30,7 +31,8 @@ use tollway_core::Attempt;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AttemptTimeout {
     first: Duration,
-    later: Vec<Duration>,
+    /// Shared, and rarely there, so that a clone copies some numbers.
+    later: Option<Arc<Vec<Duration>>>,
     body_pause: Option<Duration>,
 }
 
@@ -43,7 +45,7 @@ impl AttemptTimeout {
     pub const fn new(limit: Duration) -> Self {
         Self {
             first: limit,
-            later: Vec::new(),
+            later: None,
             body_pause: None,
         }
     }
@@ -52,7 +54,7 @@ impl AttemptTimeout {
     /// every later one.
     #[must_use]
     pub fn then(mut self, limit: Duration) -> Self {
-        self.later.push(limit);
+        Arc::make_mut(self.later.get_or_insert_default()).push(limit);
         self
     }
 
@@ -68,12 +70,15 @@ impl AttemptTimeout {
     /// The limit from the start of `attempt` to the head of its response.
     #[must_use]
     pub fn head_of(&self, attempt: Attempt) -> Duration {
-        if !attempt.is_retry() || self.later.is_empty() {
+        let (Some(later), true) = (self.later.as_deref(), attempt.is_retry()) else {
             return self.first;
-        }
-        let last = self.later.len() - 1;
-        let at = usize::try_from(attempt.number() - 2).map_or(last, |at| at.min(last));
-        self.later[at]
+        };
+        let at = usize::try_from(attempt.number() - 2).unwrap_or(usize::MAX);
+        later
+            .get(at)
+            .or(later.last())
+            .copied()
+            .unwrap_or(self.first)
     }
 
     /// The longest pause in the body of the response to `attempt`.
@@ -87,7 +92,7 @@ impl AttemptTimeout {
     #[inline]
     pub(crate) fn of(&self, extensions: &Extensions) -> (Duration, Duration) {
         // The look-up is spared where the number makes no difference.
-        if self.later.is_empty() {
+        if self.later.is_none() {
             return (self.first, self.body_pause.unwrap_or(self.first));
         }
         let attempt = Attempt::of(extensions);

@@ -1,6 +1,5 @@
 //! The layers.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use tower_layer::Layer;
@@ -73,7 +72,7 @@ impl<S> Layer<S> for DeadlineLayer {
 /// See the [crate's documentation](crate) for what it covers and where it goes.
 #[derive(Clone, Debug)]
 pub struct AttemptTimeoutLayer {
-    timeout: Arc<AttemptTimeout>,
+    timeout: AttemptTimeout,
 }
 
 impl AttemptTimeoutLayer {
@@ -82,7 +81,7 @@ impl AttemptTimeoutLayer {
     #[must_use]
     pub fn new(timeout: impl Into<AttemptTimeout>) -> Self {
         Self {
-            timeout: Arc::new(timeout.into()),
+            timeout: timeout.into(),
         }
     }
 }
@@ -91,6 +90,6 @@ impl<S> Layer<S> for AttemptTimeoutLayer {
     type Service = AttemptTimeoutService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        AttemptTimeoutService::new(inner, Arc::clone(&self.timeout))
+        AttemptTimeoutService::new(inner, self.timeout.clone())
     }
 }

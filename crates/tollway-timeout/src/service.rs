@@ -1,7 +1,6 @@
 //! The services.
 
 use std::mem;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -70,11 +69,13 @@ where
         if deadline.has_passed(now) {
             return too_late();
         }
-        let mut bounds = Bounds::of_call(Wait::Deadline {
-            end: Instant::from_std(deadline.instant()),
-            since: Instant::from_std(now),
-        });
-        bounds.shares_timers = self.shares_timers;
+        let since = Instant::from_std(now);
+        let end = Instant::from_std(deadline.instant());
+        let bounds = Bounds {
+            since: Some(since),
+            shares_timers: self.shares_timers,
+            ..Bounds::of_call(Wait::Deadline { end, since })
+        };
         let _held = deadline.hold(Some(now));
         self.inner.call(request, Phase::Permit, bounds)
     }
@@ -96,11 +97,11 @@ where
 #[derive(Clone, Debug)]
 pub struct AttemptTimeoutService<S> {
     inner: Readied<S>,
-    timeout: Arc<AttemptTimeout>,
+    timeout: AttemptTimeout,
 }
 
 impl<S> AttemptTimeoutService<S> {
-    pub(crate) fn new(inner: S, timeout: Arc<AttemptTimeout>) -> Self {
+    pub(crate) fn new(inner: S, timeout: AttemptTimeout) -> Self {
         Self {
             inner: Readied::new(inner),
             timeout,

@@ -76,37 +76,50 @@ impl Wait {
         }
     }
 
-    /// Where the wait stands at `now`. `since` is when it began: now, where
-    /// nobody has said so before. `limit` is the name of its limit. Only a state
-    /// machine: it is told the time.
-    pub(crate) fn at(&self, now: Instant, since: &mut Option<Instant>, limit: Limit) -> Progress {
+    /// What it comes to where it began at `began`. `None` where nothing ends it.
+    fn term(&self, began: Instant) -> Option<Term> {
         let (since, own, deadline) = match *self {
-            Self::Endless => return Progress::Endless,
+            Self::Endless => return None,
             Self::Deadline { end, since } => (since, None, Some(end)),
-            Self::Limit { limit, deadline } => {
-                let since = *since.get_or_insert(now);
-                // A wait that ends beyond what the clock can say never ends.
-                (since, since.checked_add(limit), deadline)
-            }
+            // A wait that ends beyond what the clock can say never ends.
+            Self::Limit { limit, deadline } => (began, began.checked_add(limit), deadline),
         };
-        let Some(end) = own.into_iter().chain(deadline).min() else {
+        let end = own.into_iter().chain(deadline).min()?;
+        Some(Term {
+            since,
+            end,
+            is_deadline: deadline == Some(end),
+        })
+    }
+
+    /// Where the wait stands at `now`, if it began at `began`. `limit` is the
+    /// name of its limit. Only a state machine: it is told the time.
+    pub(crate) fn at(&self, now: Instant, began: Instant, limit: Limit) -> Progress {
+        let Some(term) = self.term(began) else {
             return Progress::Endless;
         };
-        if now < end {
-            return Progress::Until(end);
+        if now < term.end {
+            return Progress::Until(term.end);
         }
         Progress::Over(RanOut {
             // Where both fall together it is the deadline: the call is over,
             // not only the attempt.
-            limit: if deadline == Some(end) {
+            limit: if term.is_deadline {
                 Limit::Deadline
             } else {
                 limit
             },
-            after: now.saturating_duration_since(since),
-            of: end.saturating_duration_since(since),
+            after: now.saturating_duration_since(term.since),
+            of: term.end.saturating_duration_since(term.since),
         })
     }
+}
+
+/// From when until when a wait goes on.
+struct Term {
+    since: Instant,
+    end: Instant,
+    is_deadline: bool,
 }
 
 pin_project! {
@@ -139,9 +152,8 @@ impl Waiting {
 
     /// Ready once the wait is over. `limit` is the name of its limit.
     ///
-    /// It is polled only where the thing awaited is pending, and only then reads
-    /// the clock and registers with the runtime: what is answered at once pays
-    /// for neither.
+    /// It is polled only where the thing awaited is pending, and only then
+    /// registers with the runtime: what is answered at once doesn't pay for it.
     pub(crate) fn poll(
         self: Pin<&mut Self>,
         wait: &Wait,
@@ -149,32 +161,47 @@ impl Waiting {
         cx: &mut Context<'_>,
     ) -> Poll<RanOut> {
         let mut this = self.project();
+        // Where it is known when the wait began, the first look at the clock is
+        // left to the timer: one that is set to the past is over at once.
+        if this.sleep.is_none()
+            && let Some(began) = *this.since
+            && let Some(Term { end, .. }) = wait.term(began)
+            && poll_sleep(this.sleep.as_mut(), end, cx).is_pending()
+        {
+            return Poll::Pending;
+        }
         // The clock decides, and the timer only wakes. A timer can say
         // "pending" past its time: where the task has used up its budget, and
         // where the layer above waits for the same instant and its timer fired
         // a moment before. The error from down here says more than the one
         // from above, so it must not come second.
         let now = Instant::from_std(recent(|| Instant::now().into_std()));
-        let end = match wait.at(now, this.since, limit) {
+        let began = *this.since.get_or_insert(now);
+        let end = match wait.at(now, began, limit) {
             Progress::Endless => return Poll::Pending,
             Progress::Over(ran_out) => return Poll::Ready(ran_out),
             Progress::Until(end) => end,
         };
-        if this.sleep.is_none() {
-            this.sleep.set(Some(sleep_until(end)));
-        }
-        let Some(mut sleep) = this.sleep.as_pin_mut() else {
-            unreachable!("just made");
-        };
-        if sleep.deadline() != end {
-            sleep.as_mut().reset(end);
-        }
-        if sleep.poll(cx).is_pending() {
+        if poll_sleep(this.sleep, end, cx).is_pending() {
             return Poll::Pending;
         }
-        match wait.at(Instant::now().max(end), this.since, limit) {
+        match wait.at(Instant::now().max(end), began, limit) {
             Progress::Over(ran_out) => Poll::Ready(ran_out),
             Progress::Endless | Progress::Until(_) => Poll::Pending,
         }
     }
+}
+
+/// Has the runtime's timer wake the task at `end`.
+fn poll_sleep(mut sleep: Pin<&mut Option<Sleep>>, end: Instant, cx: &mut Context<'_>) -> Poll<()> {
+    if sleep.is_none() {
+        sleep.set(Some(sleep_until(end)));
+    }
+    let Some(mut sleep) = sleep.as_pin_mut() else {
+        unreachable!("just made");
+    };
+    if sleep.deadline() != end {
+        sleep.as_mut().reset(end);
+    }
+    sleep.poll(cx)
 }

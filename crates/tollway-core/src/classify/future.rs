@@ -118,7 +118,7 @@ fn judge<C: Classify, B>(classify: &C, response: &mut Response<B>, start: &[u8])
         status: response.status(),
         headers: response.headers(),
         body: start,
-        now: SystemTime::now(),
+        clock: SystemTime::now,
     });
     let plain = response.status().is_success() && judgement == Verdict::Done.into();
     let extensions = response.extensions_mut();

@@ -69,8 +69,9 @@ pub struct Answer<'a> {
     /// The start of the body, as it came. Empty unless
     /// [`needs_body`](Classify::needs_body) asked for it.
     pub body: &'a [u8],
-    /// The wall clock.
-    pub now: SystemTime,
+    /// Reads the wall clock. Most answers have nothing to do with it, and
+    /// [`SystemTime::now`] costs more than looking at their head.
+    pub clock: fn() -> SystemTime,
 }
 
 /// A verdict, and what there is to say about a retry beyond it.
@@ -98,7 +99,12 @@ impl Judgement {
     /// section 5.2: the client may retry once the handshake is complete).
     #[must_use]
     pub fn of_head(status: StatusCode, headers: &HeaderMap, now: SystemTime) -> Self {
-        let delay = || retry_after(headers, now);
+        Self::of_head_by(status, headers, || now)
+    }
+
+    /// The same, which reads the clock only if it matters.
+    fn of_head_by(status: StatusCode, headers: &HeaderMap, clock: impl Fn() -> SystemTime) -> Self {
+        let delay = || retry_after(headers, clock());
         match Verdict::of_status(status) {
             Verdict::NotExecuted { scope, .. } => Self {
                 verdict: Verdict::NotExecuted {

@@ -142,7 +142,7 @@ impl Classify for Rules {
     }
 
     fn classify(&self, answer: &Answer<'_>) -> Judgement {
-        let of_head = Judgement::of_head(answer.status, answer.headers, answer.now);
+        let of_head = Judgement::of_head_by(answer.status, answer.headers, answer.clock);
         let mut judgement = match self
             .of_body(answer)
             .or_else(|| self.of_status(answer.status))
@@ -303,7 +303,7 @@ mod tests {
             status: StatusCode::from_u16(status).unwrap(),
             headers,
             body: body.as_bytes(),
-            now: SystemTime::UNIX_EPOCH,
+            clock: || SystemTime::UNIX_EPOCH,
         })
     }
 
