@@ -97,6 +97,14 @@
 //! those that have been idle for as long are closed with it, so that the next
 //! attempt doesn't meet the next of them.
 //!
+//! # Runtimes
+//!
+//! A pool is built anywhere and called on a tokio runtime with timers and I/O. Its
+//! connections are driven by tasks of the runtime that opened them: where several
+//! share a pool, each has to be driven for as long as others may be given its
+//! connections. A runtime that ends takes them with it, and further calls open
+//! new ones.
+//!
 //! # Telemetry
 //!
 //! Under the target `tollway::pool`, at level debug: `connection opened`,

@@ -100,6 +100,35 @@ async fn whoever_waits_when_the_drain_cuts_off_is_told_so() {
 }
 
 #[test]
+fn a_pool_outlives_the_runtimes_that_it_is_used_in() {
+    let runtime = || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+    };
+    let serving = tokio::runtime::Runtime::new().unwrap();
+    for protocol in [Protocol::Http1Only, Protocol::Http2Only] {
+        let pool = pool().idle_timeout(Duration::from_millis(50));
+        let pool = pool.protocol(protocol).build().unwrap();
+        let server = serving.block_on(slow(protocol, Duration::ZERO));
+        for call in 1..=3 {
+            runtime().block_on(async {
+                fetch(&pool, get(server.uri("/"))).await.unwrap();
+            });
+            // Its connection has ended with the runtime that drove it.
+            assert_eq!(pool.stats().total().opened(), call);
+            assert_eq!(pool.stats().total().open(), 0);
+        }
+        runtime().block_on(async {
+            fetch(&pool, get(server.uri("/"))).await.unwrap();
+            // The reaper is of this runtime too.
+            until(|| pool.stats().total().open() == 0).await;
+        });
+    }
+}
+
+#[test]
 fn a_call_outside_of_a_runtime_says_so() {
     let pool = pool().build().unwrap();
     let call = send(&pool, get("http://127.0.0.1:1/".parse().unwrap()));
