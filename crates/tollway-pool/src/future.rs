@@ -57,7 +57,7 @@ impl<B> ResponseFuture<B>
 where
     B: Body + Send + Unpin + 'static,
 {
-    pub(crate) fn new(host: &Arc<Host<B>>, request: Request<B>) -> Self {
+    pub(crate) fn new(host: Arc<Host<B>>, request: Request<B>) -> Self {
         let stage = match unsupported(&request) {
             Some(what) => Stage::Refused(host.error(Kind::Unsupported(what), None)),
             None => Stage::begin(host, request),
@@ -96,7 +96,7 @@ where
     /// A free connection takes the request at once. Where none is, the first
     /// poll asks for one: it may have to be opened, which takes a runtime.
     #[inline]
-    fn begin(host: &Arc<Host<B>>, request: Request<B>) -> Self {
+    fn begin(host: Arc<Host<B>>, request: Request<B>) -> Self {
         let now = Instant::from_std(recent(|| Instant::now().into_std()));
         let mut until = now + host.acquire_timeout;
         // Asked here, while the layer that holds it calls or polls.
@@ -106,7 +106,6 @@ where
         if until <= now {
             return Self::Refused(host.error(Kind::Wait(Duration::ZERO), None));
         }
-        let host = host.clone();
         match host.take_free(now) {
             Some(grant) => Self::Sent(Lease::send(grant, host, request, Duration::ZERO)),
             None => Self::Waiting(Wait::new(host, request, now, until)),
@@ -136,7 +135,7 @@ where
             return Err(lease.host.error(Kind::Dying, Some(cause.into())));
         }
         lease.host.with(|state| state.counters.resent += 1);
-        self.stage = Stage::begin(&lease.host, request);
+        self.stage = Stage::begin(lease.host.clone(), request);
         Ok(())
     }
 }

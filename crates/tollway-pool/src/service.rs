@@ -309,7 +309,7 @@ where
     /// future is polled.
     fn call(&mut self, request: Request<B>) -> Self::Future {
         match self.shared.host(request.uri()) {
-            Ok(host) => ResponseFuture::new(&host, request),
+            Ok(host) => ResponseFuture::new(host, request),
             Err(error) => ResponseFuture::refused(error),
         }
     }
