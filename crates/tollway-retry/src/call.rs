@@ -92,18 +92,17 @@ where
     ) -> (Self, Opening<B>) {
         let settings = policy.settings();
         let started = recent_now();
-        let (kept, opening) = if settings.max_attempts == 1 {
-            let evidence = Evidence::of(request, settings, started);
-            (Kept::Nothing(evidence), Opening::unseen())
+        let opening = Opening::of(request.body_mut(), settings.replay_bound);
+        // Dropped, it ends the recording.
+        let body = opening.replay();
+        let kept = if settings.max_attempts == 1 {
+            Kept::Nothing(Evidence::of(request, settings, started))
         } else {
-            let head = KeptHead::of(request);
-            let opening = Opening::of(request.body_mut(), settings.replay_bound);
-            let resend = Resend {
+            Kept::Resend(Resend {
                 service: service.clone(),
-                head,
-                body: opening.replay(),
-            };
-            (Kept::Resend(resend), opening)
+                head: KeptHead::of(request),
+                body,
+            })
         };
         let call = Self {
             policy: policy.clone(),

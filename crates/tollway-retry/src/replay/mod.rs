@@ -1,6 +1,7 @@
 //! The body of a request that may be sent again.
 
 use std::fmt;
+use std::mem;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
@@ -38,16 +39,16 @@ use tape::Tape;
 /// [`Superseded`], so that the connection gives that request up.
 pub struct ReplayBody<B>(Kind<B>);
 
+/// Two variants fit into the space of `Bytes`, three don't. Then a request has
+/// 256 bytes, which a processor copies in whole words.
 enum Kind<B> {
-    /// All of it, until it is sent.
-    Whole(Option<Bytes>),
+    /// All of it; empty once it is sent.
+    Whole(Bytes),
     /// The part that the attempt number `attempt` plays in a recording.
     Taped {
         tape: Arc<Mutex<Tape<B>>>,
         attempt: u32,
     },
-    /// The caller's own.
-    Plain(B),
 }
 
 fn into_bytes(mut data: impl Buf) -> Bytes {
@@ -74,32 +75,23 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match &mut self.0 {
-            Kind::Whole(data) => Poll::Ready(data.take().map(|data| Ok(Frame::data(data)))),
+            Kind::Whole(data) if data.is_empty() => Poll::Ready(None),
+            Kind::Whole(data) => Poll::Ready(Some(Ok(Frame::data(mem::take(data))))),
             Kind::Taped { tape, attempt } => lock(tape).poll_frame(*attempt, cx),
-            Kind::Plain(body) => Pin::new(body).poll_frame(cx).map(|frame| {
-                frame.map(|frame| match frame {
-                    Ok(frame) => Ok(frame.map_data(into_bytes)),
-                    Err(error) => Err(error.into()),
-                })
-            }),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.0 {
-            Kind::Whole(data) => data.is_none(),
+            Kind::Whole(data) => data.is_empty(),
             Kind::Taped { tape, attempt } => lock(tape).is_end_stream(*attempt),
-            Kind::Plain(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
-            Kind::Whole(data) => {
-                SizeHint::with_exact(data.as_ref().map_or(0, |data| data.len() as u64))
-            }
+            Kind::Whole(data) => SizeHint::with_exact(data.len() as u64),
             Kind::Taped { tape, attempt } => lock(tape).size_hint(*attempt),
-            Kind::Plain(body) => body.size_hint(),
         }
     }
 }
@@ -110,7 +102,6 @@ impl<B> fmt::Debug for ReplayBody<B> {
             .field(match &self.0 {
                 Kind::Whole(_) => &"whole",
                 Kind::Taped { .. } => &"recorded",
-                Kind::Plain(_) => &"plain",
             })
             .finish()
     }
@@ -120,9 +111,9 @@ impl<B> fmt::Debug for ReplayBody<B> {
 pub(crate) struct Replay<B>(Source<B>);
 
 enum Source<B> {
-    Whole(Option<Bytes>),
-    Tape(Recording<B>),
-    None,
+    Whole(Bytes),
+    /// `None` where it can't be sent again.
+    Tape(Option<Recording<B>>),
 }
 
 /// Dropping it ends the recording: nobody can ask for it any more.
@@ -137,15 +128,15 @@ impl<B> Drop for Recording<B> {
 impl<B> Replay<B> {
     /// Of a body that can't be sent again.
     pub(crate) const fn none() -> Self {
-        Self(Source::None)
+        Self(Source::Tape(None))
     }
 
     /// Whether the next attempt can have the body.
     pub(crate) fn is_possible(&self) -> bool {
         match &self.0 {
             Source::Whole(_) => true,
-            Source::Tape(Recording(tape)) => lock(tape).can_rewind(),
-            Source::None => false,
+            Source::Tape(Some(Recording(tape))) => lock(tape).can_rewind(),
+            Source::Tape(None) => false,
         }
     }
 
@@ -159,7 +150,7 @@ impl<B> Replay<B> {
     pub(crate) fn next(&self) -> ReplayBody<B> {
         ReplayBody(match &self.0 {
             Source::Whole(data) => Kind::Whole(data.clone()),
-            Source::Tape(Recording(tape)) => {
+            Source::Tape(Some(Recording(tape))) => {
                 let (attempt, superseded) = lock(tape).rewind();
                 // Outside of the lock, which the woken may well take at once.
                 if let Some(waker) = superseded {
@@ -168,7 +159,7 @@ impl<B> Replay<B> {
                 let tape = Arc::clone(tape);
                 Kind::Taped { tape, attempt }
             }
-            Source::None => Kind::Whole(None),
+            Source::Tape(None) => Kind::Whole(Bytes::new()),
         })
     }
 }

@@ -16,10 +16,8 @@ use super::{Kind, Recording, Replay, ReplayBody, Source, into_bytes, lock};
 pub(crate) struct Opening<B>(Seen<B>);
 
 enum Seen<B> {
-    /// Nothing, since it won't be sent again.
-    Nothing,
     /// All of it.
-    Whole(Option<Bytes>),
+    Whole(Bytes),
     /// The first frame, recorded. The body itself is still to be put on the tape,
     /// if it hasn't `ended`.
     Beginning {
@@ -33,11 +31,11 @@ where
     B: Body + Unpin,
     B::Error: Into<BoxError>,
 {
-    /// Looks at a body that may be sent again.
+    /// Looks at a body.
     #[inline]
     pub(crate) fn of(body: &mut B, bound: usize) -> Self {
         if body.is_end_stream() {
-            return Self(Seen::Whole(None));
+            return Self(Seen::Whole(Bytes::new()));
         }
         // Who knows his length mostly has it all at hand. Asked here, such a
         // body needs no recording. One that hasn't is asked again, with a real
@@ -48,13 +46,13 @@ where
         };
         match first {
             Poll::Pending => Self::beginning(Tape::new(bound), false),
-            Poll::Ready(None) => Self(Seen::Whole(None)),
+            Poll::Ready(None) => Self(Seen::Whole(Bytes::new())),
             Poll::Ready(Some(Err(error))) => Self::beginning(Tape::broken(error.into()), true),
             Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
                 Ok(data) => {
                     let data = into_bytes(data);
                     if body.is_end_stream() {
-                        return Self(Seen::Whole(Some(data)));
+                        return Self(Seen::Whole(data));
                     }
                     Self::beginning(Tape::new(bound).starting_with(data), false)
                 }
@@ -68,11 +66,6 @@ where
 }
 
 impl<B> Opening<B> {
-    /// Of a body that won't be sent again.
-    pub(crate) const fn unseen() -> Self {
-        Self(Seen::Nothing)
-    }
-
     #[cold]
     fn beginning(tape: Tape<B>, ended: bool) -> Self {
         let tape = Arc::new(Mutex::new(tape));
@@ -83,9 +76,8 @@ impl<B> Opening<B> {
     #[inline]
     pub(crate) fn replay(&self) -> Replay<B> {
         Replay(match &self.0 {
-            Seen::Nothing => Source::None,
             Seen::Whole(data) => Source::Whole(data.clone()),
-            Seen::Beginning { tape, .. } => Source::Tape(Recording(Arc::clone(tape))),
+            Seen::Beginning { tape, .. } => Source::Tape(Some(Recording(Arc::clone(tape)))),
         })
     }
 
@@ -101,7 +93,6 @@ impl<B> Opening<B> {
     /// The body of the first attempt.
     pub(crate) fn first(self, body: B) -> ReplayBody<B> {
         ReplayBody(match self.0 {
-            Seen::Nothing => Kind::Plain(body),
             Seen::Whole(data) => Kind::Whole(data),
             Seen::Beginning { tape, ended } => {
                 if !ended {

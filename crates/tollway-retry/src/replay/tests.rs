@@ -308,6 +308,11 @@ fn the_last_attempt_lets_go_of_what_it_has_sent() {
 }
 
 #[test]
+fn a_body_is_no_larger_than_its_bytes() {
+    assert_eq!(size_of::<ReplayBody<Full<Bytes>>>(), size_of::<Bytes>());
+}
+
+#[test]
 fn nothing_keeps_the_original_once_all_is_dropped() {
     let script = Script::of([data("ab")]);
     let alive = Arc::downgrade(&script.alive);
@@ -320,9 +325,14 @@ fn nothing_keeps_the_original_once_all_is_dropped() {
 
 #[test]
 fn a_call_without_retries_passes_its_body_through() {
-    let script = [data("ab"), Step::Trailers(trailers())];
-    let mut plain = Opening::unseen().first(Script::of(script));
-    assert_eq!(read(&mut plain), (b"ab".to_vec(), Some(trailers())));
+    let script = [data("ab"), data("cd"), Step::Trailers(trailers())];
+    let (mut only, replay) = open(Script::of(script), 99);
+    drop(replay);
+    assert_eq!(read(&mut only), (b"abcd".to_vec(), Some(trailers())));
+    let Kind::Taped { tape, .. } = &only.0 else {
+        panic!("not passed through");
+    };
+    assert_eq!(lock(tape).held_bytes(), 0);
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
