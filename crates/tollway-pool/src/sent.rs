@@ -126,3 +126,58 @@ impl<B> fmt::Debug for Sent<B> {
         f.write_str("Sent")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use http_body_util::{BodyExt, Full};
+
+    use super::*;
+
+    fn sent() -> (Arc<Wire>, Arc<Handed>, Sent<Full<Bytes>>) {
+        let wire = Arc::new(Wire::default());
+        let handed = Handed::new(wire.clone());
+        let body = Sent::new(Full::default(), handed.clone());
+        (wire, handed, body)
+    }
+
+    #[test]
+    fn a_stream_that_goaway_met_while_it_was_opened_may_have_been_processed() {
+        let (wire, handed, body) = sent();
+        // That of the call before.
+        wire.spawned.fetch_add(1, Ordering::AcqRel);
+        // As hyper does it: it asks for the size, opens the stream, and gives
+        // the call up.
+        body.size_hint();
+        drop(body);
+        assert!(!handed.is_certain());
+    }
+
+    #[test]
+    fn a_call_that_was_given_up_before_it_was_opened_is_not_certain_either() {
+        let (wire, handed, body) = sent();
+        wire.spawned.fetch_add(1, Ordering::AcqRel);
+        drop(body);
+        assert!(!handed.is_certain());
+    }
+
+    #[test]
+    fn a_stream_with_a_future_of_its_own_is_certain_and_only_that_one() {
+        let (wire, handed, body) = sent();
+        body.size_hint();
+        wire.spawned.fetch_add(1, Ordering::AcqRel);
+        drop(body);
+        assert!(handed.is_certain());
+        let next = Handed::renew(handed);
+        drop(Sent::new(Full::<Bytes>::default(), next.clone()));
+        assert!(!next.is_certain());
+    }
+
+    #[tokio::test]
+    async fn so_is_one_whose_body_was_asked_for() {
+        let (_, handed, mut body) = sent();
+        body.size_hint();
+        assert!(body.frame().await.is_none());
+        assert!(handed.is_certain());
+    }
+}

@@ -451,6 +451,52 @@ async fn a_connection_that_has_gone_silent_is_retired() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_connection_that_has_gone_silent_is_retired_before_anybody_calls() {
+    let server = Server::raw(|mut stream, _| async move {
+        let _ = stream.write_all(SETTINGS).await;
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+    })
+    .await;
+    let pool = pool()
+        .protocol(Protocol::Http2Only)
+        .idle_timeout(Duration::from_secs(600))
+        .build()
+        .unwrap();
+    assert_eq!(pool.warm(&server.uri("/"), 1).await.unwrap(), 1);
+    sleep(Duration::from_secs(16)).await;
+    assert_eq!(pool.stats().total().open(), 0);
+}
+
+#[tokio::test]
+async fn where_a_kept_connection_is_dead_those_idle_for_as_long_go_with_it() {
+    // Takes one request on each connection, and drops the next.
+    let server = Server::raw(|mut stream, seen| async move {
+        let mut buffer = [0; 4096];
+        if let Ok(1..) = stream.read(&mut buffer).await {
+            seen.request();
+            // Only once there are three, so that there are three.
+            until(|| seen.requests() >= 3).await;
+            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+            let _ = stream.write_all(answer).await;
+            let _ = stream.read(&mut buffer).await;
+        }
+    })
+    .await;
+    let pool = pool().build().unwrap();
+    let call = || async {
+        fetch(&pool, get(server.uri("/"))).await.unwrap();
+    };
+    tokio::join!(call(), call(), call());
+    assert_eq!(pool.stats().total().idle(), 3);
+    let error = fetch(&pool, post(server.uri("/"), "pay"))
+        .await
+        .unwrap_err();
+    assert_eq!(error.verdict(), Verdict::Unknown, "{error}");
+    assert_eq!(pool.stats().total().idle(), 0);
+    until(|| pool.stats().total().closed(CloseReason::Idle) == 2).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_call_that_times_out_on_a_silent_connection_takes_it_out_of_use() {
     let server = Server::raw(|mut stream, seen| async move {
         if seen.accepted() > 1 {

@@ -7,11 +7,14 @@ mod support;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use hyper_util::rt::TokioIo;
 use support::{Server, Tls, fetch, fetch_later, get, pool, serve_http1, text, until};
+use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 use tollway_core::{Deadline, Verdict};
-use tollway_pool::{CloseReason, Protocol};
+use tollway_pool::{CloseReason, Pool, Protocol};
+use tower::{Layer, service_fn};
 
 /// A server that answers after this long.
 async fn slow(time: Duration) -> Server {
@@ -324,4 +327,32 @@ async fn warming_finds_out_which_protocol_it_is() {
         assert_eq!(pool.warm(&server.uri("/"), 5).await.unwrap(), count);
         assert_eq!(server.seen.accepted(), count);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn hosts_that_nobody_calls_any_more_are_forgotten() {
+    let server = Server::http1(|_| async { text("hello") }).await;
+    let addr = server.addr;
+    // Whatever the name, it is the same server.
+    let connector = service_fn(move |_: http::Uri| async move {
+        let stream = TcpStream::connect(addr).await?;
+        Ok::<_, std::io::Error>(TokioIo::new(stream))
+    });
+    let builder = Pool::<support::Body>::builder().plain_http(true);
+    let pool = builder.layer().unwrap().layer(connector);
+    for host in 0..200 {
+        for spelled in ["h", "H"] {
+            let uri = format!("http://{spelled}{host}.example/").parse().unwrap();
+            fetch(&pool, get(uri)).await.unwrap();
+        }
+    }
+    assert_eq!(pool.stats().hosts().count(), 200);
+    sleep(Duration::from_secs(60)).await;
+    let uri = "http://one.more.example/".parse().unwrap();
+    fetch(&pool, get(uri)).await.unwrap();
+    sleep(Duration::from_secs(60)).await;
+    assert!(pool.stats().hosts().count() <= 64);
+    // What they did isn't.
+    assert_eq!(pool.stats().total().requests(), 401);
+    assert_eq!(pool.stats().total().opened(), 201);
 }

@@ -222,11 +222,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn small_writes_are_not_held_back() {
+    async fn small_writes_are_not_held_back_and_a_dead_peer_is_noticed() {
         let port = serve(loopback(1), 0).await;
         let uri = format!("http://127.0.0.1:{port}/").parse().unwrap();
         let stream = Tcp::new(LIMIT).oneshot(uri).await.unwrap();
         assert!(stream.inner().nodelay().unwrap());
+        let socket = socket2::SockRef::from(stream.inner());
+        assert!(socket.keepalive().unwrap());
+        #[cfg(target_os = "linux")]
+        {
+            assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEP_ALIVE);
+            assert_eq!(socket.tcp_keepalive_interval().unwrap(), KEEP_ALIVE);
+        }
     }
 
     #[tokio::test]

@@ -149,6 +149,33 @@ fn a_full_http2_connection_is_joined_by_another_within_the_cap() {
 }
 
 #[test]
+fn what_refused_calls_teach_is_heeded() {
+    let mut world = World::new(limits(1), Some(Spoken::Http2), 100);
+    for _ in 0..3 {
+        world.check_out();
+        world.attempt_succeeds(0, true);
+        world.poll_waiter(0);
+        let id = world.leases[0].id;
+        world.state.refused(id, 4);
+        world.state.retire(id, CloseReason::Peer, world.now);
+        world.lease_ends(0, 0);
+        world.close_the_closing();
+    }
+    // The first call of a further connection is its first of three.
+    world.check_out();
+    world.attempt_succeeds(0, true);
+    world.poll_waiter(0);
+    world.lease_ends(0, 0);
+    for _ in 2..=3 {
+        world.check_out();
+        world.lease_ends(0, 0);
+    }
+    assert_eq!(world.sockets.len(), 1);
+    world.check_out();
+    assert!(world.leases.is_empty(), "a fourth call");
+}
+
+#[test]
 fn all_who_waited_for_the_one_handshake_share_its_failure() {
     let mut world = World::new(limits(20), None, 100);
     for _ in 0..64 {
