@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use http::Response;
 use tollway_core::{Fault, Phase, Scope, Verdict};
 
-use crate::fields::{self, Remainder};
+use crate::fields::{self, LATEST, Remainder};
 use crate::gauge::Gauge;
 use crate::lanes::Plan;
 use crate::meter::{Meter, Role};
@@ -78,7 +78,8 @@ pub(crate) fn pause(
         if !concerns(scope, meter) || punished && penalty.is_none() {
             continue;
         }
-        let Some(period) = retry_after.or(penalty) else {
+        let asked = retry_after.map(|period| period.min(LATEST));
+        let Some(period) = asked.or(penalty) else {
             continue;
         };
         meter.gauge.pause(now, nanos(period));

@@ -22,7 +22,7 @@ pub(crate) type Remainders = SmallVec<[Remainder; 2]>;
 /// Longer than this, a field is read no further: it holds no useful list.
 const LONGEST: usize = 1024;
 /// A longer time to wait is a mistake of the provider, and is cut to this.
-const LATEST: Duration = Duration::from_secs(86_400);
+pub(crate) const LATEST: Duration = Duration::from_secs(86_400);
 
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");

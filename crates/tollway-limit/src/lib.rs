@@ -84,8 +84,9 @@
 //! | `Unspecified` | quotas with a [penalty](Quota::penalty), or else every rate that covers the call |
 //! | `Call` | none: a lock on one object is no limit |
 //!
-//! It pauses for the delay that the provider asks for, or else for the quota's own
-//! penalty; without either the call alone was refused. After a pause the queue
+//! It pauses for the delay that the provider asks for, a day at the most (more is
+//! a mistake, and nobody should have to restart a client because of it), or else
+//! for the quota's own penalty; without either the call alone was refused. After a pause the queue
 //! restarts evenly spaced, whatever the shape, so that it doesn't come as a herd.
 //! An attempt that was certainly never sent (a connect error) takes no place.
 //!

@@ -176,6 +176,20 @@ async fn after_a_pause_the_queue_restarts_evenly_and_then_as_its_shape_says() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_provider_that_asks_for_an_age_gets_a_day() {
+    for asked in [Duration::from_secs(u64::from(u32::MAX)), Duration::MAX] {
+        let limits = limits(Quota::per_second(10));
+        let permit = limits.acquire(&call("/")).await.unwrap();
+        permit.over(Verdict::NotExecuted {
+            retry_after: Some(asked),
+            scope: Scope::GlobalRate,
+        });
+        let waited = wait(&limits, &call("/")).await;
+        assert_eq!(waited, Duration::from_secs(24 * 60 * 60));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_queue_is_bounded() {
     let limits = Limits::builder()
         .every_call(burst(1, millis(1000)))
