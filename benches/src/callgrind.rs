@@ -10,6 +10,12 @@ pub const COUNT: &str = "--count-instructions";
 /// The path of [`counted`].
 const COUNTED: &str = "tollway_benches::callgrind::counted";
 
+/// Whether this program is to count, for the one that started it.
+#[must_use]
+pub fn told_to_count() -> bool {
+    env::args().any(|argument| argument == COUNT)
+}
+
 /// Runs `work`, in a place that valgrind recognises.
 #[inline(never)]
 pub fn counted(work: impl FnOnce()) {
@@ -18,8 +24,9 @@ pub fn counted(work: impl FnOnce()) {
     std::hint::black_box(());
 }
 
-/// Starts this program again under valgrind, with [`COUNT`], and hands back the
-/// instructions that each call of [`counted`] took there, in their order.
+/// Starts this program again under valgrind, [told to count](told_to_count), and
+/// hands back the instructions that each call of [`counted`] took there, in
+/// their order.
 ///
 /// `None` where there is no valgrind, or it fails.
 #[must_use]
