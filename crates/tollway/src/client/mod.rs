@@ -36,6 +36,13 @@ use stack::{Stack, WireBody};
 /// `Request<B>` for any body, and always ready: a call waits for its permit and
 /// its connection in its future, since only its request tells which.
 ///
+/// # What it leaves to you
+///
+/// It follows no redirect (a 3xx is an answer, and final), keeps no cookies, and
+/// decompresses nothing. Don't ask for compressed answers in a request's
+/// headers where the profile's rules read bodies, as Savvy's do: they would find
+/// nothing in them. A stack by hand has a place for tower-http's layers.
+///
 /// # Runtime
 ///
 /// It is built anywhere, and called on a tokio runtime with its timers and I/O
