@@ -5,7 +5,7 @@ use std::process::Command;
 use std::{env, fs, process};
 
 /// The argument with which [`callgrind`] starts this program again.
-pub const COUNT: &str = "--count-instructions";
+const COUNT: &str = "--count-instructions";
 
 /// The path of [`counted`].
 const COUNTED: &str = "tollway_benches::callgrind::counted";
