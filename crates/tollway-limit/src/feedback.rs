@@ -32,12 +32,13 @@ impl Permit {
     }
 
     /// The attempt is over, with this error. One that was never sent (a connect
-    /// error) goes back.
+    /// error) goes back. One of unknown outcome may still be on its way; see
+    /// [`CountFrom::Response`](crate::CountFrom::Response).
     pub fn failed(self, error: &(dyn Error + 'static)) {
         match Fault::find(error) {
             Some(fault) if was_never_sent(fault) => self.give_back(),
-            Some(fault) => self.over(fault.verdict()),
-            None => drop(self),
+            Some(fault) if fault.verdict() != Verdict::Unknown => self.over(fault.verdict()),
+            _ => self.abandon(),
         }
     }
 }

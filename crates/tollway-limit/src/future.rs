@@ -26,7 +26,7 @@ pin_project! {
     ///
     /// Dropped while it waits, it gives up its place in the queue; dropped
     /// between permit and sending, the permit goes back; dropped after that,
-    /// the attempt counts as over.
+    /// the attempt is over, and counted as one that may still be on its way.
     #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<S, Q>
     where

@@ -33,6 +33,8 @@ enum Stage {
     Unsent,
     /// It may have been sent, and is over.
     Sent,
+    /// It may have been sent, and whoever awaited its answer doesn't any more.
+    Abandoned,
     /// Nothing any more.
     Over,
 }
@@ -59,7 +61,7 @@ impl Permit {
     /// The attempt is sent, `at_once` when the permit was given or later.
     #[inline]
     pub(crate) fn send(&mut self, at_once: bool) {
-        self.stage = Stage::Sent;
+        self.stage = Stage::Abandoned;
         if !at_once {
             self.sent();
         }
@@ -83,10 +85,10 @@ impl Permit {
     /// else for the quota's own [`penalty`](crate::Quota::penalty); without
     /// either, not at all.
     #[inline]
-    pub fn over(self, verdict: Verdict) {
+    pub fn over(mut self, verdict: Verdict) {
         match verdict {
             Verdict::NotExecuted { .. } => self.over_with(now(), verdict, &[]),
-            _ => drop(self),
+            _ => self.stage = Stage::Sent,
         }
     }
 
@@ -140,6 +142,20 @@ impl Permit {
         self.stage = Stage::Unsent;
     }
 
+    /// There is no answer, and none to come: it may still be on its way.
+    pub(crate) fn abandon(mut self) {
+        self.stage = Stage::Abandoned;
+    }
+
+    #[cold]
+    fn lose(&self) {
+        let now = self.shared.nanos(now());
+        let (level, sent) = (usize::from(self.level), self.sent);
+        self.shared.change(&self.plan, now, |gauge, now| {
+            gauge.lose(level, sent, now);
+        });
+    }
+
     #[cold]
     fn undo(&self) {
         let now = self.shared.nanos(now());
@@ -156,6 +172,7 @@ impl Drop for Permit {
         match self.stage {
             Stage::Unsent => self.undo(),
             Stage::Sent => self.finish(),
+            Stage::Abandoned => self.lose(),
             Stage::Over => {}
         }
     }

@@ -71,6 +71,11 @@ pub enum CountFrom {
     /// it varies, can break the provider's rule. It costs a round trip in every
     /// window: the rate is N/(W + mean round trip).
     ///
+    /// An attempt that ends without an answer (its caller is gone, its time has
+    /// run out, its connection broke) may still be on its way: it is counted at
+    /// its end, and no earlier than twice the mean round trip after the sending.
+    /// That isn't proof; [`Sending`](Self::Sending) states the longest way.
+    ///
     /// Where the whole quota may go at once and nobody waits for it, an answer
     /// may be counted 0.1 ms late: so many are accounted for at a time.
     #[default]

@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use http::{Request, Response, StatusCode};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep};
 use tollway_core::{Scope, Verdict};
 use tollway_limit::{Limits, Quota, RateLimitLayer, Shape};
@@ -234,4 +234,46 @@ async fn a_delay_is_honoured_to_the_millisecond() {
     });
     let date = date.await;
     assert!(date > Duration::from_secs(3500) && date <= Duration::from_secs(3600));
+}
+
+/// A request whose caller is gone is taken to have arrived while it is still on
+/// its way, and the next window has it too.
+#[tokio::test(start_paused = true)]
+async fn no_window_holds_more_than_its_limit_though_callers_leave() {
+    let arrivals = Arc::new(Mutex::new(VecDeque::new()));
+    let provider = service_fn(move |request: Request<()>| {
+        let arrivals = Arc::clone(&arrivals);
+        // It goes its way, whoever waits for it.
+        let there = tokio::spawn(async move {
+            if request.uri().path() == "/slow" {
+                sleep(millis(50)).await;
+            }
+            count(&mut arrivals.lock().unwrap());
+        });
+        async move {
+            there.await?;
+            sleep(millis(50)).await;
+            Ok::<_, JoinError>(Response::new(()))
+        }
+    });
+    let quota = Quota::per_second(100).shape(Shape::Burst);
+    let limits = Limits::builder().every_call(quota).build().unwrap();
+    let service = RateLimitLayer::new(limits).layer(provider);
+    // At first it isn't known how long an answer takes.
+    for answered in [0, 300, 300] {
+        let call = |path, count| {
+            let calls = (0..count).map(|_| service.clone().oneshot(get(path)));
+            calls.collect::<JoinSet<_>>()
+        };
+        for answer in call("/slow", answered).join_all().await {
+            answer.unwrap();
+        }
+        sleep(millis(2000)).await;
+        let mut given_up = call("/slow", 100);
+        sleep(millis(1)).await;
+        given_up.shutdown().await;
+        for answer in call("/fast", 100).join_all().await {
+            answer.unwrap();
+        }
+    }
 }

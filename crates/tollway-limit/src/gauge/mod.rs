@@ -59,6 +59,10 @@ pub(crate) struct Gauge {
     waiting: [u32; LEVELS],
 }
 
+/// How long an attempt without an answer may be on its way, as long as no answer
+/// has said how long that takes.
+const UNKNOWN_WAY: Nanos = NANOS_PER_SEC;
+
 /// The spacing after a pause where a quota states no rate.
 const GENTLE_INTERVAL: Nanos = 20 * NANOS_PER_MILLI;
 /// For how long after a pause such a quota goes gently.
@@ -238,6 +242,22 @@ impl Gauge {
         }
     }
 
+    /// Nobody awaits the answer to an attempt that was taken at `sent` any more.
+    /// Without one it is not known to have arrived, and may still be on its way.
+    pub(crate) fn lose(&mut self, level: usize, sent: Nanos, now: Nanos) {
+        self.settle(now);
+        self.in_flight.remove(level);
+        self.saw(level, now);
+        // Where it counts from sending, its margin goes on.
+        if self.pending.is_none() {
+            let way = match self.hold.nanos() {
+                0 => UNKNOWN_WAY,
+                mean => mean.saturating_mul(2),
+            };
+            self.place(level, now.max(sent.saturating_add(way)));
+        }
+    }
+
     /// An attempt that was taken at `sent` was never sent.
     pub(crate) fn give_back(&mut self, level: usize, sent: Nanos, now: Nanos) {
         self.settle(now);
@@ -290,17 +310,25 @@ impl Gauge {
 
     /// Counts an attempt as having arrived at `at`, at the latest.
     fn count(&mut self, level: usize, sent: Nanos, at: Nanos) {
+        self.place(level, at);
+        if let Rate::Window { .. } = self.quota.rate {
+            self.hold.add(at.saturating_sub(sent));
+            // A division each time would be dear, and so fine a pace idle.
+            let change = self.hold.nanos().abs_diff(self.paced_by);
+            if self.is_paced && change > self.window_nanos >> 16 {
+                self.set_interval();
+            }
+        }
+    }
+
+    /// Takes the place of an attempt that arrived at `at`, at the latest.
+    #[inline]
+    fn place(&mut self, level: usize, at: Nanos) {
         match self.quota.rate {
             Rate::Unlimited => {}
             Rate::Window { .. } => {
                 let free_at = at.saturating_add(self.window_nanos);
                 self.window.count(free_at, level);
-                self.hold.add(at.saturating_sub(sent));
-                // A division each time would be dear, and so fine a pace idle.
-                let change = self.hold.nanos().abs_diff(self.paced_by);
-                if self.is_paced && change > self.window_nanos >> 16 {
-                    self.set_interval();
-                }
             }
             Rate::Bucket { .. } => {
                 let interval = self.pace.interval();
