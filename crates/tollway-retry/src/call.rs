@@ -306,6 +306,7 @@ impl Progress {
 
     /// The same of an attempt that is dropped, since another one was answered.
     pub(crate) fn record_cancelled(&mut self, now: Instant) {
+        self.course.note(Verdict::Unknown);
         self.records.push(AttemptRecord {
             verdict: Verdict::Unknown,
             outcome: Outcome::Cancelled,
@@ -341,8 +342,8 @@ impl Progress {
             Ok(response) => response,
             Err(error) => return Err(self.fail(error, last, stop, would_have_waited)),
         };
-        let verdict = self.course.verdict(last);
         let status = Some(response.status());
+        let verdict = self.course.verdict(last, status, &self.evidence);
         telemetry::stop(self.records.made(), verdict, stop, status, None);
         let extensions = response.extensions_mut();
         if verdict == Verdict::Unknown {
@@ -363,7 +364,7 @@ impl Progress {
         stop: Stop,
         would_have_waited: Option<Duration>,
     ) -> RetryError {
-        let verdict = self.course.verdict(last);
+        let verdict = self.course.verdict(last, None, &self.evidence);
         telemetry::stop(self.records.made(), verdict, stop, None, Some(&*error));
         let story = self.story(stop, would_have_waited);
         RetryError::new(error, verdict, self.evidence.key.take(), story)

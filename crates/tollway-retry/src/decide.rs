@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use http::StatusCode;
 use tokio::time::Instant;
 use tollway_core::{Deadline, Judgement, RetryAdvice, Verdict};
 
@@ -57,13 +58,24 @@ impl Course {
         self.unknown |= verdict == Verdict::Unknown;
     }
 
-    /// What the call as a whole means, if it ends with this verdict: an attempt
-    /// that was not executed says nothing about one before it whose outcome is
-    /// unknown; a final answer does.
-    pub(crate) fn verdict(&self, last: Verdict) -> Verdict {
-        match last {
-            Verdict::NotExecuted { .. } if self.unknown => Verdict::Unknown,
-            last => last,
+    /// What the call as a whole means, if it ends with this verdict, on an
+    /// answer of this status or on an error. An attempt whose outcome is unknown
+    /// stays so, unless the last answer speaks for it too.
+    pub(crate) fn verdict(
+        &self,
+        last: Verdict,
+        status: Option<StatusCode>,
+        evidence: &Evidence,
+    ) -> Verdict {
+        let clears = match last {
+            Verdict::Done | Verdict::Unknown => true,
+            Verdict::Rejected => evidence.is_settled_by(status),
+            Verdict::NotExecuted { .. } => false,
+        };
+        if self.unknown && !clears {
+            Verdict::Unknown
+        } else {
+            last
         }
     }
 
@@ -231,6 +243,7 @@ mod tests {
         fn a_call_keeps_the_law_from_its_first_attempt_to_its_last(
             steps in prop::collection::vec(step(), 1..12),
             idempotent: bool,
+            safe: bool,
             life in prop::option::of(delay().prop_map(|life| life * 4)),
             deadline in prop::option::of(delay().prop_map(|limit| limit * 4)),
             max_attempts in 1_u32..8,
@@ -242,7 +255,8 @@ mod tests {
             let key = life.map(|life| {
                 "k".parse::<IdempotencyKey>().unwrap().valid_until(start + life)
             });
-            let evidence = Evidence { idempotent, key: key.clone() };
+            let idempotent = idempotent || safe;
+            let evidence = Evidence { idempotent, safe, key: key.clone() };
             let mut course = Course::new(seed);
             let mut now = start;
             let mut unknown = false;
@@ -310,10 +324,23 @@ mod tests {
                     stopped => prop_assert!(false, "{:?} without a reason", stopped),
                 }
             }
-            // What is unknown stays unknown, until a final answer comes.
-            let refused = course.verdict(Verdict::NO_EFFECT);
-            prop_assert_eq!(refused == Verdict::Unknown, unknown);
-            prop_assert_eq!(course.verdict(Verdict::Done), Verdict::Done);
+            // What is unknown stays unknown, until an answer comes that speaks
+            // for all attempts.
+            let ends = |last, status: Option<u16>| {
+                let status = status.map(|code| StatusCode::from_u16(code).unwrap());
+                course.verdict(last, status, &evidence)
+            };
+            prop_assert_eq!(ends(Verdict::NO_EFFECT, None) == Verdict::Unknown, unknown);
+            prop_assert_eq!(ends(Verdict::Done, Some(200)), Verdict::Done);
+            for (status, settled) in [
+                (Some(200), key.is_some()), (Some(400), key.is_some()),
+                (Some(402), key.is_some()), (Some(422), key.is_some()),
+                (Some(302), false), (Some(401), false), (Some(403), false),
+                (Some(404), false), (Some(409), false), (Some(412), false), (None, false),
+            ] {
+                let doubtful = ends(Verdict::Rejected, status) == Verdict::Unknown;
+                prop_assert_eq!(doubtful, unknown && !safe && !settled, "{:?}", status);
+            }
         }
     }
 

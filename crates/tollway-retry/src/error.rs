@@ -50,7 +50,7 @@ impl Error for InvalidPolicy {}
 /// the chain answer as they would without the retry. A
 /// [`Fault`](tollway_core::Fault) stands before it where the call as a whole
 /// means something else than its last attempt: an attempt whose outcome is
-/// unknown stays unknown, whatever stopped the next one.
+/// unknown stays unknown, whatever stopped or failed the next one.
 #[derive(Debug)]
 pub struct RetryError(Box<Inner>);
 

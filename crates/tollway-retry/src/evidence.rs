@@ -1,7 +1,7 @@
 //! What makes it safe to repeat a call.
 
 use http::header::{HeaderName, HeaderValue};
-use http::{Method, Request};
+use http::{Method, Request, StatusCode};
 use tokio::time::Instant;
 use tollway_core::IdempotencyKey;
 
@@ -12,6 +12,8 @@ use crate::policy::Settings;
 pub(crate) struct Evidence {
     /// Repeating the method has the effect of doing it once.
     pub(crate) idempotent: bool,
+    /// The method asks for no effect at all.
+    pub(crate) safe: bool,
     /// The key that the provider honours, with its life.
     pub(crate) key: Option<IdempotencyKey>,
 }
@@ -43,10 +45,26 @@ impl Evidence {
             })
         };
         Self {
-            // RFC 9110, section 9.2.2.
+            // RFC 9110, sections 9.2.1 and 9.2.2.
             idempotent: method.is_idempotent(),
+            safe: method.is_safe(),
             key: carried.cloned().or_else(in_header),
         }
+    }
+
+    /// Whether a rejection with this status, or by an error, speaks for the
+    /// attempts before it too, one of which may have had an effect.
+    ///
+    /// Under a key it does where it is about the request itself, which was the
+    /// same each time: a provider that had executed it would have answered with
+    /// that result. Who isn't let in (401, 403), comes too early (409), or meets
+    /// a wrong door (404, 3xx), may never have got as far as the key. Without
+    /// one, the effect itself can be what the repeat runs into: a 404 upon a
+    /// `DELETE`, a 412 upon a `PUT`.
+    pub(crate) fn is_settled_by(&self, status: Option<StatusCode>) -> bool {
+        let of_request =
+            |status: StatusCode| status.is_success() || matches!(status.as_u16(), 400 | 402 | 422);
+        self.safe || self.key.is_some() && status.is_some_and(of_request)
     }
 }
 

@@ -13,6 +13,12 @@
 //!
 //! What it does beyond that:
 //!
+//! - An attempt of unknown outcome leaves the call's unknown, whatever comes of
+//!   the later ones, unless an answer speaks for all of them: a success, or a
+//!   refusal of the request itself under its key (400, 402, 422, or in the body
+//!   of a 2xx). Not a 401, 404 or 409, which may come before anybody looks at
+//!   the key; nor any refusal without a key: a `DELETE` that is repeated finds
+//!   nothing because it was done.
 //! - It waits as long as the provider asks ([`RetryPolicyBuilder::max_retry_after`]),
 //!   and otherwise by a [`BackOff`] with jitter. A wait that would outlast the
 //!   [`Deadline`](tollway_core::Deadline) ends the call at once.

@@ -134,7 +134,8 @@ impl Outcome {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Stop {
-    /// The last answer is the provider's final one.
+    /// The last answer is the provider's final one, to that attempt at least: it
+    /// may say nothing of an earlier one whose outcome is unknown.
     Final,
     /// The provider says that a retry is no use.
     Advised,

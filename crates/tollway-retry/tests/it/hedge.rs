@@ -149,6 +149,24 @@ async fn one_that_fails_leaves_the_call_to_the_other() {
     }
 }
 
+/// The slow first attempt deleted it, and so the second one finds nothing.
+#[tokio::test(start_paused = true)]
+async fn a_rejection_says_nothing_of_the_attempt_beside_it_that_is_dropped() {
+    for (method, expected) in [
+        ("DELETE", Verdict::Unknown),
+        // To read has no effect that could be in doubt.
+        ("GET", Verdict::Rejected),
+    ] {
+        let gateway = Gateway::lasting([secs(30), millis(100)]);
+        gateway.answer([Ok(status(200)), Ok(status(404))]);
+        let mut request = get();
+        *request.method_mut() = method.parse().unwrap();
+        let response = call(hedged().await, &gateway, request).await.unwrap();
+        assert_eq!((gateway.made(), gateway.dropped()), (2, 1));
+        assert_eq!(Verdict::of_response(&response), expected, "{method}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_delay_that_the_other_attempt_was_asked_for_is_kept() {
     let policy = hedged()

@@ -289,6 +289,56 @@ async fn an_unknown_outcome_stays_unknown_after_a_refusal() {
     assert_eq!(fault.phase(), Some(Phase::Connect));
 }
 
+/// The first attempt may have been executed, and the second one turned away at
+/// the door: credentials that were replaced in between, a key in use, a route
+/// that is gone.
+#[tokio::test(start_paused = true)]
+async fn an_unknown_outcome_stays_unknown_after_a_rejection_that_is_not_about_the_request() {
+    for (code, last) in [
+        (302, Verdict::Unknown),
+        (401, Verdict::Unknown),
+        (403, Verdict::Unknown),
+        (404, Verdict::Unknown),
+        (409, Verdict::Unknown),
+        (400, Verdict::Rejected),
+        (402, Verdict::Rejected),
+        (422, Verdict::Rejected),
+    ] {
+        let gateway = Gateway::answering([error(Verdict::Unknown), Ok(status(code))]);
+        let response = call(policy(), &gateway, post_with_key()).await.unwrap();
+        assert_eq!((gateway.made(), response.status().as_u16()), (2, code));
+        assert_eq!(Verdict::of_response(&response), last, "{code}");
+        let key = IdempotencyKey::of(response.extensions());
+        assert_eq!(key.is_some(), last == Verdict::Unknown, "{code}");
+        // The same answer to the only attempt is what it says.
+        let gateway = Gateway::answering([Ok(status(code))]);
+        let response = call(policy(), &gateway, post_with_key()).await.unwrap();
+        assert_eq!(Verdict::of_response(&response), Verdict::Rejected, "{code}");
+    }
+    // Nor does an error say more: nobody was asked.
+    let gateway = Gateway::answering([Ok(status(503)), error(Verdict::Rejected)]);
+    let error = call(policy(), &gateway, post_with_key()).await.unwrap_err();
+    assert!(error.is_unknown());
+    assert_eq!(Verdict::of_error(&error), Verdict::Unknown);
+    assert_eq!(error.idempotency_key().unwrap().as_str(), "order-1");
+}
+
+/// The second `DELETE` finds nothing because the first one took effect.
+#[tokio::test(start_paused = true)]
+async fn a_repeat_without_a_key_that_runs_into_the_first_one_s_effect_is_unknown() {
+    for (method, code) in [("DELETE", 404), ("DELETE", 410), ("PUT", 412), ("PUT", 400)] {
+        let gateway = Gateway::answering([error(Verdict::Unknown), Ok(status(code))]);
+        let mut request = get();
+        *request.method_mut() = method.parse().unwrap();
+        let response = call(policy(), &gateway, request).await.unwrap();
+        assert_eq!(Verdict::of_response(&response), Verdict::Unknown, "{code}");
+    }
+    // To read has no effect that could be in doubt.
+    let gateway = Gateway::answering([error(Verdict::Unknown), Ok(status(404))]);
+    let response = call(policy(), &gateway, get()).await.unwrap();
+    assert_eq!(Verdict::of_response(&response), Verdict::Rejected);
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_answer_tells_its_story() {
     let gateway = Gateway::answering([error(Verdict::NO_EFFECT), Ok(status(503))]).taking(secs(2));
