@@ -7,11 +7,12 @@ use std::task::{Context, Poll, ready};
 
 use tollway_core::{Phase, recent};
 
+use crate::ask::Asked;
 use crate::call::Call;
 use crate::error::RateLimitError;
 use crate::limits::Limits;
 use crate::permit::Permit;
-use crate::shared::{Asked, Shared};
+use crate::shared::Shared;
 use crate::time::now;
 
 /// A place in the queue. Dropped, it leaves no trace.
@@ -27,11 +28,11 @@ impl Place {
     /// queue.
     #[inline]
     pub(crate) fn ask(
-        shared: Arc<Shared>,
+        shared: &Arc<Shared>,
         call: &Call<'_>,
         cx: &Context<'_>,
     ) -> Result<Result<Permit, Self>, RateLimitError> {
-        match shared.ask(call, recent(now), Some(cx.waker())) {
+        match shared.ask(call, || recent(now), Some(cx.waker())) {
             Asked::Granted(permit) => Ok(Ok(permit)),
             Asked::Refused(error) => Err(error),
             Asked::Waits(shared, waiter) => {
@@ -106,7 +107,7 @@ impl Future for Acquire<'_> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
         let Some(place) = &mut this.place else {
-            return match Place::ask(Arc::clone(&this.limits.shared), &this.call, cx)? {
+            return match Place::ask(&this.limits.shared, &this.call, cx)? {
                 Ok(permit) => Poll::Ready(Ok(permit)),
                 Err(place) => {
                     this.place = Some(place);

@@ -69,10 +69,10 @@ pub(crate) fn pause(
     let punished = scope == Scope::Unspecified
         && plan
             .iter()
-            .filter_map(|&meter| state.meters.get(meter as usize))
+            .filter_map(|&meter| state.meters.get(meter))
             .any(|meter| meter.gauge.quota().penalty.is_some());
     for &id in plan {
-        let Some(meter) = state.meters.get_mut(id as usize) else {
+        let Some(meter) = state.meters.get_mut(id) else {
             continue;
         };
         let penalty = meter.gauge.quota().penalty;
@@ -98,7 +98,7 @@ pub(crate) fn tighten(state: &mut State, plan: &Plan, said: &[Remainder], now: N
     for said in said {
         let find = |is: &dyn Fn(Rate) -> bool| {
             plan.iter().copied().find(|&id| {
-                let meter = state.meters.get(id as usize);
+                let meter = state.meters.get(id);
                 meter.is_some_and(|meter| is(meter.gauge.quota().rate))
             })
         };
@@ -118,7 +118,7 @@ pub(crate) fn tighten(state: &mut State, plan: &Plan, said: &[Remainder], now: N
         };
         let narrowest = || find(&|rate| rate != Rate::Unlimited).or(plan.first().copied());
         let about = by_window().or_else(by_limit).or_else(narrowest);
-        if let Some(meter) = about.and_then(|id| state.meters.get_mut(id as usize)) {
+        if let Some(meter) = about.and_then(|id| state.meters.get_mut(id)) {
             meter.gauge.tighten(said.left, nanos(said.within), now);
         }
     }

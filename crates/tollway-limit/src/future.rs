@@ -87,7 +87,7 @@ impl Claim {
                 let Self::Ask(shared) = std::mem::replace(self, Self::Over) else {
                     return Poll::Pending;
                 };
-                match Place::ask(shared, &Call::of(request), cx)? {
+                match Place::ask(&shared, &Call::of(request), cx)? {
                     Ok(permit) => permit,
                     Err(place) => {
                         *self = Self::Queue(place);

@@ -11,8 +11,9 @@ use crate::time::Nanos;
 
 /// How many keys may be idle and still be kept: so many are no burden, and
 /// looking through them would be.
-const KEPT: usize = 64;
-/// How many keys each keyed call looks at, to forget those that are idle.
+const KEPT: usize = if cfg!(loom) { 0 } else { 64 };
+/// How many keys are looked at each time that a keyed call takes the lock, to
+/// forget those that are idle.
 const LOOKED_AT: usize = 2;
 
 #[derive(Debug)]
@@ -48,22 +49,35 @@ impl Keys {
         if let Some(&meter) = self.meters.get(key) {
             return meter;
         }
-        if self.meters.len() >= self.max {
+        // A key that has shared a quota gets none of its own until what it used of
+        // that is free again.
+        if self.meters.len() >= self.max || self.is_overflow_busy(state, now) {
             let (quota, role, rule) = (self.quota, self.role, self.rule);
             return *self
                 .overflow
-                .get_or_insert_with(|| state.add_meter(quota, role, rule));
+                .get_or_insert_with(|| state.meters.add(quota, role, rule));
         }
-        let meter = state.add_meter(self.quota, self.role, self.rule);
+        let meter = state.meters.add(self.quota, self.role, self.rule);
         let key: Arc<str> = key.into();
         self.meters.insert(Arc::clone(&key), meter);
         self.round.push_back(key);
         meter
     }
 
+    fn is_overflow_busy(&self, state: &mut State, now: Nanos) -> bool {
+        self.overflow
+            .and_then(|meter| state.meters.get_mut(meter))
+            .is_some_and(|meter| !meter.is_idle(now))
+    }
+
+    /// Whether this is the meter of that key alone.
+    pub(crate) fn has(&self, key: &str, meter: u32) -> bool {
+        self.meters.get(key) == Some(&meter)
+    }
+
     /// Looks at the next few keys, and forgets those that are idle.
-    fn sweep(&mut self, state: &mut State, now: Nanos) {
-        if self.meters.len() <= KEPT {
+    pub(crate) fn sweep(&mut self, state: &mut State, now: Nanos) {
+        if self.meters.len() <= KEPT.min(self.max - 1) {
             return;
         }
         for _ in 0..LOOKED_AT {
@@ -73,13 +87,20 @@ impl Keys {
             let Some(&meter) = self.meters.get(&key) else {
                 continue;
             };
-            let idle = state
+            // Where permits are taken without the lock, looking closer would put
+            // an end to it.
+            let lends = state
                 .meters
-                .get_mut(meter as usize)
-                .is_none_or(|meter| meter.is_idle(now));
+                .get(meter)
+                .is_some_and(|meter| meter.has_lent_lately(now));
+            let idle = !lends
+                && state
+                    .meters
+                    .get_mut(meter)
+                    .is_none_or(|meter| meter.is_idle(now));
             if idle {
                 self.meters.remove(&key);
-                state.meters.try_remove(meter as usize);
+                state.meters.remove(meter);
             } else {
                 self.round.push_back(key);
             }

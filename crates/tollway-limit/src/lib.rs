@@ -118,8 +118,10 @@
 #[doc = include_str!("../docs/goodput.md")]
 pub mod goodput {}
 
+mod ask;
 mod builder;
 mod call;
+mod directory;
 mod error;
 mod express;
 mod feedback;

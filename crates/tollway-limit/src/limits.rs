@@ -4,16 +4,18 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::ask::Asked;
 use crate::builder::LimitsBuilder;
 use crate::call::Call;
 use crate::error::{InvalidLimits, RateLimitError};
-use crate::express::Loan;
+use crate::express::Express;
 use crate::lanes::Plan;
+use crate::meter::Meters;
 use crate::permit::Permit;
-use crate::routes::{self, Home, Route, Routes};
-use crate::shared::{Asked, Shared};
+use crate::routes::{self, Home, Route, Routes, Way};
+use crate::shared::Shared;
 use crate::state::State;
-use crate::time::{Nanos, now};
+use crate::time::{Nanos, Origin, now};
 
 /// A provider's limits, and how much of them is used.
 ///
@@ -34,8 +36,6 @@ pub(crate) struct Core {
     pub(crate) state: State,
     /// For each rule.
     pub(crate) homes: Vec<Home>,
-    /// What is lent.
-    pub(crate) loan: Option<Loan>,
     /// Meters of rules that are gone, until nothing refers to them.
     retired: Vec<u32>,
 }
@@ -50,7 +50,9 @@ impl Limits {
     pub(crate) fn new(builder: LimitsBuilder) -> Result<Self, InvalidLimits> {
         builder.check()?;
         let endpoints = routes::endpoints(&builder)?;
-        let mut state = State::new(builder.max_waiting);
+        let origin = Origin::now();
+        let meters = Meters::new(move || origin.nanos(now()));
+        let mut state = State::new(builder.max_waiting, meters);
         let homes: Vec<_> = (0u32..)
             .zip(&builder.rules)
             .map(|(index, rule)| {
@@ -71,11 +73,10 @@ impl Limits {
             only: routes.only(),
             state,
             homes,
-            loan: None,
             retired: Vec::new(),
         };
         Ok(Self {
-            shared: Arc::new(Shared::new(core, routes)),
+            shared: Shared::new(core, Way::new(routes), origin),
         })
     }
 
@@ -89,7 +90,7 @@ impl Limits {
     /// Where there is no permit; [`wait`](RateLimitError::wait) says how long
     /// that will be so, at the least.
     pub fn try_acquire(&self, call: &Call<'_>, now: Instant) -> Result<Permit, RateLimitError> {
-        match Arc::clone(&self.shared).ask(call, now, None) {
+        match self.shared.ask(call, || now, None) {
             Asked::Granted(permit) => Ok(permit),
             Asked::Refused(error) => Err(error),
             Asked::Waits(..) => Err(RateLimitError::not_now(Duration::ZERO)),
@@ -99,7 +100,7 @@ impl Limits {
     /// The limits as they were built or last changed.
     #[must_use]
     pub fn to_builder(&self) -> LimitsBuilder {
-        self.shared.routes.load().builder.clone()
+        self.shared.way.load().routes.builder.clone()
     }
 
     /// Puts other limits in the place of these, while calls wait and fly.
@@ -117,8 +118,9 @@ impl Limits {
         let endpoints = routes::endpoints(&builder)?;
         let now = self.shared.nanos(now());
         self.shared.with(now, |core, now, wakers| {
-            let routes = core.reconfigure(builder, &self.shared.routes.load(), endpoints, now);
-            self.shared.publish(core, routes);
+            let old = self.shared.way.load();
+            let routes = core.reconfigure(builder, &old.routes, endpoints, now);
+            self.shared.publish(core, Way::new(routes));
             core.state.look_at_all(now);
             core.state.pump(now, wakers);
         });
@@ -129,7 +131,7 @@ impl Limits {
 impl fmt::Debug for Limits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Limits")
-            .field("rules", &self.shared.routes.load().builder.rules)
+            .field("rules", &self.shared.way.load().routes.builder.rules)
             .finish_non_exhaustive()
     }
 }
@@ -177,6 +179,41 @@ impl Core {
         let routes = Routes::new(self.version, builder, endpoints, &self.homes);
         self.only = routes.only();
         routes
+    }
+
+    /// The meter that covers every call alone, if there is such a one.
+    pub(crate) fn only_meter(&self) -> Option<u32> {
+        match self.only.as_deref() {
+            Some(&[meter]) => Some(meter),
+            _ => None,
+        }
+    }
+
+    /// Lends nothing any more but there, and only where that is for every call.
+    pub(crate) fn lend_at(&mut self, express: Option<&Express>) {
+        self.state.meters.close();
+        let meter = self.only_meter();
+        if let Some(express) = express.filter(|express| meter == Some(express.meter()))
+            && let Some(meter) = self.state.meters.get_mut(express.meter())
+        {
+            meter.express = Some(express.clone());
+        }
+    }
+
+    /// Forgets a few of the idle keys that these meters' rules have.
+    #[inline]
+    pub(crate) fn sweep(&mut self, plan: &[u32], now: Nanos) {
+        if self.only.is_some() {
+            return;
+        }
+        for &id in plan {
+            let rule = self.state.meters.get(id).map(|meter| meter.rule as usize);
+            if let Some(Home::Keyed(keys) | Home::Each { named: keys, .. }) =
+                rule.and_then(|rule| self.homes.get_mut(rule))
+            {
+                keys.sweep(&mut self.state, now);
+            }
+        }
     }
 
     /// The meters that cover a call, those of its keys among them.

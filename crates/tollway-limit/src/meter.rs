@@ -1,9 +1,14 @@
-//! A gauge, and those who stand in line at it.
+//! Meters: a gauge each, those who stand in line at it, and what it has lent.
 
 use std::collections::BTreeSet;
+use std::fmt;
 
+use slab::Slab;
+
+use crate::express::{Express, Loan};
 use crate::gauge::Gauge;
-use crate::quota::LEVELS;
+use crate::lanes::index;
+use crate::quota::{EXPRESS, LEVELS, Quota};
 use crate::time::Nanos;
 
 /// What a quota is for.
@@ -27,6 +32,9 @@ pub(crate) struct Meter {
     pub(crate) wake: Option<Nanos>,
     /// Lanes whose plan names this meter.
     pub(crate) lanes: u32,
+    /// Where it lends, if it may.
+    pub(crate) express: Option<Express>,
+    loan: Option<Loan>,
 }
 
 impl Meter {
@@ -37,5 +45,144 @@ impl Meter {
     /// Whether nothing refers to it, and nothing would be lost with it.
     pub(crate) fn is_idle(&mut self, now: Nanos) -> bool {
         self.lanes == 0 && self.gauge.is_idle(now)
+    }
+
+    pub(crate) fn may_lend(&self) -> bool {
+        self.lanes == 0 && self.gauge.lends()
+    }
+
+    /// Whether several of its places are taken.
+    pub(crate) fn is_busy(&mut self, now: Nanos) -> bool {
+        self.gauge.in_flight().max(self.gauge.taken(now)) > 1
+    }
+
+    pub(crate) fn is_lending(&self) -> bool {
+        self.loan.is_some()
+    }
+
+    /// Whether it has lent so lately that answers are noted without the lock.
+    pub(crate) fn has_lent_lately(&self, now: Nanos) -> bool {
+        self.loan.is_some_and(|loan| loan.is_fresh(now))
+    }
+
+    /// Lends what is left, unless somebody waits who needs some of it.
+    #[inline]
+    fn lend(&mut self, now: Nanos) {
+        debug_assert!(self.loan.is_none());
+        if let Some(express) = &self.express
+            && self.may_lend()
+        {
+            let spare = self.gauge.spare(now);
+            if spare > 0 {
+                self.loan = Some(express.lend(spare, now));
+            }
+        }
+    }
+
+    /// Accounts for what has happened without the lock: by `now`, at the latest.
+    #[inline(never)]
+    fn recall(&mut self, loan: Loan, now: impl Fn() -> Nanos, clock: Nanos) {
+        let Some(express) = &self.express else { return };
+        let used = express.recall(loan);
+        if used.taken > 0 {
+            self.gauge.take_lent(EXPRESS, used.taken, clock);
+        }
+        if used.answered > 0 {
+            let at = loan.counted_at(now());
+            self.gauge.finish_many(EXPRESS, used.answered, at);
+        }
+    }
+}
+
+/// All meters. Whoever is handed one to change it finds it up to date, and
+/// nothing of it lent.
+pub(crate) struct Meters {
+    slab: Slab<Meter>,
+    /// The latest time seen.
+    clock: Nanos,
+    /// Reads the real one: answers are noted without the lock while others, with
+    /// a time that they have read before, wait for it.
+    read: Box<dyn Fn() -> Nanos + Send>,
+}
+
+impl Meters {
+    pub(crate) fn new(read: impl Fn() -> Nanos + Send + 'static) -> Self {
+        Self {
+            slab: Slab::new(),
+            clock: 0,
+            read: Box::new(read),
+        }
+    }
+
+    /// The later of `now` and the latest time seen.
+    pub(crate) fn tick(&mut self, now: Nanos) -> Nanos {
+        self.clock = self.clock.max(now);
+        self.clock
+    }
+
+    pub(crate) fn add(&mut self, quota: Quota, role: Role, rule: u32) -> u32 {
+        index(self.slab.insert(Meter {
+            gauge: Gauge::new(quota),
+            role,
+            rule,
+            line: Default::default(),
+            wake: None,
+            lanes: 0,
+            express: None,
+            loan: None,
+        }))
+    }
+
+    /// A meter for what no loan changes.
+    #[inline]
+    pub(crate) fn get(&self, id: u32) -> Option<&Meter> {
+        self.slab.get(id as usize)
+    }
+
+    #[inline]
+    pub(crate) fn get_mut(&mut self, id: u32) -> Option<&mut Meter> {
+        let meter = self.slab.get_mut(id as usize)?;
+        if let Some(loan) = meter.loan.take() {
+            meter.recall(loan, &self.read, self.clock);
+        }
+        Some(meter)
+    }
+
+    /// Lends what is left of a meter, where it has somewhere to.
+    #[inline]
+    pub(crate) fn lend(&mut self, id: u32, now: Nanos) {
+        if let Some(meter) = self.get_mut(id) {
+            meter.lend(now);
+        }
+    }
+
+    /// Lends nothing any more, nowhere.
+    pub(crate) fn close(&mut self) {
+        for id in self.ids() {
+            if let Some(meter) = self.get_mut(id) {
+                meter.express = None;
+            }
+        }
+    }
+
+    pub(crate) fn remove(&mut self, id: u32) {
+        debug_assert!(self.get(id).is_none_or(|meter| meter.loan.is_none()));
+        self.slab.try_remove(id as usize);
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.slab.len()
+    }
+
+    pub(crate) fn ids(&self) -> Vec<u32> {
+        self.slab.iter().map(|(id, _)| index(id)).collect()
+    }
+}
+
+impl fmt::Debug for Meters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list()
+            .entries(self.slab.iter().map(|(_, meter)| meter))
+            .finish()
     }
 }

@@ -6,9 +6,11 @@ use std::time::Instant;
 
 use tollway_core::Verdict;
 
+use crate::express::Till;
 use crate::feedback;
 use crate::fields::Remainder;
 use crate::lanes::Plan;
+use crate::quota::EXPRESS;
 use crate::shared::Shared;
 use crate::time::{Nanos, now};
 
@@ -19,11 +21,22 @@ use crate::time::{Nanos, now};
 /// not sent goes back with [`give_back`](Self::give_back).
 #[must_use = "dropping a permit says that the attempt is over"]
 pub struct Permit {
-    shared: Arc<Shared>,
-    plan: Plan,
-    level: u8,
+    kind: Kind,
     stage: Stage,
-    sent: Nanos,
+    /// When it was taken, if that is known.
+    sent: Option<Nanos>,
+}
+
+/// How it came about.
+enum Kind {
+    /// It was granted under the lock.
+    Granted {
+        shared: Arc<Shared>,
+        plan: Plan,
+        level: u8,
+    },
+    /// It was lent.
+    Lent(Arc<Till>),
 }
 
 /// What dropping a permit says.
@@ -40,14 +53,41 @@ enum Stage {
 }
 
 impl Permit {
-    pub(crate) fn new(shared: Arc<Shared>, plan: Plan, level: usize, sent: Nanos) -> Self {
+    pub(crate) fn taken(shared: Arc<Shared>, plan: Plan, level: usize, at: Nanos) -> Self {
         Self {
-            shared,
-            plan,
-            // There are three.
-            level: u8::try_from(level).unwrap_or(u8::MAX),
+            kind: Kind::Granted {
+                shared,
+                plan,
+                // There are three.
+                level: u8::try_from(level).unwrap_or(u8::MAX),
+            },
+            sent: Some(at),
+            stage: Stage::Sent,
+        }
+    }
+
+    /// One that was taken from a till, and when, if that is known.
+    #[inline]
+    pub(crate) fn lent(till: &Arc<Till>, sent: Option<Nanos>) -> Self {
+        Self {
+            kind: Kind::Lent(Arc::clone(till)),
             sent,
             stage: Stage::Sent,
+        }
+    }
+
+    /// Runs `tell` with the limiter, where there is still one who could ask.
+    fn tell<R>(&self, tell: impl FnOnce(&Shared, &Plan, usize) -> R) -> Option<R> {
+        match &self.kind {
+            Kind::Granted {
+                shared,
+                plan,
+                level,
+            } => Some(tell(shared, plan, usize::from(*level))),
+            Kind::Lent(till) => {
+                let shared = till.shared.upgrade()?;
+                Some(tell(&shared, &Plan::from_slice(&[till.meter]), EXPRESS))
+            }
         }
     }
 
@@ -70,12 +110,12 @@ impl Permit {
     /// The attempt is sent only now, not when the permit was given. It matters
     /// to quotas that [count from sending](crate::CountFrom::Sending) alone.
     pub fn sent(&mut self) {
-        let now = self.shared.nanos(now());
-        let (level, sent) = (usize::from(self.level), self.sent);
-        self.shared.change(&self.plan, now, |gauge, now| {
-            gauge.resend(level, sent, now);
+        let (now, sent) = (now(), self.sent);
+        self.sent = self.tell(|shared, plan, level| {
+            let now = shared.nanos(now);
+            shared.change(plan, now, |gauge, now| gauge.resend(level, sent, now));
+            now
         });
-        self.sent = now;
     }
 
     /// The attempt is over, and this is what its answer means.
@@ -100,24 +140,27 @@ impl Permit {
 
     pub(crate) fn over_with(mut self, now: Instant, verdict: Verdict, said: &[Remainder]) {
         self.stage = Stage::Over;
-        let now = self.shared.nanos(now);
-        let (level, sent) = (usize::from(self.level), self.sent);
+        let sent = self.sent;
         let refused = match verdict {
             Verdict::NotExecuted { retry_after, scope } => Some((retry_after, scope)),
             _ => None,
         };
-        let paused = self.shared.with(now, |core, now, wakers| {
-            let state = &mut core.state;
-            let paused = refused.and_then(|(retry_after, scope)| {
-                feedback::pause(state, &self.plan, retry_after, scope, now, wakers)
-            });
-            // It is over before what is left is reckoned: the provider has
-            // counted it, and those still in flight perhaps not.
-            state.finish(&self.plan, level, sent, now);
-            feedback::tighten(state, &self.plan, said, now);
-            state.serve_plan(&self.plan, now, wakers);
-            paused
+        let paused = self.tell(|shared, plan, level| {
+            shared.with(shared.nanos(now), |core, now, wakers| {
+                let state = &mut core.state;
+                let paused = refused.and_then(|(retry_after, scope)| {
+                    feedback::pause(state, plan, retry_after, scope, now, wakers)
+                });
+                // It is over before what is left is reckoned: the provider has
+                // counted it, and those still in flight perhaps not.
+                state.finish(plan, level, sent, now);
+                feedback::tighten(state, plan, said, now);
+                state.serve_plan(plan, now, wakers);
+                core.sweep(plan, now);
+                paused
+            })
         });
+        let paused = paused.flatten();
         if let Some((retry_after, scope)) = refused {
             tracing::info!(
                 target: "tollway::limit",
@@ -132,9 +175,18 @@ impl Permit {
     }
 
     fn finish(&self) {
-        let now = self.shared.nanos(now());
-        self.shared
-            .finish(&self.plan, usize::from(self.level), self.sent, now);
+        let now = now();
+        let till = match &self.kind {
+            Kind::Granted { .. } => None,
+            Kind::Lent(till) => Some(&**till),
+        };
+        if till.is_some_and(|till| till.answer(till.origin.nanos(now))) {
+            return;
+        }
+        let sent = self.sent;
+        self.tell(|shared, plan, level| {
+            shared.finish(plan, level, sent, shared.nanos(now), till);
+        });
     }
 
     /// The attempt was certainly never sent: its place is free again.
@@ -149,19 +201,21 @@ impl Permit {
 
     #[cold]
     fn lose(&self) {
-        let now = self.shared.nanos(now());
-        let (level, sent) = (usize::from(self.level), self.sent);
-        self.shared.change(&self.plan, now, |gauge, now| {
-            gauge.lose(level, sent, now);
+        let sent = self.sent;
+        self.tell(|shared, plan, level| {
+            shared.change(plan, shared.nanos(now()), |gauge, now| {
+                gauge.lose(level, sent, now);
+            });
         });
     }
 
     #[cold]
     fn undo(&self) {
-        let now = self.shared.nanos(now());
-        let (level, sent) = (usize::from(self.level), self.sent);
-        self.shared.change(&self.plan, now, |gauge, now| {
-            gauge.give_back(level, sent, now);
+        let sent = self.sent;
+        self.tell(|shared, plan, level| {
+            shared.change(plan, shared.nanos(now()), |gauge, now| {
+                gauge.give_back(level, sent, now);
+            });
         });
     }
 }

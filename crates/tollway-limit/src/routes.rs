@@ -2,13 +2,16 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use smallvec::SmallVec;
 use tollway_core::{Endpoint, Endpoints};
 
 use crate::builder::{LimitsBuilder, Target};
 use crate::call::Call;
+use crate::directory::Directory;
 use crate::error::InvalidLimits;
+use crate::express::Till;
 use crate::key::{Key, Source};
 use crate::keys::Keys;
 use crate::lanes::Plan;
@@ -41,17 +44,17 @@ impl Home {
         state: &mut State,
     ) -> Self {
         match target {
-            Target::EveryCall => Self::One(state.add_meter(quota, Role::EveryCall, rule)),
-            Target::Endpoints(_) => Self::One(state.add_meter(quota, Role::Endpoint, rule)),
+            Target::EveryCall => Self::One(state.meters.add(quota, Role::EveryCall, rule)),
+            Target::Endpoints(_) => Self::One(state.meters.add(quota, Role::Endpoint, rule)),
             Target::EachEndpoint => Self::Each {
                 known: endpoints
                     .iter()
                     .map(|(endpoint, _)| {
-                        let meter = state.add_meter(quota, Role::Endpoint, rule);
+                        let meter = state.meters.add(quota, Role::Endpoint, rule);
                         (endpoint.clone(), meter)
                     })
                     .collect(),
-                other: state.add_meter(quota, Role::Endpoint, rule),
+                other: state.meters.add(quota, Role::Endpoint, rule),
                 named: Keys::new(quota, Role::Endpoint, rule, max_keys),
             },
             Target::Keyed(_) => Self::Keyed(Keys::new(quota, Role::Key, rule, max_keys)),
@@ -112,19 +115,47 @@ impl Home {
                 for (endpoint, _) in endpoints.iter() {
                     known
                         .entry(endpoint.clone())
-                        .or_insert_with(|| state.add_meter(quota, Role::Endpoint, rule));
+                        .or_insert_with(|| state.meters.add(quota, Role::Endpoint, rule));
                 }
                 named.set_quota(quota, rule, max_keys);
             }
             Self::Keyed(keys) => keys.set_quota(quota, rule, max_keys),
         }
         for (_, meter) in self.meters() {
-            if let Some(meter) = state.meters.get_mut(meter as usize) {
+            if let Some(meter) = state.meters.get_mut(meter) {
                 meter.rule = rule;
                 meter.gauge.set_quota(quota, now);
             }
         }
         gone
+    }
+}
+
+/// The way from a call to the quotas that cover it, and past the lock where
+/// there is a way.
+#[derive(Debug)]
+pub(crate) struct Way {
+    pub(crate) routes: Arc<Routes>,
+    pub(crate) directory: Directory,
+}
+
+impl Way {
+    pub(crate) fn new(routes: Routes) -> Self {
+        Self {
+            directory: match routes.has_keys() {
+                true => Directory::for_keys(0),
+                false => Directory::default(),
+            },
+            routes: Arc::new(routes),
+        }
+    }
+
+    /// Where to take a permit without the lock, for a call that one key's quota
+    /// alone covers.
+    #[inline]
+    pub(crate) fn till(&self, route: &Route<'_, '_>) -> Option<&Arc<Till>> {
+        let (home, key) = route.only_key()?;
+        Some(self.directory.find(home, key)?.till())
     }
 }
 
@@ -161,6 +192,17 @@ struct Keyed {
 pub(crate) struct Route<'r, 'c> {
     pub(crate) fixed: &'r Plan,
     pub(crate) keys: SmallVec<[(usize, Cow<'c, str>); 2]>,
+}
+
+impl Route<'_, '_> {
+    /// The key, where nothing but its quota covers the call.
+    #[inline]
+    pub(crate) fn only_key(&self) -> Option<(usize, &str)> {
+        match &*self.keys {
+            [(home, key)] if self.fixed.is_empty() => Some((*home, key)),
+            _ => None,
+        }
+    }
 }
 
 /// All endpoints that the builder names, each once.
@@ -250,6 +292,10 @@ impl Routes {
             has_params,
             each,
         }
+    }
+
+    fn has_keys(&self) -> bool {
+        !self.keyed.is_empty() || !self.each.is_empty()
     }
 
     /// The plan of every call, where all have the same.

@@ -67,7 +67,7 @@ impl Limits {
             let mut quotas = Vec::new();
             for (rule, home) in builder.rules.iter().zip(&core.homes) {
                 for (key, meter) in home.meters() {
-                    let Some(meter) = core.state.meters.get_mut(meter as usize) else {
+                    let Some(meter) = core.state.meters.get_mut(meter) else {
                         continue;
                     };
                     let gauge = &mut meter.gauge;

@@ -23,7 +23,13 @@ pub(crate) fn now() -> Instant {
     {
         tokio::time::Instant::now().into_std()
     }
-    #[cfg(not(feature = "tokio"))]
+    #[cfg(all(loom, not(feature = "tokio")))]
+    {
+        // The same every time a model runs.
+        static NOW: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(Instant::now);
+        *NOW
+    }
+    #[cfg(not(any(loom, feature = "tokio")))]
     {
         #[expect(clippy::disallowed_methods, reason = "there is no tokio here")]
         Instant::now()

@@ -134,7 +134,7 @@ impl Gauge {
         // was not found, and is counted now.
         for level in 0..LEVELS {
             for _ in self.in_flight.of(level)..self.uncertain().of(level) {
-                self.count(level, now, now);
+                self.count(level, Some(now), now);
             }
         }
         self.pending = match from {
@@ -231,9 +231,10 @@ impl Gauge {
         }
     }
 
-    /// An attempt that was taken at `sent` is over: answered or failed.
+    /// An attempt that was taken at `sent` is over: answered or failed. Of one
+    /// that was lent that time may not be known.
     #[inline]
-    pub(crate) fn finish(&mut self, level: usize, sent: Nanos, now: Nanos) {
+    pub(crate) fn finish(&mut self, level: usize, sent: Option<Nanos>, now: Nanos) {
         self.count_overdue(now);
         self.in_flight.remove(level);
         self.saw(level, now);
@@ -243,8 +244,9 @@ impl Gauge {
     }
 
     /// Nobody awaits the answer to an attempt that was taken at `sent` any more.
-    /// Without one it is not known to have arrived, and may still be on its way.
-    pub(crate) fn lose(&mut self, level: usize, sent: Nanos, now: Nanos) {
+    /// Without one it is not known to have arrived, and may still be on its way:
+    /// sent just now, if that isn't known.
+    pub(crate) fn lose(&mut self, level: usize, sent: Option<Nanos>, now: Nanos) {
         self.settle(now);
         self.in_flight.remove(level);
         self.saw(level, now);
@@ -254,36 +256,43 @@ impl Gauge {
                 0 => UNKNOWN_WAY,
                 mean => mean.saturating_mul(2),
             };
+            let sent = sent.unwrap_or(now);
             self.place(level, now.max(sent.saturating_add(way)));
         }
     }
 
     /// An attempt that was taken at `sent` was never sent.
-    pub(crate) fn give_back(&mut self, level: usize, sent: Nanos, now: Nanos) {
+    pub(crate) fn give_back(&mut self, level: usize, sent: Option<Nanos>, now: Nanos) {
         self.settle(now);
         self.in_flight.remove(level);
         self.answer(level, sent);
-        self.pace.give_back(sent);
+        if let Some(sent) = sent {
+            self.pace.give_back(sent);
+        }
         if let Some(ceiling) = &mut self.ceiling {
             ceiling.left = ceiling.left.saturating_add(1);
         }
     }
 
     /// An attempt that was taken at `sent` is sent only now.
-    pub(crate) fn resend(&mut self, level: usize, sent: Nanos, now: Nanos) {
+    pub(crate) fn resend(&mut self, level: usize, sent: Option<Nanos>, now: Nanos) {
         self.settle(now);
         if let Some(pending) = &mut self.pending {
             // If it was counted as sent long ago, it is counted again: too much
             // is safe, too little isn't.
-            pending.answer(sent, level);
+            if let Some(sent) = sent {
+                pending.answer(sent, level);
+            }
             pending.push(now, level);
         }
     }
 
     /// Notes that an attempt is over, and says whether it is yet to be counted.
-    fn answer(&mut self, level: usize, sent: Nanos) -> bool {
+    fn answer(&mut self, level: usize, sent: Option<Nanos>) -> bool {
         match &mut self.pending {
-            Some(pending) => pending.answer(sent, level),
+            // Of one whose time isn't known no more than that it was in flight
+            // when this quota came.
+            Some(pending) => sent.is_some_and(|sent| pending.answer(sent, level)),
             None => true,
         }
     }
@@ -304,14 +313,14 @@ impl Gauge {
         while let Some(pending) = &mut self.pending
             && let Some((sent, level, counts)) = pending.overdue(now)
         {
-            self.count(level, sent, counts);
+            self.count(level, Some(sent), counts);
         }
     }
 
     /// Counts an attempt as having arrived at `at`, at the latest.
-    fn count(&mut self, level: usize, sent: Nanos, at: Nanos) {
+    fn count(&mut self, level: usize, sent: Option<Nanos>, at: Nanos) {
         self.place(level, at);
-        if let Rate::Window { .. } = self.quota.rate {
+        if let (Rate::Window { .. }, Some(sent)) = (self.quota.rate, sent) {
             self.hold.add(at.saturating_sub(sent));
             // A division each time would be dear, and so fine a pace idle.
             let change = self.hold.nanos().abs_diff(self.paced_by);
@@ -349,7 +358,7 @@ impl Gauge {
                 .drained_at
                 .max(self.paused_until)
                 .max(self.gentle_until)
-                .max(self.pace.next())
+                .max(self.paced_until(0))
                 <= now
     }
 

@@ -71,7 +71,7 @@ fn a_later_pause_does_not_cut_the_gentle_restart_short() {
         let mut gone = 0;
         while gauge.room(0, now).is_ok() {
             gauge.take(0, now);
-            gauge.finish(0, now, now);
+            gauge.finish(0, Some(now), now);
             gone += 1;
         }
         assert_eq!(gone, at_once, "at {now}");

@@ -69,7 +69,8 @@ const fn millis(millis: u64) -> Duration {
 
 /// A window in burst shape, which lets through whatever the provider allows.
 fn burst_quota() -> impl Strategy<Value = Quota> {
-    let window = (1..6u32, 1..100u64)
+    let limit = prop_oneof![3 => 1..6u32, 1 => 6..30u32];
+    let window = (limit, 1..100u64)
         .prop_map(|(limit, window)| Quota::new(limit, millis(window)).shape(Shape::Burst));
     with_extras(window)
 }

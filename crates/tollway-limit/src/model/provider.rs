@@ -1,12 +1,19 @@
 //! What the provider may have seen of one quota's attempts, at the worst.
 
+use std::sync::Arc;
+
+use crate::express::{PERIOD, Till};
 use crate::quota::{CountFrom, Quota, Rate};
 use crate::time::{Nanos, nanos};
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Attempt {
     pub(super) plan: usize,
     pub(super) level: usize,
+    /// Where its permit was lent, if it was.
+    pub(super) till: Option<Arc<Till>>,
+    /// Its answer was noted there.
+    pub(super) noted: bool,
     pub(super) sent: Nanos,
     pub(super) over: Option<Nanos>,
     /// What each provider makes of it.
@@ -22,6 +29,21 @@ pub(super) struct Mark {
     counted: Option<Nanos>,
     /// It was over and done with before the quota changed.
     forgotten: bool,
+}
+
+impl Attempt {
+    /// What the limiter knows for certain of the time: when it was sent.
+    pub(super) fn known(&self) -> Option<Nanos> {
+        self.till.is_none().then_some(self.sent)
+    }
+
+    /// The same, counted as late as the limiter may count it.
+    pub(super) fn late(mut self) -> Self {
+        if self.noted {
+            self.over = self.over.map(|over| over + PERIOD);
+        }
+        self
+    }
 }
 
 /// The provider's side of one quota.

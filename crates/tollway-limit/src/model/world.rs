@@ -1,18 +1,21 @@
 //! The limiter's state in a world that a schedule drives, with what must hold
 //! after each step.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::task::Waker;
 
 use smallvec::SmallVec;
 
 use super::Op;
 use super::provider::{Attempt, Provider};
+use crate::express::{Express, TILLS, Till};
 use crate::gauge::Full;
 use crate::lanes::{Fate, Plan};
-use crate::meter::Role;
-use crate::quota::{LEVELS, Quota, Rate, Shape};
+use crate::meter::{Meters, Role};
+use crate::quota::{EXPRESS, LEVELS, Quota, Rate, Shape};
 use crate::state::{Admission, State, Wakers};
-use crate::time::{NANOS_PER_MILLI, Nanos};
+use crate::time::{NANOS_PER_MILLI, Nanos, Origin};
 
 #[derive(Debug)]
 struct Waiter {
@@ -24,6 +27,8 @@ struct Waiter {
 
 pub(super) struct World {
     state: State,
+    /// What the limiter reads.
+    clock: Arc<AtomicU64>,
     providers: [Provider; 2],
     plans: Vec<Plan>,
     now: Nanos,
@@ -36,9 +41,15 @@ pub(super) struct World {
 
 impl World {
     pub(super) fn new(quotas: [Quota; 2]) -> Self {
-        let mut state = State::new(20);
+        // Later than any window is long.
+        let now = 1000 * NANOS_PER_MILLI;
+        let clock = Arc::new(AtomicU64::new(now));
+        let read = Arc::clone(&clock);
+        let mut meters = Meters::new(move || read.load(Ordering::Relaxed));
         for quota in quotas {
-            state.add_meter(quota, Role::EveryCall, 0);
+            let id = meters.add(quota, Role::EveryCall, 0);
+            meters.get_mut(id).unwrap().express =
+                Some(Express::new(id, Origin::now(), &Weak::new()));
         }
         let plans = [&[0u32][..], &[1], &[1, 0]];
         let is_plain = |quota: &Quota| {
@@ -46,12 +57,12 @@ impl World {
             is_window && quota.shape == Shape::Burst && quota.reserved == [0; LEVELS]
         };
         Self {
-            state,
+            state: State::new(20, meters),
+            clock,
             exact: quotas.iter().all(is_plain),
             providers: [0, 1].map(|meter| Provider::new(meter, quotas[meter])),
             plans: plans.map(SmallVec::from_slice).to_vec(),
-            // Later than any window is long.
-            now: 1000 * NANOS_PER_MILLI,
+            now,
             attempts: Vec::new(),
             waiters: Vec::new(),
             arrivals: 0,
@@ -64,14 +75,26 @@ impl World {
             .filter(move |attempt| self.plans[attempt.plan].contains(&(meter as u32)))
     }
 
+    /// Whether there is certainly room: answers that were noted may be counted
+    /// late.
     fn has_room(&self, plan: usize) -> bool {
         self.plans[plan].iter().all(|&meter| {
             let meter = meter as usize;
-            self.providers[meter].has_room(self.covered(meter), self.now)
+            let late: Vec<_> = self.covered(meter).cloned().map(Attempt::late).collect();
+            self.providers[meter].has_room(late.iter(), self.now)
         })
     }
 
-    fn sent(&mut self, plan: usize, level: usize, sent: Nanos) {
+    /// The till that the next call goes to, be it of whichever thread.
+    fn till(&self, plan: usize) -> Option<Arc<Till>> {
+        let &[id] = &*self.plans[plan] else {
+            return None;
+        };
+        let express = self.state.meters.get(id)?.express.as_ref()?;
+        Some(Arc::clone(&express.tills[self.attempts.len() % TILLS]))
+    }
+
+    fn sent(&mut self, plan: usize, level: usize, sent: Nanos, till: Option<Arc<Till>>) {
         for &meter in &self.plans[plan] {
             let meter = meter as usize;
             let has_room = self.providers[meter].has_room(self.covered(meter), self.now);
@@ -82,6 +105,8 @@ impl World {
         self.attempts.push(Attempt {
             plan,
             level,
+            till,
+            noted: false,
             sent,
             over: None,
             marks: Default::default(),
@@ -116,7 +141,7 @@ impl World {
                     && waiter.order < granted.order
             });
             assert!(overtaken.is_none(), "{granted:?} overtook {overtaken:?}");
-            self.sent(granted.plan, granted.level, self.now);
+            self.sent(granted.plan, granted.level, self.now, None);
         }
         // Whoever comes first of all isn't left waiting while there is room.
         if self.exact {
@@ -133,7 +158,12 @@ impl World {
     /// Nobody is left standing in line where there is room, and whoever stands
     /// there waits for a time or for something that will happen.
     fn check_lines(&mut self) {
-        for (id, meter) in &mut self.state.meters {
+        for id in self.state.meters.ids() {
+            // What lends is left alone.
+            if !self.state.meters.get(id).unwrap().has_line() {
+                continue;
+            }
+            let meter = self.state.meters.get_mut(id).unwrap();
             for level in 0..LEVELS {
                 if meter.line[level].is_empty() {
                     continue;
@@ -170,6 +200,7 @@ impl World {
                 self.pump();
             }
             self.now = step;
+            self.set_clock();
             self.check_lines();
             if step == to {
                 return;
@@ -177,9 +208,14 @@ impl World {
         }
     }
 
+    fn set_clock(&self) {
+        self.clock.store(self.now, Ordering::Relaxed);
+    }
+
     fn pump(&mut self) {
         let mut wakers = Wakers::new();
-        self.state.tick(self.now);
+        self.set_clock();
+        self.state.meters.tick(self.now);
         self.state.pump(self.now, &mut wakers);
         // All that was due is done, and what came of it.
         let next = self.state.next_wake();
@@ -203,8 +239,13 @@ impl World {
     fn answer(&mut self, index: usize) {
         let attempt = &mut self.attempts[index];
         attempt.over = Some(self.now);
-        let (plan, level, sent, now) = (attempt.plan, attempt.level, attempt.sent, self.now);
-        self.change(plan, |gauge| gauge.finish(level, sent, now));
+        let (plan, level, sent, now) = (attempt.plan, attempt.level, attempt.known(), self.now);
+        attempt.noted = attempt.till.as_ref().is_some_and(|till| till.answer(now));
+        if !attempt.noted {
+            self.state.meters.tick(now);
+            self.change(plan, |gauge| gauge.finish(level, sent, now));
+            self.state.lend(&self.plans[plan], now);
+        }
     }
 
     pub(super) fn step(&mut self, op: Op) {
@@ -237,9 +278,8 @@ impl World {
                         .all(|at| at > self.now)
                 };
                 if let Some(index) = self.flying(nth).filter(fresh) {
-                    let Attempt {
-                        plan, level, sent, ..
-                    } = self.attempts.remove(index);
+                    let attempt = self.attempts.remove(index);
+                    let (plan, level, sent) = (attempt.plan, attempt.level, attempt.known());
                     for &meter in &self.plans[plan] {
                         self.providers[meter as usize].give_back();
                     }
@@ -260,7 +300,7 @@ impl World {
                 self.exact = false;
                 let period = Nanos::from(millis) * NANOS_PER_MILLI;
                 let now = self.now;
-                let gauge = &mut self.state.meters[meter].gauge;
+                let gauge = &mut self.state.meters.get_mut(meter as u32).unwrap().gauge;
                 gauge.pause(now, period);
             }
             Op::Tighten(meter, left, millis) => {
@@ -268,7 +308,7 @@ impl World {
                 let (now, period) = (self.now, Nanos::from(millis) * NANOS_PER_MILLI);
                 let in_flight = self.covered(meter).filter(|a| a.over.is_none()).count();
                 self.providers[meter].say(left, now + period, in_flight, now);
-                let gauge = &mut self.state.meters[meter].gauge;
+                let gauge = &mut self.state.meters.get_mut(meter as u32).unwrap().gauge;
                 gauge.tighten(left, period, now);
             }
             Op::Change(meter, quota) => {
@@ -277,7 +317,12 @@ impl World {
                     |attempt: &&mut Attempt| self.plans[attempt.plan].contains(&(meter as u32));
                 let attempts = self.attempts.iter_mut().filter(covered);
                 self.providers[meter].change(quota, attempts, self.now);
-                self.state.meters[meter].gauge.set_quota(quota, self.now);
+                self.state
+                    .meters
+                    .get_mut(meter as u32)
+                    .unwrap()
+                    .gauge
+                    .set_quota(quota, self.now);
                 self.state.look_at_all(self.now);
                 self.pump();
             }
@@ -286,7 +331,15 @@ impl World {
     }
 
     fn arrive(&mut self, plan: usize, level: usize, patience: Option<u8>) {
-        let now = self.state.tick(self.now);
+        let till = self.till(plan).filter(|_| level == EXPRESS);
+        if let Some(till) = till.filter(|till| till.take().is_some()) {
+            assert!(self.waiters.iter().all(|waiter| {
+                let waits_for = &self.plans[waiter.plan];
+                !waits_for.contains(&till.meter)
+            }));
+            return self.sent(plan, level, self.now, Some(till));
+        }
+        let now = self.state.meters.tick(self.now);
         let deadline = patience.map(|millis| now + Nanos::from(millis) * NANOS_PER_MILLI);
         let free = self.exact && self.waiters.is_empty() && self.has_room(plan);
         let waker = Waker::noop();
@@ -301,7 +354,10 @@ impl World {
         );
         self.collect();
         match admission {
-            Admission::Granted(at) => self.sent(plan, level, at),
+            Admission::Granted(at) => {
+                self.sent(plan, level, at, None);
+                self.state.lend(&self.plans[plan], now);
+            }
             _ if free => panic!("there is room, but {admission:?}"),
             Admission::Waits(id) => {
                 self.waiters.push(Waiter {
@@ -333,7 +389,7 @@ impl World {
             world.state.admit(&plan, 1, None, now, None, &mut wakers)
         };
         let wait = match ask(self) {
-            Admission::Granted(at) => return self.sent(plan, 1, at),
+            Admission::Granted(at) => return self.sent(plan, 1, at, None),
             Admission::NotNow(wait) => wait,
             other => panic!("{other:?}"),
         };

@@ -18,11 +18,11 @@ impl State {
             return false;
         }
         if let &[id] = plan {
-            let meter = self.meters.get_mut(id as usize);
+            let meter = self.meters.get_mut(id);
             return meter.is_none_or(|meter| meter.gauge.take_if_room(level, now));
         }
         let has_room = plan.iter().all(|&id| {
-            let meter = self.meters.get_mut(id as usize);
+            let meter = self.meters.get_mut(id);
             meter.is_none_or(|meter| meter.gauge.room(level, now).is_ok())
         });
         if has_room {
@@ -37,7 +37,7 @@ impl State {
         &mut self,
         plan: &[u32],
         level: usize,
-        sent: Nanos,
+        sent: Option<Nanos>,
         now: Nanos,
     ) -> bool {
         let is_quiet = self.lanes.waiting() == 0;
@@ -48,17 +48,25 @@ impl State {
     }
 
     /// Notes that an attempt is over.
-    pub(crate) fn finish(&mut self, plan: &[u32], level: usize, sent: Nanos, now: Nanos) {
+    pub(crate) fn finish(&mut self, plan: &[u32], level: usize, sent: Option<Nanos>, now: Nanos) {
         for &id in plan {
-            if let Some(meter) = self.meters.get_mut(id as usize) {
+            if let Some(meter) = self.meters.get_mut(id) {
                 meter.gauge.finish(level, sent, now);
             }
         }
     }
 
+    /// Lends what is left, where one meter is all of the plan.
+    #[inline]
+    pub(crate) fn lend(&mut self, plan: &[u32], now: Nanos) {
+        if let &[id] = plan {
+            self.meters.lend(id, now);
+        }
+    }
+
     pub(super) fn take(&mut self, plan: &[u32], level: usize, now: Nanos) {
         for &meter in plan {
-            if let Some(meter) = self.meters.get_mut(meter as usize) {
+            if let Some(meter) = self.meters.get_mut(meter) {
                 meter.gauge.take(level, now);
             }
         }

@@ -1,7 +1,8 @@
 //! Changes that concern many who wait at once: pauses, and other limits.
 
 use super::{State, Wakers};
-use crate::lanes::{Fate, index};
+use crate::lanes::Fate;
+use crate::meter::Meter;
 use crate::time::Nanos;
 
 impl State {
@@ -34,9 +35,9 @@ impl State {
     pub(crate) fn look_at_all(&mut self, now: Nanos) {
         let lines: Vec<_> = self
             .meters
-            .iter()
-            .filter(|(_, meter)| meter.has_line())
-            .map(|(id, _)| index(id))
+            .ids()
+            .into_iter()
+            .filter(|&id| self.meters.get(id).is_some_and(Meter::has_line))
             .collect();
         for id in lines {
             self.look_at(id, now);
@@ -47,12 +48,12 @@ impl State {
     /// nothing refers to any more.
     pub(crate) fn retire(&mut self, retired: &mut Vec<u32>, now: Nanos) {
         retired.retain(|&id| {
-            let Some(meter) = self.meters.get_mut(id as usize) else {
+            let Some(meter) = self.meters.get_mut(id) else {
                 return false;
             };
             meter.gauge.lift(now);
             if meter.is_idle(now) {
-                self.meters.remove(id as usize);
+                self.meters.remove(id);
                 return false;
             }
             true

@@ -8,13 +8,11 @@ mod serve;
 use std::collections::BTreeSet;
 use std::task::Waker;
 
-use slab::Slab;
 use smallvec::SmallVec;
 
 use crate::gauge::{Full, Gauge};
-use crate::lanes::{Fate, Lanes, Plan, index};
-use crate::meter::{Meter, Role};
-use crate::quota::Quota;
+use crate::lanes::{Fate, Lanes, Plan};
+use crate::meter::{Meter, Meters};
 use crate::time::Nanos;
 
 /// Wakers to be woken once the lock is released: a waker runs foreign code.
@@ -37,9 +35,7 @@ pub(crate) enum Admission {
 
 #[derive(Debug)]
 pub(crate) struct State {
-    /// Times that were read before waiting for the lock may come out of order.
-    clock: Nanos,
-    pub(crate) meters: Slab<Meter>,
+    pub(crate) meters: Meters,
     pub(crate) lanes: Lanes,
     /// When to look at which meter's line.
     timers: BTreeSet<(Nanos, u32)>,
@@ -50,33 +46,15 @@ pub(crate) struct State {
 }
 
 impl State {
-    pub(crate) fn new(max_waiting: usize) -> Self {
+    pub(crate) fn new(max_waiting: usize, meters: Meters) -> Self {
         Self {
-            clock: 0,
-            meters: Slab::new(),
+            meters,
             lanes: Lanes::default(),
             timers: BTreeSet::new(),
             deadlines: BTreeSet::new(),
             max_waiting,
             armed: None,
         }
-    }
-
-    pub(crate) fn add_meter(&mut self, quota: Quota, role: Role, rule: u32) -> u32 {
-        index(self.meters.insert(Meter {
-            gauge: Gauge::new(quota),
-            role,
-            rule,
-            line: Default::default(),
-            wake: None,
-            lanes: 0,
-        }))
-    }
-
-    /// The later of `now` and the latest time seen.
-    pub(crate) fn tick(&mut self, now: Nanos) -> Nanos {
-        self.clock = self.clock.max(now);
-        self.clock
     }
 
     /// Asks for a permit for an attempt. Without a `waker` it doesn't wait.
@@ -116,7 +94,7 @@ impl State {
         }
         let (waiter, lane, is_new) = self.lanes.push(plan, level, deadline, now, waker.clone());
         for &meter in plan {
-            if let Some(meter) = self.meters.get_mut(meter as usize) {
+            if let Some(meter) = self.meters.get_mut(meter) {
                 meter.gauge.wait(level);
                 meter.lanes += u32::from(is_new);
             }
@@ -145,7 +123,7 @@ impl State {
     ) -> Option<(u32, Full)> {
         let queued = self.lanes.waiting() > 0;
         for &id in plan {
-            let Some(meter) = self.meters.get_mut(id as usize) else {
+            let Some(meter) = self.meters.get_mut(id) else {
                 continue;
             };
             if let Err(full) = meter.gauge.room(level, now) {
@@ -174,7 +152,7 @@ impl State {
         let ahead = self.lanes.ahead(plan, level);
         let mut at = now;
         for &meter in plan {
-            if let Some(meter) = self.meters.get_mut(meter as usize) {
+            if let Some(meter) = self.meters.get_mut(meter) {
                 at = at.max(meter.gauge.earliest(ahead, now));
             }
         }
@@ -189,7 +167,7 @@ impl State {
         if let Some(lane) = self.lanes.lane_mut(lane) {
             lane.stands_at[level] = Some(at);
         }
-        if let Some(meter) = self.meters.get_mut(at as usize) {
+        if let Some(meter) = self.meters.get_mut(at) {
             meter.line[level].insert((ticket, lane));
         }
         if let Full::Until(time) = full {
@@ -199,7 +177,7 @@ impl State {
 
     /// Sees to it that a meter's line is looked at no later than `time`.
     fn look_at(&mut self, id: u32, time: Nanos) {
-        let Some(meter) = self.meters.get_mut(id as usize) else {
+        let Some(meter) = self.meters.get_mut(id) else {
             return;
         };
         match meter.wake {
@@ -219,7 +197,7 @@ impl State {
             self.deadlines.remove(&(deadline, waiter));
         }
         for &meter in plan {
-            if let Some(meter) = self.meters.get_mut(meter as usize) {
+            if let Some(meter) = self.meters.get_mut(meter) {
                 meter.gauge.stop_waiting(level, now);
             }
         }
@@ -231,7 +209,7 @@ impl State {
     /// every meter of its plan, wherever it stood itself.
     fn reconsider(&mut self, plan: &Plan, level: usize, now: Nanos) {
         for &id in plan {
-            let meter = self.meters.get(id as usize);
+            let meter = self.meters.get(id);
             if meter.is_some_and(|meter| meter.gauge.reserves(level) && meter.has_line()) {
                 self.look_at(id, now);
             }
@@ -261,7 +239,7 @@ impl State {
         else {
             return;
         };
-        if let Some(meter) = self.meters.get_mut(at as usize) {
+        if let Some(meter) = self.meters.get_mut(at) {
             meter.line[level].remove(&(ticket, lane));
         }
         // The next of the lane stands where the head stood. There is no more
@@ -284,7 +262,7 @@ impl State {
         let (entry, plan, last) = self.lanes.forget(waiter)?;
         if last {
             for &meter in &plan {
-                if let Some(meter) = self.meters.get_mut(meter as usize) {
+                if let Some(meter) = self.meters.get_mut(meter) {
                     meter.lanes -= 1;
                 }
             }
@@ -302,7 +280,7 @@ impl State {
         mut change: impl FnMut(&mut Gauge),
     ) {
         for &id in plan {
-            if let Some(meter) = self.meters.get_mut(id as usize) {
+            if let Some(meter) = self.meters.get_mut(id) {
                 change(&mut meter.gauge);
             }
         }
@@ -316,7 +294,7 @@ impl State {
         }
         let mut lines = false;
         for &id in plan {
-            if self.meters.get(id as usize).is_some_and(Meter::has_line) {
+            if self.meters.get(id).is_some_and(Meter::has_line) {
                 lines = true;
                 self.look_at(id, now);
             }

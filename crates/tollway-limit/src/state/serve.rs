@@ -28,13 +28,13 @@ impl State {
 
     /// Serves a meter's line as far as there is room.
     fn serve(&mut self, id: u32, now: Nanos, wakers: &mut Wakers) {
-        if let Some(meter) = self.meters.get_mut(id as usize) {
+        if let Some(meter) = self.meters.get_mut(id) {
             meter.wake = None;
         }
         let mut again: Option<Nanos> = None;
         // A grant to one level may make room for a higher one (a share that is
         // used is kept no longer), so each time the highest comes first.
-        while let Some(meter) = self.meters.get_mut(id as usize) {
+        while let Some(meter) = self.meters.get_mut(id) {
             again = None;
             let next = (0..LEVELS).find_map(|level| {
                 let &(ticket, lane) = meter.line[level].first()?;

@@ -1,0 +1,293 @@
+//! Asking for a permit, and saying that an attempt is over.
+
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+use tollway_core::recent;
+
+use crate::call::Call;
+use crate::directory::Directory;
+use crate::error::RateLimitError;
+use crate::express::{Express, Taken, Till};
+use crate::lanes::Plan;
+use crate::limits::Core;
+use crate::permit::Permit;
+use crate::quota::{EXPRESS, level};
+use crate::routes::{Home, Route, Way};
+use crate::shared::Shared;
+use crate::state::{Admission, Wakers};
+use crate::sync::lock;
+use crate::time::{self, Nanos, Origin};
+
+/// What comes of asking, with the lock released.
+#[derive(Debug)]
+pub(crate) enum Asked {
+    Granted(Permit),
+    Waits(Arc<Shared>, u32),
+    Refused(RateLimitError),
+}
+
+/// A call that asks: of which level, until when, and how to read the clock.
+struct Asking<'a, F> {
+    call: &'a Call<'a>,
+    level: usize,
+    deadline: Option<Nanos>,
+    /// The time, once it has been read. A lent permit may be taken whatever it
+    /// is, so without a deadline it seldom needs to be.
+    now: Option<Nanos>,
+    read: F,
+    waker: Option<&'a Waker>,
+}
+
+impl<'a, F: Fn() -> Nanos> Asking<'a, F> {
+    #[inline]
+    fn new(origin: Origin, call: &'a Call<'a>, read: F, waker: Option<&'a Waker>) -> Self {
+        let deadline = call.deadline;
+        Self {
+            call,
+            level: level(call.priority),
+            deadline: deadline.map(|deadline| origin.nanos(deadline.instant())),
+            now: deadline.map(|_| read()),
+            read,
+            waker,
+        }
+    }
+
+    #[inline]
+    fn now(&mut self) -> Nanos {
+        *self.now.get_or_insert_with(&self.read)
+    }
+
+    /// Takes a lent permit, if there is one and it may.
+    #[inline]
+    fn take(&mut self, till: &Arc<Till>) -> Option<Permit> {
+        let is_in_time = self
+            .deadline
+            .zip(self.now)
+            .is_none_or(|(deadline, now)| deadline > now);
+        if self.level != EXPRESS || !is_in_time {
+            return None;
+        }
+        let sent = match till.take()? {
+            // Now and then one is timed, for the limiter to know how long
+            // answers take.
+            Taken::First => Some(self.now()),
+            Taken::Later => self.now,
+        };
+        Some(Permit::lent(till, sent))
+    }
+
+    /// The same with the lock in hand: whoever had it may have lent anew.
+    /// Otherwise two would recall each other's loans for ever.
+    fn take_after_all(&mut self, core: &Core, till: &Arc<Till>) -> Option<Permit> {
+        let meter = core.state.meters.get(till.meter)?;
+        let is_lending = meter.is_lending();
+        is_lending.then(|| self.take(till)).flatten()
+    }
+}
+
+impl Shared {
+    /// Asks for a permit. Without a `waker` it doesn't wait.
+    #[inline]
+    pub(crate) fn ask(
+        self: &Arc<Self>,
+        call: &Call<'_>,
+        now: impl Fn() -> Instant,
+        waker: Option<&Waker>,
+    ) -> Asked {
+        let mut asking = Asking::new(self.origin, call, || self.nanos(now()), waker);
+        match self.take_at_once(&mut asking) {
+            Some(permit) => Asked::Granted(permit),
+            None => self.ask_at_length(asking),
+        }
+    }
+
+    /// A permit, if it is there at once and easily found.
+    #[inline]
+    pub(crate) fn ask_at_once(self: &Arc<Self>, call: &Call<'_>) -> Option<Permit> {
+        let now = || self.nanos(recent(time::now));
+        self.take_at_once(&mut Asking::new(self.origin, call, now, None))
+    }
+
+    /// A permit, where every call has the same plan, there is room, and nobody
+    /// waits.
+    #[inline]
+    fn take_at_once(
+        self: &Arc<Self>,
+        asking: &mut Asking<'_, impl Fn() -> Nanos>,
+    ) -> Option<Permit> {
+        if !self.is_plain() {
+            return None;
+        }
+        let till = self.express.as_ref().map(Express::till);
+        let lent = till.and_then(|till| asking.take(till));
+        if lent.is_some() {
+            return lent;
+        }
+        let (level, deadline, now) = (asking.level, asking.deadline, asking.now());
+        let mut core = lock(&self.core);
+        let lent = till.and_then(|till| asking.take_after_all(&core, till));
+        if lent.is_some() {
+            return lent;
+        }
+        let Core { only, state, .. } = &mut *core;
+        let now = state.meters.tick(now);
+        let plan = only.as_ref()?;
+        let taken = state.take_at_once(plan, level, deadline, now);
+        // Copies plain numbers, where `clone` goes through an iterator.
+        let plan = taken.then(|| Plan::from_slice(plan))?;
+        state.lend(&plan, now);
+        drop(core);
+        Some(Permit::taken(Arc::clone(self), plan, level, now))
+    }
+
+    fn ask_at_length(self: &Arc<Self>, mut asking: Asking<'_, impl Fn() -> Nanos>) -> Asked {
+        let asked = loop {
+            let way = self.way.load();
+            let route = way.routes.route(asking.call);
+            let till = way.till(&route);
+            if let Some(permit) = till.and_then(|till| asking.take(till)) {
+                return Asked::Granted(permit);
+            }
+            let now = asking.now();
+            let asked = self.decide(now, |core, now, wakers| {
+                // New limits may have come in between; then this route leads
+                // astray, and the next one is looked up.
+                if core.version != way.routes.version {
+                    return None;
+                }
+                if let Some(permit) = till.and_then(|till| asking.take_after_all(core, till)) {
+                    return Some(Err(permit));
+                }
+                let plan = core.plan(&route, now);
+                let admission = self.admit(core, &plan, &asking, now, wakers);
+                let stale = match admission {
+                    Admission::Granted(_) => self.lend_by_key(core, &route, &plan, now),
+                    _ => None,
+                };
+                Some(Ok((plan, admission, stale)))
+            });
+            if let Some(asked) = asked {
+                break asked;
+            }
+        };
+        let (plan, admission) = match asked {
+            // It takes a while to drop what is stale.
+            Ok((plan, admission, _stale)) => (plan, admission),
+            Err(permit) => return Asked::Granted(permit),
+        };
+        let error = match admission {
+            Admission::Granted(at) => {
+                let permit = Permit::taken(Arc::clone(self), plan, asking.level, at);
+                return Asked::Granted(permit);
+            }
+            Admission::Waits(waiter) => return Asked::Waits(Arc::clone(self), waiter),
+            Admission::NotNow(wait) => RateLimitError::not_now(Duration::from_nanos(wait)),
+            Admission::QueueFull(wait) => RateLimitError::queue_full(Duration::from_nanos(wait)),
+            Admission::TooLate(wait) => RateLimitError::deadline(Some(Duration::from_nanos(wait))),
+        };
+        tracing::debug!(target: "tollway::limit", { tollway.limit.reason = %error }, "gave no permit");
+        Asked::Refused(error)
+    }
+
+    fn admit(
+        &self,
+        core: &mut Core,
+        plan: &Plan,
+        asking: &Asking<'_, impl Fn() -> Nanos>,
+        now: Nanos,
+        wakers: &mut Wakers,
+    ) -> Admission {
+        let state = &mut core.state;
+        let (level, deadline) = (asking.level, asking.deadline);
+        let admission = state.admit(plan, level, deadline, now, asking.waker, wakers);
+        // Whoever may go doesn't set the timer for those who wait.
+        if wakers.is_empty() && matches!(admission, Admission::Granted(_)) && state.must_arm() {
+            wakers.extend(state.lanes.any_waiting().cloned());
+        }
+        admission
+    }
+
+    /// Lends what is left of a key's quota, and notes where. Hands back what the
+    /// note has made stale.
+    fn lend_by_key(
+        self: &Arc<Self>,
+        core: &mut Core,
+        route: &Route<'_, '_>,
+        plan: &[u32],
+        now: Nanos,
+    ) -> Option<Arc<Way>> {
+        let (Some((home, key)), &[id]) = (route.only_key(), plan) else {
+            return None;
+        };
+        let meters = core.state.meters.len();
+        let meter = core.state.meters.get_mut(id)?;
+        // It is worth it for those that several calls use at a time.
+        if !meter.may_lend() || !meter.is_busy(now) {
+            return None;
+        }
+        let mut stale = None;
+        let way = self.way.load();
+        let noted = way.directory.find(home, key);
+        let express = match &meter.express {
+            Some(express) if noted.is_some_and(|noted| noted.is(express)) => None,
+            Some(express) => Some(express.clone()),
+            None => Some(Express::new(id, self.origin, &Arc::downgrade(self))),
+        };
+        if let Some(express) = express {
+            let Some(Home::Keyed(keys) | Home::Each { named: keys, .. }) = core.homes.get(home)
+            else {
+                return None;
+            };
+            // Those that share a quota don't lend: soon each may have its own.
+            if !keys.has(key, id) {
+                return None;
+            }
+            let is_too_large = way.directory.is_too_large(meters);
+            if is_too_large || !way.directory.note(home, key, &express) {
+                let directory = Directory::for_keys(meters);
+                directory.note(home, key, &express);
+                stale = Some(self.way.swap(Arc::new(Way {
+                    routes: Arc::clone(&way.routes),
+                    directory,
+                })));
+            }
+            meter.express = Some(express);
+        }
+        core.state.lend(plan, now);
+        stale
+    }
+
+    /// An attempt that was taken at `sent` is over.
+    pub(crate) fn finish(
+        &self,
+        plan: &Plan,
+        level: usize,
+        sent: Option<Nanos>,
+        now: Nanos,
+        till: Option<&Till>,
+    ) {
+        let mut core = lock(&self.core);
+        // Somebody may have lent anew.
+        if let Some(till) = till
+            && core
+                .state
+                .meters
+                .get(till.meter)
+                .is_some_and(|meter| meter.is_lending())
+            && till.answer(now)
+        {
+            return;
+        }
+        let now = core.state.meters.tick(now);
+        // Nobody waits for its place, as a rule; then that is all.
+        if core.state.finish_at_once(plan, level, sent, now) {
+            core.sweep(plan, now);
+            core.state.lend(plan, now);
+            return;
+        }
+        drop(core);
+        self.change(plan, now, |gauge, now| gauge.finish(level, sent, now));
+    }
+}
