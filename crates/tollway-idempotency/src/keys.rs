@@ -112,6 +112,22 @@ impl<G: KeyGenerator> Keys<G> {
         }
     }
 
+    /// Sees to it that the retry trusts no key of a call that has none in this
+    /// dialect: the provider doesn't look at it. What the caller wrote into the
+    /// header stays, but is said to be dead, since the retry reads it there.
+    #[inline]
+    pub(crate) fn disown<B>(&self, request: &mut Request<B>) {
+        request.extensions_mut().remove::<IdempotencyKey>();
+        if !request.method().is_idempotent()
+            && let Some(name) = self.dialect.header_name()
+            && let Some(value) = request.headers().get(name)
+            && let Ok(key) = IdempotencyKey::new(value.clone())
+        {
+            let dead = key.valid_until(Instant::now());
+            request.extensions_mut().insert(dead);
+        }
+    }
+
     fn mint(&self) -> Result<Chosen, KeyError> {
         let key = self.generator.generate();
         let key = key.map_err(|invalid| KeyError::refused(Why::Generated(invalid.into()), None))?;

@@ -63,7 +63,8 @@
 //!
 //! A call with two keys that differ is refused. One whose method or endpoint
 //! takes no key, by the [`Dialect`], loses what stands in the extensions: the
-//! provider wouldn't see it, and a retry that trusts it could pay twice.
+//! provider wouldn't see it, and a retry that trusts it could pay twice. What
+//! stands in its header goes on, but the extensions say that its life is over.
 //!
 //! # Where it is seen
 //!

@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 
 use http::{Request, Response};
 use http_body::Body;
-use tollway_core::{BoxError, IdempotencyKey};
+use tollway_core::BoxError;
 use tower_service::Service;
 
 use crate::dialect::{Dialect, Place};
@@ -67,9 +67,7 @@ where
             }
             fresh
         } else {
-            // Nobody would put it where the provider sees it, so the retry must
-            // not hear of it.
-            request.extensions_mut().remove::<IdempotencyKey>();
+            keys.disown(&mut request);
             None
         };
         let request = request.map(KeyBody::untouched);

@@ -143,7 +143,7 @@ pub enum Stop {
     /// idempotency key.
     NoKey,
     /// The outcome is unknown, and the provider would have forgotten the
-    /// idempotency key by the next attempt.
+    /// idempotency key by the next attempt, or doesn't look at it for this call.
     KeyExpired,
     /// The policy's `max_attempts` were made.
     MaxAttempts,

@@ -152,6 +152,11 @@ async fn the_retry_trusts_the_header_that_the_provider_looks_at_and_no_other() {
     assert_eq!(attempts(somebody(), own).await, 4);
     assert_eq!(attempts(somebody(), None).await, 4);
     assert_eq!(attempts(somebody(), common).await, 4, "it has its own, too");
+    // Nor where it looks at one, but for other calls than this.
+    let refunds = Dialect::default().endpoints([Endpoint::post("/v1/refunds")]);
+    let elsewhere = || Client::builder(Profile::new("x")).keys(refunds.clone().unwrap());
+    assert_eq!(attempts(elsewhere(), common).await, 1);
+    assert_eq!(attempts(elsewhere(), None).await, 1);
 }
 
 #[tokio::test]

@@ -121,8 +121,8 @@ impl ClientBuilder {
             deadline: DeadlineLayer::new(profile.deadline).sharing_timers(),
             key: match profile.keys {
                 Some(dialect) => key.dialect(dialect),
-                // No call has a key.
-                None => key.dialect(Dialect::default().methods([])),
+                // No call has a key, and none is looked for.
+                None => key.dialect(Dialect::body_field("").methods([])),
             },
             retry: RetryLayer::new(retry),
             limit: RateLimitLayer::new(limits.clone()),
