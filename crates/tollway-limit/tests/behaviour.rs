@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, Method, Response};
 use tokio::time::{Instant, sleep};
 use tokio_test::{assert_pending, assert_ready, task};
-use tollway_core::{Deadline, Endpoint, Priority, Scope, Verdict};
+use tollway_core::{Deadline, Endpoint, Fault, Phase, Priority, Scope, Verdict};
 use tollway_limit::{Call, CountFrom, Key, Limits, LimitsBuilder, Quota, Shape};
 
 const fn millis(millis: u64) -> Duration {
@@ -247,6 +247,42 @@ async fn a_refusal_pauses_exactly_what_it_names() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_refusal_without_a_name_pauses_what_has_a_penalty() {
+    for asked in [None, Some(millis(700))] {
+        let limits = Limits::builder()
+            .every_call(burst(100, millis(1000)))
+            .keyed(Key::path(), burst(10, millis(1000)).penalty(millis(300)))
+            .build()
+            .unwrap();
+        let permit = limits.acquire(&call("/a")).await.unwrap();
+        permit.over(Verdict::NotExecuted {
+            retry_after: asked,
+            scope: Scope::Unspecified,
+        });
+        assert_eq!(wait(&limits, &call("/b")).await, Duration::ZERO);
+        let expected = asked.unwrap_or(millis(300));
+        assert_eq!(wait(&limits, &call("/a")).await, expected);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_never_sent_takes_no_place() {
+    let limits = limits(burst(1, millis(1000)));
+    let fault = |verdict, phase| Fault::new(verdict).in_phase(phase);
+    for (fault, waits) in [
+        (fault(Verdict::NO_EFFECT, Phase::Connect), false),
+        // It was there, and was turned away.
+        (fault(Verdict::NO_EFFECT, Phase::Head), true),
+        (fault(Verdict::Unknown, Phase::Connect), true),
+    ] {
+        let permit = limits.acquire(&call("/")).await.unwrap();
+        permit.failed(&fault);
+        let waited = wait(&limits, &call("/")).await;
+        assert_eq!(!waited.is_zero(), waits, "{fault:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_resource_s_refusal_pauses_its_key_and_endpoint_quotas() {
     let limits = Limits::builder()
         .every_call(burst(100, millis(1000)))
@@ -449,6 +485,18 @@ async fn a_margin_ends_the_wait_for_slow_answers() {
     assert_eq!(start.elapsed(), millis(1000));
     drop(limits.acquire(&call).await.unwrap());
     assert_eq!(start.elapsed(), millis(1030));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_margin_counts_from_the_sending_and_not_from_the_permit() {
+    let margin = CountFrom::Sending { margin: millis(50) };
+    let limits = limits(burst(1, millis(1000)).count_from(margin));
+    let start = Instant::now();
+    let mut permit = limits.acquire(&call("/")).await.unwrap();
+    sleep(millis(100)).await;
+    permit.sent();
+    drop(limits.acquire(&call("/")).await.unwrap());
+    assert_eq!(start.elapsed(), millis(1150));
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::future::poll_fn;
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -413,4 +414,19 @@ async fn a_deadline_that_shares_timers_ends_an_attempt_and_a_call_without_one() 
     let error = deadline.layer(slow()).oneshot(Request::new(())).await;
     assert!(is_deadline(&*error.unwrap_err()));
     assert_eq!(start.elapsed(), secs(4));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_timer_that_is_later_than_the_deadline_is_not_shared() {
+    let late = service_fn(|_: Request<()>| {
+        let start = Instant::now();
+        poll_fn(move |_| {
+            Phase::Head.pending_until::<Result<Response<String>, BoxError>>(start + secs(9))
+        })
+    });
+    let service = DeadlineLayer::new(secs(2)).sharing_timers().layer(late);
+    let start = Instant::now();
+    let error = service.oneshot(Request::new(())).await.unwrap_err();
+    assert_eq!(start.elapsed(), secs(2));
+    assert!(is_deadline(&*error));
 }

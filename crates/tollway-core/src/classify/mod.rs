@@ -2,7 +2,7 @@
 
 use std::error::Error;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use http::{HeaderMap, StatusCode};
 
@@ -104,21 +104,11 @@ impl Judgement {
 
     /// The same, which reads the clock only if it matters.
     fn of_head_by(status: StatusCode, headers: &HeaderMap, clock: impl Fn() -> SystemTime) -> Self {
-        let delay = || retry_after(headers, clock());
-        match Verdict::of_status(status) {
-            Verdict::NotExecuted { scope, .. } => Self {
-                verdict: Verdict::NotExecuted {
-                    retry_after: delay(),
-                    scope,
-                },
-                advice: (status == StatusCode::TOO_EARLY).then_some(RetryAdvice::Once),
-            },
-            Verdict::Unknown => Self {
-                verdict: Verdict::Unknown,
-                advice: delay().map(RetryAdvice::After),
-            },
-            verdict => verdict.into(),
-        }
+        let judgement = Self {
+            verdict: Verdict::of_status(status),
+            advice: (status == StatusCode::TOO_EARLY).then_some(RetryAdvice::Once),
+        };
+        judgement.heeding(headers, clock)
     }
 
     /// What a response means: what a `ClassifyLayer` below has put into its
@@ -134,10 +124,13 @@ impl Judgement {
         }
     }
 
-    /// The same, but never asking for a retry sooner than in `delay`.
-    fn not_before(mut self, delay: Option<Duration>) -> Self {
-        if let Verdict::NotExecuted { retry_after, .. } = &mut self.verdict {
-            *retry_after = (*retry_after).max(delay);
+    /// The same, but never asking for a retry sooner than these headers do.
+    fn heeding(mut self, headers: &HeaderMap, clock: impl Fn() -> SystemTime) -> Self {
+        let asked = || retry_after(headers, clock());
+        match &mut self.verdict {
+            Verdict::NotExecuted { retry_after, .. } => *retry_after = asked().max(*retry_after),
+            Verdict::Unknown => self.advice = asked().map(RetryAdvice::After),
+            Verdict::Done | Verdict::Rejected => {}
         }
         self
     }

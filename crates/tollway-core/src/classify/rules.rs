@@ -115,7 +115,8 @@ impl Rules {
             .and_then(|name| answer.headers.get(name));
         match header.map(|value| value.as_bytes()) {
             Some(b"true") if judgement.verdict == Verdict::Rejected => {
-                judgement.verdict = Verdict::Unknown;
+                let unknown = Judgement::from(Verdict::Unknown);
+                *judgement = unknown.heeding(answer.headers, answer.clock);
             }
             Some(b"false") if !judgement.verdict.is_final() => {
                 judgement.advice = Some(RetryAdvice::Never);
@@ -142,20 +143,11 @@ impl Classify for Rules {
     }
 
     fn classify(&self, answer: &Answer<'_>) -> Judgement {
-        let of_head = Judgement::of_head_by(answer.status, answer.headers, answer.clock);
-        let mut judgement = match self
-            .of_body(answer)
-            .or_else(|| self.of_status(answer.status))
-        {
-            Some(verdict) => {
-                let delay = match (of_head.verdict, of_head.advice) {
-                    (Verdict::NotExecuted { retry_after, .. }, _) => retry_after,
-                    (_, Some(RetryAdvice::After(delay))) => Some(delay),
-                    _ => None,
-                };
-                Judgement::from(verdict).not_before(delay)
-            }
-            None => of_head,
+        let (headers, clock) = (answer.headers, answer.clock);
+        let ruled = self.of_body(answer);
+        let mut judgement = match ruled.or_else(|| self.of_status(answer.status)) {
+            Some(verdict) => Judgement::from(verdict).heeding(headers, clock),
+            None => Judgement::of_head_by(answer.status, headers, clock),
         };
         if let (Verdict::NotExecuted { scope, .. }, Some(said)) =
             (&mut judgement.verdict, self.scope(answer.headers))
@@ -345,6 +337,29 @@ mod tests {
         assert_eq!(judgement.verdict, Verdict::Unknown);
         let advice = Some(RetryAdvice::After(Duration::from_secs(7)));
         assert_eq!(judgement.advice, advice);
+    }
+
+    #[test]
+    fn a_delay_asked_for_is_kept_whatever_else_the_rules_say() {
+        let headers = header(RETRY_AFTER.as_str(), "7");
+        let unknown = Rules::new().status(StatusCode::SERVICE_UNAVAILABLE, Verdict::Unknown);
+        let judgement = judge(&unknown, 503, &headers, "");
+        let delay = Duration::from_secs(7);
+        assert_eq!(judgement.advice, Some(RetryAdvice::After(delay)));
+        // A 409 is final elsewhere, and so is a 400.
+        let conflict = Rules::new().status(StatusCode::CONFLICT, Verdict::Unknown);
+        let judgement = judge(&conflict, 409, &headers, "");
+        assert_eq!(judgement.advice, Some(RetryAdvice::After(delay)));
+        let name = HeaderName::from_static("stripe-should-retry");
+        let mut told = headers.clone();
+        told.insert(name.clone(), HeaderValue::from_static("true"));
+        let judgement = judge(&Rules::new().should_retry_header(name), 400, &told, "");
+        assert_eq!(judgement.advice, Some(RetryAdvice::After(delay)));
+        let refused = Rules::new().status(StatusCode::SERVICE_UNAVAILABLE, Verdict::NO_EFFECT);
+        assert!(matches!(
+            judge(&refused, 503, &headers, "").verdict,
+            Verdict::NotExecuted { retry_after: Some(asked), .. } if asked == delay
+        ));
     }
 
     #[test]
