@@ -87,7 +87,9 @@ impl<G: KeyGenerator> Keys<G> {
         };
         // One look-up, whether the header is there or not.
         match request.headers_mut().entry(name) {
-            Entry::Occupied(written) => {
+            Entry::Occupied(mut written) => {
+                // The same bytes, and nothing for a log.
+                written.get_mut().set_sensitive(true);
                 if written.iter().nth(1).is_some() {
                     return Err(KeyError::refused(Why::Repeated, None));
                 }

@@ -299,6 +299,29 @@ mod given {
     }
 
     #[tokio::test]
+    async fn whoever_chose_it_a_key_in_a_header_is_sensitive() {
+        for (dialect, written) in [
+            (Dialect::default(), "mine"),
+            (Dialect::quoted_header(KEY), "\"mine\""),
+        ] {
+            let seen = Seen::default();
+            let service = IdempotencyKeyLayer::new()
+                .dialect(dialect)
+                .layer(seen.answering(200));
+            for request in [
+                post(""),
+                with_header(written, ""),
+                with_extension(key("mine"), ""),
+            ] {
+                service.clone().oneshot(request).await.unwrap();
+            }
+            for nth in 0..3 {
+                assert!(seen.header(nth).unwrap().is_sensitive(), "{nth}");
+            }
+        }
+    }
+
+    #[tokio::test]
     async fn what_is_no_key_or_not_one_is_refused_before_it_leaves() {
         let seen = Seen::default();
         let service = IdempotencyKeyLayer::new()
