@@ -30,7 +30,7 @@ pub fn counted(work: impl FnOnce()) {
 ///
 /// `None` where there is no valgrind, or it fails.
 #[must_use]
-pub fn callgrind() -> Option<Vec<f64>> {
+pub(crate) fn callgrind() -> Option<Vec<f64>> {
     let program = env::current_exe().ok()?;
     let out = env::temp_dir().join(format!("tollway-callgrind-{}", process::id()));
     let ran = Command::new("valgrind")

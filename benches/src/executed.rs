@@ -2,7 +2,8 @@
 
 use std::vec;
 
-use crate::{Instructions, callgrind};
+use crate::Instructions;
+use crate::callgrind::callgrind;
 
 /// The instructions that one piece of work after the other takes: by the
 /// machine's counter, or else by valgrind, under which the whole program has

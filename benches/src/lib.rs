@@ -9,7 +9,7 @@ mod median;
 mod report;
 mod server;
 
-pub use callgrind::{callgrind, counted, told_to_count};
+pub use callgrind::{counted, told_to_count};
 pub use count::{Instructions, allocations, uncounted};
 pub use executed::Executed;
 pub use median::median;
