@@ -2,9 +2,10 @@
 //! to pay twice.
 
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,10 +13,11 @@ use http::{Request, Response};
 use http_body_util::Full;
 use tokio::time::{Instant, sleep};
 use tollway::core::{BoxError, Deadline, Phase, Verdict};
+use tollway::idempotency::{IdempotencyKeyLayer, KeyBody};
 use tollway::limit::{Limits, LimitsBuilder, Quota};
 use tollway::pool::Protocol;
 use tollway::retry::{Attempts, BackOff, Hedge, Jitter, ReplayBody, RetryLayer, RetryPolicy, Stop};
-use tollway::timeout::DeadlineLayer;
+use tollway::timeout::{AttemptTimeoutLayer, DeadlineLayer};
 use tollway::{Client, ClientBuilder};
 use tollway_sim::{Fault, Faults, Gateway, Latency, Provider};
 use tollway_tests::words;
@@ -328,4 +330,58 @@ async fn a_back_off_that_would_outlast_the_deadline_returns_the_last_answer() ->
     assert_eq!(attempts.stop(), Stop::Deadline);
     assert!(attempts.would_have_waited() >= Some(FOR_EVER / 2));
     Ok(())
+}
+
+/// A failed response that is read to its end until the deadline comes would end
+/// the call from above, where nobody knows its key.
+#[tokio::test(start_paused = true)]
+async fn a_failed_response_that_stalls_is_let_go_before_the_deadline() -> Result<(), BoxError> {
+    let made = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&made);
+    let gateway = service_fn(move |_: Request<ReplayBody<KeyBody<Full<Bytes>>>>| {
+        let first = counted.fetch_add(1, Ordering::Relaxed) == 0;
+        async move {
+            let mut response = Response::new(Stalls);
+            if !first {
+                std::future::pending::<()>().await;
+            }
+            *response.status_mut() = http::StatusCode::SERVICE_UNAVAILABLE;
+            Ok::<_, BoxError>(response)
+        }
+    });
+    let policy = RetryPolicy::builder()
+        .back_off(BackOff::exponential(ms(1), ms(1))?)
+        .drain(16 * 1024, 2 * DEADLINE)
+        .build()?;
+    let service = ServiceBuilder::new()
+        .layer(DeadlineLayer::new(DEADLINE).sharing_timers())
+        .layer(IdempotencyKeyLayer::new())
+        .layer(RetryLayer::new(policy))
+        .layer(AttemptTimeoutLayer::new(FOR_EVER))
+        .service(gateway);
+    let started = Instant::now();
+    let request = Request::post("https://pay.example/v1/payouts").body(Full::from("amount=1"))?;
+    let error = service.oneshot(request).await.expect_err("no answer");
+    assert_eq!(started.elapsed(), DEADLINE);
+    assert_eq!(made.load(Ordering::Relaxed), 2);
+    assert_eq!(Verdict::of_error(&*error), Verdict::Unknown, "{error}");
+    assert!(tollway::timeout::is_deadline(&*error), "{error}");
+    assert!(tollway::idempotency::key_of(&*error).is_some(), "{error}");
+    Ok(())
+}
+
+/// A body that never comes.
+#[derive(Debug)]
+struct Stalls;
+
+impl http_body::Body for Stalls {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, BoxError>>> {
+        Poll::Pending
+    }
 }

@@ -213,9 +213,17 @@ impl<S, B, R: Seed> Call<S, B, R> {
         Next::Return(progress.end(outcome, judgement.verdict, stop, wait))
     }
 
-    /// Reads a failed response to its end, if that may be worth it.
+    /// Reads a failed response to its end, if that may be worth it. A deadline
+    /// that came meanwhile would end the call from above, where nobody knows what
+    /// was tried.
     pub(crate) fn drain<ResB: Body>(&self, body: ResB) -> Option<Drain<ResB>> {
         let settings = self.policy.settings();
+        if let Kept::Resend(resend) = &self.kept
+            && let Some(deadline) = resend.head.deadline()
+            && deadline.remaining(Instant::now()) <= settings.drain_time
+        {
+            return None;
+        }
         Drain::new(body, settings.drain_bytes, settings.drain_time)
     }
 

@@ -173,8 +173,9 @@ impl<R> RetryPolicyBuilder<R> {
 
     /// The most of a failed response's body that is read before the wait, so
     /// that its connection can be used again: in bytes, and in time. What isn't
-    /// through by then is dropped, which costs the connection over HTTP/1.1.
-    /// Default: 16 KiB and 100 ms, about what a new connection with TLS costs.
+    /// through by then is dropped, which costs the connection over HTTP/1.1; so
+    /// is all of it where the deadline could come meanwhile. Default: 16 KiB and
+    /// 100 ms, about what a new connection with TLS costs.
     pub fn drain(mut self, bytes: usize, time: Duration) -> Self {
         self.0.drain_bytes = bytes;
         self.0.drain_time = time;
