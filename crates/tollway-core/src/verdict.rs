@@ -60,12 +60,13 @@ impl Verdict {
 
     /// What a status says when nothing else is known of the provider.
     ///
-    /// 2xx is done; 429 was not executed; 408, 425 and every 5xx but 501 and
+    /// 2xx is done; 429 and 425 were not executed; 408 and every 5xx but 501 and
     /// 505 leave the outcome unknown; everything else is final, redirects
-    /// included, since following one is not ours to decide. 408 and 425 are
-    /// from RFC 9110 (section 15.5.9) and RFC 8470 (section 5.2); a 425 says
-    /// that the server was unwilling to process the request, so it was not
-    /// executed. 1xx never gets here.
+    /// included, since following one is not ours to decide. A 425 says that the
+    /// server was unwilling to process the request (RFC 8470, section 5.2), a
+    /// 408 that it gave up on it (RFC 9110, section 15.5.9). 600 and above are no
+    /// statuses of HTTP, and are taken for a 5xx (RFC 9110, section 15). 1xx
+    /// never gets here.
     #[must_use]
     pub fn of_status(status: StatusCode) -> Self {
         match status.as_u16() {
@@ -76,7 +77,7 @@ impl Verdict {
             },
             425 => Self::NO_EFFECT,
             501 | 505 => Self::Rejected,
-            408 | 500..=599 => Self::Unknown,
+            408 | 500.. => Self::Unknown,
             _ => Self::Rejected,
         }
     }

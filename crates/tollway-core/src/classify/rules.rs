@@ -325,6 +325,10 @@ mod tests {
             (501, Verdict::Rejected),
             (503, Verdict::Unknown),
             (504, Verdict::Unknown),
+            (599, Verdict::Unknown),
+            // No status of HTTP: to be taken for a 5xx (RFC 9110, section 15).
+            (600, Verdict::Unknown),
+            (999, Verdict::Unknown),
         ] {
             assert_eq!(verdict(&rules, status, ""), expected, "{status}");
         }
