@@ -284,21 +284,24 @@ async fn what_was_never_sent_takes_no_place() {
 
 #[tokio::test(start_paused = true)]
 async fn a_resource_s_refusal_pauses_its_key_and_endpoint_quotas() {
-    let limits = Limits::builder()
-        .every_call(burst(100, millis(1000)))
-        .keyed(
-            Key::param("id").on(Endpoint::get("/b/{id}")),
-            burst(10, millis(1000)).penalty(millis(300)),
-        )
-        .build()
-        .unwrap();
-    let permit = limits.acquire(&call("/b/1")).await.unwrap();
-    permit.over(Verdict::NotExecuted {
-        retry_after: None,
-        scope: Scope::Resource,
-    });
-    assert_eq!(wait(&limits, &call("/b/2")).await, Duration::ZERO);
-    assert_eq!(wait(&limits, &call("/b/1")).await, millis(300));
+    for asked in [None, Some(millis(700))] {
+        let limits = Limits::builder()
+            .every_call(burst(100, millis(1000)))
+            .keyed(
+                Key::param("id").on(Endpoint::get("/b/{id}")),
+                burst(10, millis(1000)).penalty(millis(300)),
+            )
+            .build()
+            .unwrap();
+        let permit = limits.acquire(&call("/b/1")).await.unwrap();
+        permit.over(Verdict::NotExecuted {
+            retry_after: asked,
+            scope: Scope::Resource,
+        });
+        assert_eq!(wait(&limits, &call("/b/2")).await, Duration::ZERO);
+        let expected = asked.unwrap_or(millis(300));
+        assert_eq!(wait(&limits, &call("/b/1")).await, expected);
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -330,6 +333,65 @@ async fn headers_tighten_and_never_loosen() {
     drop(limits.acquire(&call).await.unwrap());
     assert_eq!(start.elapsed(), Duration::ZERO);
     assert_eq!(wait(&limits, &call).await, millis(5000));
+}
+
+#[tokio::test(start_paused = true)]
+async fn headers_are_about_the_quota_that_they_describe() {
+    for (policy, whose) in [
+        (r#""m";w=60"#, "everybody's"),
+        (r#""m";q=100"#, "everybody's"),
+        (r#""m";w=1;q=7"#, "the endpoint's"),
+        (r#""m";q=7"#, "the endpoint's"),
+    ] {
+        let limits = Limits::builder()
+            .every_call(burst(100, Duration::from_secs(60)))
+            .endpoint(Endpoint::get("/a"), burst(10, millis(1000)))
+            .build()
+            .unwrap();
+        let mut response = Response::new(());
+        let headers = response.headers_mut();
+        headers.insert("ratelimit-policy", policy.parse().unwrap());
+        headers.insert("ratelimit", r#""m";r=0;t=30"#.parse().unwrap());
+        let permit = limits.acquire(&call("/a")).await.unwrap();
+        permit.answered(&response);
+        let waited = wait(&limits, &call("/b")).await;
+        let expected = [Duration::ZERO, Duration::from_secs(30)];
+        let everybody = usize::from(whose == "everybody's");
+        assert_eq!(waited, expected[everybody], "{policy}");
+        let waited = waited + wait(&limits, &call("/a")).await;
+        assert_eq!(waited, Duration::from_secs(30), "{policy}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_of_concurrency_pauses_what_limits_it() {
+    // Everybody's calls in flight are limited, and those of `/a`.
+    for (scope, a, b) in [
+        (Scope::GlobalConcurrency, true, true),
+        (Scope::EndpointConcurrency, true, false),
+        // A limit in flight is no rate.
+        (Scope::EndpointRate, false, false),
+    ] {
+        let limits = Limits::builder()
+            .every_call(Quota::concurrent(10))
+            .endpoint(Endpoint::get("/a"), Quota::concurrent(5))
+            .build()
+            .unwrap();
+        let permit = limits.acquire(&call("/a")).await.unwrap();
+        permit.over(Verdict::NotExecuted {
+            retry_after: Some(millis(700)),
+            scope,
+        });
+        let now = Instant::now().into_std();
+        let waits = |path| match limits.try_acquire(&call(path), now) {
+            Ok(permit) => {
+                permit.give_back();
+                false
+            }
+            Err(error) => error.wait() == Some(millis(700)),
+        };
+        assert_eq!((waits("/a"), waits("/b")), (a, b), "{scope:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
