@@ -226,7 +226,8 @@ pub fn modern_treasury() -> Profile {
 /// Savvy Connect Direct.
 ///
 /// - 200 with a `responseCode` other than 0 is a final refusal *(docs)*. A 200
-///   without a readable one is of unknown outcome *(ours)*.
+///   without a readable one is of unknown outcome *(ours)*, and so is any other
+///   2xx, which is no success here *(docs)*.
 /// - A 429 never reached the core; its delay stands in a text *(docs)*.
 /// - The key is the body's field `RequestId` *(docs)*; the caller puts it there,
 ///   and calls without it are refused.
@@ -242,7 +243,8 @@ pub fn savvy() -> Profile {
             BodyRule::new(200..=200, "responseCode", Test::IsNot("0".into()))
                 .means(Verdict::Rejected),
         )
-        .body(BodyRule::new(200..=200, "responseCode", Test::Missing))
+        .body(BodyRule::new(201..=299, "responseCode", Test::Present))
+        .body(BodyRule::new(200..=299, "responseCode", Test::Missing))
         .body(BodyRule::new(429..=429, "message", Test::Present).delay_after("Try again in"));
     profile.keys = Some(Dialect::body_field("RequestId"));
     profile.deadline = seconds(300);
