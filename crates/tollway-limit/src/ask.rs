@@ -137,7 +137,6 @@ impl Shared {
         let taken = state.take_at_once(plan, level, deadline, now);
         // Copies plain numbers, where `clone` goes through an iterator.
         let plan = taken.then(|| Plan::from_slice(plan))?;
-        state.lend(&plan, now);
         drop(core);
         Some(Permit::taken(Arc::clone(self), plan, level, now))
     }
@@ -284,7 +283,6 @@ impl Shared {
         // Nobody waits for its place, as a rule; then that is all.
         if core.state.finish_at_once(plan, level, sent, now) {
             core.sweep(plan, now);
-            core.state.lend(plan, now);
             return;
         }
         drop(core);

@@ -48,7 +48,7 @@ impl Meter {
     }
 
     pub(crate) fn may_lend(&self) -> bool {
-        self.lanes == 0 && self.gauge.lends()
+        self.gauge.lends() && self.lanes == 0
     }
 
     /// Whether several of its places are taken.
@@ -67,22 +67,28 @@ impl Meter {
 
     /// Lends what is left, unless somebody waits who needs some of it.
     #[inline]
-    fn lend(&mut self, now: Nanos) {
+    pub(crate) fn lend(&mut self, now: Nanos) {
         debug_assert!(self.loan.is_none());
-        if let Some(express) = &self.express
-            && self.may_lend()
-        {
-            let spare = self.gauge.spare(now);
-            if spare > 0 {
-                self.loan = Some(express.lend(spare, now));
-            }
+        if self.may_lend() {
+            self.lend_at_till(now);
+        }
+    }
+
+    #[inline(never)]
+    fn lend_at_till(&mut self, now: Nanos) {
+        let Some(express) = &self.express else { return };
+        let spare = self.gauge.spare(now);
+        if spare > 0 {
+            self.loan = Some(express.lend(spare, now));
         }
     }
 
     /// Accounts for what has happened without the lock: by `now`, at the latest.
     #[inline(never)]
-    fn recall(&mut self, loan: Loan, now: impl Fn() -> Nanos, clock: Nanos) {
-        let Some(express) = &self.express else { return };
+    fn recall(&mut self, now: impl Fn() -> Nanos, clock: Nanos) {
+        let (Some(loan), Some(express)) = (self.loan.take(), &self.express) else {
+            return;
+        };
         let used = express.recall(loan);
         if used.taken > 0 {
             self.gauge.take_lent(EXPRESS, used.taken, clock);
@@ -142,8 +148,8 @@ impl Meters {
     #[inline]
     pub(crate) fn get_mut(&mut self, id: u32) -> Option<&mut Meter> {
         let meter = self.slab.get_mut(id as usize)?;
-        if let Some(loan) = meter.loan.take() {
-            meter.recall(loan, &self.read, self.clock);
+        if meter.loan.is_some() {
+            meter.recall(&self.read, self.clock);
         }
         Some(meter)
     }

@@ -4,8 +4,8 @@ use super::State;
 use crate::time::Nanos;
 
 impl State {
-    /// Takes a permit, if nobody waits and there is room. The way of nearly
-    /// every attempt, and the short one.
+    /// Takes a permit, if nobody waits and there is room, and lends what is left.
+    /// The way of nearly every attempt, and the short one.
     #[inline]
     pub(crate) fn take_at_once(
         &mut self,
@@ -18,8 +18,14 @@ impl State {
             return false;
         }
         if let &[id] = plan {
-            let meter = self.meters.get_mut(id);
-            return meter.is_none_or(|meter| meter.gauge.take_if_room(level, now));
+            let Some(meter) = self.meters.get_mut(id) else {
+                return true;
+            };
+            let has_room = meter.gauge.take_if_room(level, now);
+            if has_room {
+                meter.lend(now);
+            }
+            return has_room;
         }
         let has_room = plan.iter().all(|&id| {
             let meter = self.meters.get_mut(id);
@@ -31,7 +37,8 @@ impl State {
         has_room
     }
 
-    /// Notes that an attempt is over, if nobody waits who should hear of it.
+    /// Notes that an attempt is over, if nobody waits who should hear of it, and
+    /// lends what is left.
     #[inline]
     pub(crate) fn finish_at_once(
         &mut self,
@@ -40,11 +47,19 @@ impl State {
         sent: Option<Nanos>,
         now: Nanos,
     ) -> bool {
-        let is_quiet = self.lanes.waiting() == 0;
-        if is_quiet {
-            self.finish(plan, level, sent, now);
+        if self.lanes.waiting() > 0 {
+            return false;
         }
-        is_quiet
+        match *plan {
+            [id] => {
+                if let Some(meter) = self.meters.get_mut(id) {
+                    meter.gauge.finish(level, sent, now);
+                    meter.lend(now);
+                }
+            }
+            _ => self.finish(plan, level, sent, now),
+        }
+        true
     }
 
     /// Notes that an attempt is over.
