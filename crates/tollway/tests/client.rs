@@ -12,10 +12,13 @@ use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
 
-use http::{Method, Request, StatusCode};
+use http::{Method, Request, StatusCode, Version};
+use http_body_util::BodyExt;
+use tokio::time::{sleep, timeout};
 use tollway::core::{Endpoint, IdempotencyKey, Phase, Rules, Verdict};
 use tollway::idempotency::Dialect;
 use tollway::limit::{Limits, Quota};
+use tollway::pool::{ConnectionInfo, Protocol};
 use tollway::retry::{Attempts, BackOff, RetryPolicy};
 use tollway::{Body, Client, ClientBuilder, Profile, profiles};
 use tollway_sim::{Fault, Faults, Gateway, Provider};
@@ -277,7 +280,49 @@ async fn rules_and_limits_can_be_replaced() {
     assert_eq!(gateway.ledger().entries[0].key, None);
     let error = client.send(payout(&gateway, "po-6")).await.unwrap_err();
     assert!(error.is_not_executed(), "{error:#}");
+    assert!(error.is_timeout(), "it would have come too late: {error:#}");
     assert_eq!(gateway.ledger().effects(), 1);
+}
+
+#[tokio::test]
+async fn what_a_profile_says_of_connections_is_heeded() {
+    let gateway = Gateway::builder(Provider::Stripe).start().await.unwrap();
+    let hang = Faults::script(vec![Some(Fault::Hang(Duration::from_secs(60))); 3]);
+    let slow = Gateway::builder(Provider::Stripe).faults(hang);
+    let slow = slow.start().await.unwrap();
+    for (protocol, version) in [
+        (Protocol::Http1Only, Version::HTTP_11),
+        (Protocol::Http2Only, Version::HTTP_2),
+    ] {
+        let mut profile = profiles::stripe();
+        profile.protocol = protocol;
+        profile.max_connections = 2;
+        profile.idle_timeout = Duration::from_millis(20);
+        profile.deadline = Duration::from_millis(500);
+        profile.limits = Limits::builder();
+        let client = Client::builder(profile).plain_http(true).build().unwrap();
+        let response = client.send(payout(&gateway, "po-1")).await.unwrap();
+        let connection = ConnectionInfo::of(response.extensions()).unwrap();
+        assert_eq!(connection.protocol(), version);
+        drop(response.into_body().collect().await.unwrap());
+        let idle = async {
+            while client.pool_stats().total().open() > 0 {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(Duration::from_secs(10), idle).await.unwrap();
+        if protocol == Protocol::Http1Only {
+            let call = || client.send(payout(&slow, "po-2"));
+            let calls = async { tokio::join!(call(), call(), call()) };
+            let third = async {
+                while client.pool_stats().total().calls() < 2 {
+                    sleep(Duration::from_millis(5)).await;
+                }
+                client.pool_stats().total().waiting()
+            };
+            assert_eq!(tokio::join!(calls, third).1, 1);
+        }
+    }
 }
 
 #[tokio::test]
@@ -321,10 +366,18 @@ async fn a_span_tells_of_the_call_and_of_no_secret() {
         .finish();
     let guard = tracing::subscriber::set_default(subscriber);
     client.send(request).await.unwrap();
+    client.drain(Duration::from_secs(5)).await;
+    client.send(payout(&gateway, "po-10")).await.unwrap_err();
     drop(guard);
 
     let text = String::from_utf8(captured.0.lock().unwrap().clone()).unwrap();
-    let closed = text.lines().find(|line| line.contains("close")).unwrap();
+    let mut closed = text
+        .lines()
+        .filter(|line| line.contains("tollway::client: close"));
+    let (closed, failed) = (closed.next().unwrap(), closed.next().unwrap());
+    for field in ["error.type=\"_OTHER\"", "tollway.verdict=\"not_executed\""] {
+        assert!(failed.contains(field), "{field} is not in {failed}");
+    }
     for field in [
         "call{otel.kind=\"client\" tollway.provider=\"stripe\" http.request.method=POST",
         "server.address=\"127.0.0.1\"",

@@ -405,6 +405,26 @@ async fn a_retry_that_succeeds_pays_back() {
     assert_eq!(budget.available(), Some(100.0));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_call_that_succeeds_at_once_adds_to_the_budget() {
+    let budget = Budget::builder()
+        .capacity(2)
+        .per_success(0.25)
+        .per_second(0.0);
+    let budget = budget.build().unwrap();
+    let gateway = Gateway::answering((0..9).map(|_| Ok(status(503))));
+    let policy = || policy().max_attempts(2).budget(budget.clone());
+    for spent in 1..=3 {
+        call(policy(), &gateway, get()).await.unwrap();
+        assert_eq!(budget.available(), Some(2.0 - f64::from(spent.min(2))));
+    }
+    let healthy = Gateway::default();
+    for earned in 1..=3 {
+        call(policy(), &healthy, get()).await.unwrap();
+        assert_eq!(budget.available(), Some(0.25 * f64::from(earned)));
+    }
+}
+
 /// Elsewhere the request is cloned even for the last attempt.
 #[tokio::test(start_paused = true)]
 async fn nothing_is_copied_that_cannot_be_used() {
