@@ -134,8 +134,8 @@ impl LimitsBuilder {
     }
 
     /// At most so many keys of a rule have a quota of their own at one time;
-    /// more than that share one, until others are idle. The default is
-    /// [`MAX_KEYS`](Self::MAX_KEYS).
+    /// more than that share one, until others are idle, and so is what they
+    /// share. The default is [`MAX_KEYS`](Self::MAX_KEYS).
     #[must_use]
     pub fn max_keys(mut self, keys: usize) -> Self {
         self.max_keys = keys;

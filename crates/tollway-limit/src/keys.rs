@@ -1,7 +1,7 @@
 //! The gauges of one keyed rule, made when a key is first seen and forgotten
 //! once idle.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use crate::meter::Role;
@@ -25,10 +25,22 @@ pub(crate) struct Keys {
     meters: HashMap<Arc<str>, u32>,
     /// The same keys, in the order in which they are looked at.
     round: VecDeque<Arc<str>>,
-    /// Shared by the keys that come when there are `max` busy ones. Stricter
-    /// than a quota each, never looser.
-    overflow: Option<u32>,
+    overflow: Option<Overflow>,
 }
+
+/// Shared by the keys that come when there are `max` busy ones. Stricter than a
+/// quota each, never looser: a key that has shared it since it was last idle gets
+/// none of its own.
+#[derive(Debug)]
+struct Overflow {
+    meter: u32,
+    /// Those keys, as long as they aren't too many to remember.
+    keys: HashSet<Box<str>>,
+}
+
+/// Of so many keys is remembered that they share a quota. More, and every new key
+/// is taken for one of them.
+const REMEMBERED: usize = 1024;
 
 impl Keys {
     pub(crate) fn new(quota: Quota, role: Role, rule: u32, max: usize) -> Self {
@@ -49,13 +61,8 @@ impl Keys {
         if let Some(&meter) = self.meters.get(key) {
             return meter;
         }
-        // A key that has shared a quota gets none of its own until what it used of
-        // that is free again.
-        if self.meters.len() >= self.max || self.is_overflow_busy(state, now) {
-            let (quota, role, rule) = (self.quota, self.role, self.rule);
-            return *self
-                .overflow
-                .get_or_insert_with(|| state.meters.add(quota, role, rule));
+        if self.shares(key, state, now) || self.meters.len() >= self.max {
+            return self.share(key, state);
         }
         let meter = state.meters.add(self.quota, self.role, self.rule);
         let key: Arc<str> = key.into();
@@ -64,10 +71,29 @@ impl Keys {
         meter
     }
 
-    fn is_overflow_busy(&self, state: &mut State, now: Nanos) -> bool {
-        self.overflow
-            .and_then(|meter| state.meters.get_mut(meter))
-            .is_some_and(|meter| !meter.is_idle(now))
+    /// Whether a key has lately shared a quota with others.
+    fn shares(&mut self, key: &str, state: &mut State, now: Nanos) -> bool {
+        let Some(overflow) = &mut self.overflow else {
+            return false;
+        };
+        let meter = state.meters.get_mut(overflow.meter);
+        if meter.is_none_or(|meter| meter.is_idle(now)) {
+            overflow.keys = HashSet::new();
+        }
+        overflow.keys.contains(key) || overflow.keys.len() >= REMEMBERED
+    }
+
+    /// The meter that this key shares with others.
+    fn share(&mut self, key: &str, state: &mut State) -> u32 {
+        let (quota, role, rule) = (self.quota, self.role, self.rule);
+        let overflow = self.overflow.get_or_insert_with(|| Overflow {
+            meter: state.meters.add(quota, role, rule),
+            keys: HashSet::new(),
+        });
+        if overflow.keys.len() < REMEMBERED && !overflow.keys.contains(key) {
+            overflow.keys.insert(key.into());
+        }
+        overflow.meter
     }
 
     /// Whether this is the meter of that key alone.
@@ -113,7 +139,7 @@ impl Keys {
 
     /// Every meter, with its key. The overflow has none.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Option<&Arc<str>>, u32)> {
-        let overflow = self.overflow.map(|meter| (None, meter));
+        let overflow = self.overflow.iter().map(|overflow| (None, overflow.meter));
         self.meters
             .iter()
             .map(|(key, &meter)| (Some(key), meter))
