@@ -61,7 +61,7 @@ where
     #[inline]
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let inherited = Deadline::of(request.extensions());
-        let now = recent(|| Instant::now().into_std());
+        let now = Instant::now().into_std();
         let own = self.limit.and_then(|limit| Deadline::after(now, limit));
         let Some(deadline) = own.into_iter().chain(inherited).min() else {
             return self.inner.call(request, Phase::Permit, Bounds::NONE);

@@ -3,6 +3,8 @@
 mod support;
 
 use std::future::poll_fn;
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -429,4 +431,30 @@ async fn a_timer_that_is_later_than_the_deadline_is_not_shared() {
     let error = service.oneshot(Request::new(())).await.unwrap_err();
     assert_eq!(start.elapsed(), secs(2));
     assert!(is_deadline(&*error));
+}
+
+/// What a handler does between two calls of one poll is none of their time.
+#[tokio::test(start_paused = true)]
+async fn a_call_made_late_in_its_handlers_poll_has_all_of_its_time() {
+    let client = DeadlineLayer::new(secs(10)).layer(AttemptTimeoutLayer::new(secs(2)).layer(
+        service_fn(|_: Request<()>| async {
+            sleep(secs(1)).await;
+            Ok::<_, BoxError>(Response::new(String::new()))
+        }),
+    ));
+    let handler = service_fn(move |request: Request<()>| {
+        let mut client = client.clone();
+        async move {
+            let _first = client.ready().await?.call(Request::new(()));
+            // It computes for so long, and doesn't let go of the thread.
+            let mut busy = pin!(advance(secs(5)));
+            poll_fn(|cx| Poll::Ready(busy.as_mut().poll(cx).is_pending())).await;
+            let called = Instant::now();
+            let answer = client.ready().await?.call(request).await;
+            assert_eq!(called.elapsed(), secs(1));
+            answer
+        }
+    });
+    let service = DeadlineLayer::new(secs(60)).layer(handler);
+    service.oneshot(Request::new(())).await.unwrap();
 }
