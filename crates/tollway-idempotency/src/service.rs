@@ -1,6 +1,7 @@
 //! The service.
 
 use std::fmt;
+use std::mem;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -16,8 +17,7 @@ use crate::{IdempotencyKeyFuture, KeyBody, KeyGenerator, UuidV7};
 /// The service of [`IdempotencyKeyLayer`](crate::IdempotencyKeyLayer).
 ///
 /// It is ready when the inner service is. A call whose body is read first takes
-/// no readiness with it: it asks a clone of the inner service once it has the
-/// body.
+/// that readiness along, and asks again once it has the body.
 ///
 /// # Errors
 ///
@@ -92,7 +92,11 @@ impl<S, G> IdempotencyKeyService<S, G> {
                 keys.admit(chosen, &mut request, None)
             }
             Ok(chosen) => {
-                let (inner, keys) = (self.inner.clone(), Arc::clone(keys));
+                // The one that was asked goes into the call: what it holds by
+                // being ready, nobody else can have.
+                let clone = self.inner.clone();
+                let inner = mem::replace(&mut self.inner, clone);
+                let keys = Arc::clone(keys);
                 return IdempotencyKeyFuture::reading(inner, keys, chosen, request);
             }
             Err(error) => Err(error),

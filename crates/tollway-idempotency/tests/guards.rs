@@ -13,6 +13,7 @@ use tollway_core::{BoxError, Fault, IdempotencyKey, Verdict};
 use tollway_idempotency::{
     Dialect, IdempotencyKeyLayer, IdempotencyKeyService, KeyBody, KeyError, key_of,
 };
+use tower::limit::ConcurrencyLimit;
 use tower::{Layer, Service, ServiceExt};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -324,4 +325,19 @@ async fn beyond_the_bound_the_oldest_are_forgotten_and_zero_remembers_none() {
     let service = IdempotencyKeyLayer::new().remember(0).layer(gateway);
     call(&service, "k", "/p", "{}").await.unwrap();
     call(&service, "k", "/p", "[]").await.unwrap();
+}
+
+/// Readiness can be a place that only one has: whoever asked for it and is then
+/// called must not wait for itself.
+#[tokio::test(start_paused = true)]
+async fn a_call_whose_body_is_read_takes_its_readiness_along() {
+    let gateway = Gateway::answering(200);
+    let one = ConcurrencyLimit::new(gateway.clone(), 1);
+    let mut service = IdempotencyKeyLayer::new().layer(one);
+    for body in ["{}", "{}"] {
+        let ready = ServiceExt::<Request<Full<Bytes>>>::ready(&mut service).await;
+        let call = ready.unwrap().call(pay("a", "/a", body));
+        let call = tokio::time::timeout(Duration::from_secs(5), call);
+        call.await.expect("no deadlock").unwrap();
+    }
 }
