@@ -12,12 +12,10 @@
 //! file descriptors, resident memory and tasks are counted. The gateways are
 //! processes of their own: their ledgers grow with every payment.
 
-use std::fs;
-use std::io::{self, BufRead, Read};
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+use std::{fs, io};
 
 use http::Request;
 use http_body_util::BodyExt;
@@ -28,7 +26,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tollway::limit::Limits;
 use tollway::pool::{ConnectionInfo, Protocol};
 use tollway::{Body, Client, profiles};
-use tollway_benches::Report;
+use tollway_benches::{Report, ServerProcess};
 use tollway_core::BoxError;
 use tollway_sim::{Faults, Gateway, Latency, Provider};
 
@@ -37,12 +35,9 @@ const CAP: usize = 50;
 /// Short, so that the wait at the end is.
 const IDLE: Duration = Duration::from_secs(2);
 
-/// The argument with which this program starts itself as a gateway.
-const SERVE: &str = "--serve";
-
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
-    if let Some(protocol) = std::env::args().skip_while(|a| a != SERVE).nth(1) {
+    if let Some(protocol) = ServerProcess::asked() {
         return serve(protocol == "http2").await;
     }
     let minutes: f64 = match std::env::args().skip_while(|a| a != "--minutes").nth(1) {
@@ -98,22 +93,9 @@ struct Tally {
 
 impl Side {
     async fn start(http2: bool) -> Result<Self, BoxError> {
-        let mut gateway = Command::new(std::env::current_exe()?)
-            .arg(SERVE)
-            .arg(if http2 { "http2" } else { "http1" })
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let said = gateway.stdout.take().ok_or("the gateway has no output")?;
-        // Its input stays open for as long as this process lives.
-        std::mem::forget(gateway);
-        let mut said = io::BufReader::new(said).lines();
-        let mut line = || {
-            let line = said.next();
-            line.unwrap_or(Err(io::ErrorKind::UnexpectedEof.into()))
-        };
-        let url = line()?;
-        let root = hex(&line()?)?;
+        let mut gateway = ServerProcess::start(if http2 { "http2" } else { "http1" })?;
+        let url = gateway.line()?;
+        let root = hex(&gateway.line()?)?;
         let mut roots = rustls::RootCertStore::empty();
         roots.add(CertificateDer::from(root))?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -180,7 +162,7 @@ async fn serve(http2: bool) -> Result<(), BoxError> {
     let root = gateway.ca_certificate_der().ok_or("no certificate")?;
     let root: String = root.iter().map(|byte| format!("{byte:02x}")).collect();
     println!("{}\n{root}", gateway.url());
-    tokio::task::spawn_blocking(|| io::stdin().read_to_end(&mut Vec::new())).await??;
+    tokio::task::spawn_blocking(ServerProcess::until_told).await??;
     Ok(())
 }
 
