@@ -99,6 +99,11 @@ pub enum Shape {
     /// One after the other, evenly. Safe with every kind of provider, those
     /// included that estimate their window (sliding counters, leaky buckets)
     /// and punish a burst.
+    ///
+    /// So that no window ever holds more than the limit, one less goes out in
+    /// each: 99 % of a limit of 100, 96 % of one of 25, but half of one of 2.
+    /// Where a limit is that small and the provider known to be exact,
+    /// [`Burst`](Self::Burst) gives it all.
     Paced,
     /// All at once, as long as the quota has room. For providers that keep an
     /// exact log, a fixed window, or a bucket of known size.
