@@ -177,8 +177,8 @@ fn layers(report: &mut Report) {
 }
 
 /// 8 tasks on 2 threads, all on one key, beside the least that a limiter can do
-/// that learns of answers: it reads the clock twice, and adds to a handle's count
-/// and to one of its own, and again at the answer.
+/// that learns of answers and has one place to count: it reads the clock twice, and
+/// adds to a handle's count and to one of its own, and again at the answer.
 async fn contended(report: &mut Report) {
     let case = "8 tasks on 2 threads, one key";
     let count = Arc::new(AtomicUsize::new(0));

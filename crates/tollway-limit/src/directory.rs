@@ -17,6 +17,7 @@ use crate::sync::OnceLock;
 /// How many places a key may have.
 const PLACES: usize = 8;
 const FEWEST: usize = 64;
+/// So many entries, with their tills and keys, are some 10 MB.
 const MOST: usize = 1 << 14;
 
 #[derive(Debug, Default)]
