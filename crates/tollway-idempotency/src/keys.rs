@@ -120,7 +120,7 @@ impl<G: KeyGenerator> Keys<G> {
     #[inline]
     pub(crate) fn disown<B>(&self, request: &mut Request<B>) {
         request.extensions_mut().remove::<IdempotencyKey>();
-        if !request.method().is_idempotent()
+        if !request.method().is_safe()
             && let Some(name) = self.dialect.header_name()
             && let Some(value) = request.headers().get(name)
             && let Ok(key) = IdempotencyKey::new(value.clone())

@@ -4,7 +4,7 @@ use std::mem;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime};
 
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body::Body;
 use tokio::time::Instant;
 use tollway_core::{Attempt, BoxError, Fault, Judgement, Phase, Verdict};
@@ -12,7 +12,6 @@ use tower_service::Service;
 
 use crate::budget::{Cost, Withdrawal};
 use crate::decide::{Course, Decision, Situation, asked_for};
-use crate::drain::Drain;
 use crate::evidence::Evidence;
 use crate::head::KeptHead;
 use crate::policy::Settings;
@@ -213,20 +212,6 @@ impl<S, B, R: Seed> Call<S, B, R> {
         Next::Return(progress.end(outcome, judgement.verdict, stop, wait))
     }
 
-    /// Reads a failed response to its end, if that may be worth it. A deadline
-    /// that came meanwhile would end the call from above, where nobody knows what
-    /// was tried.
-    pub(crate) fn drain<ResB: Body>(&self, body: ResB) -> Option<Drain<ResB>> {
-        let settings = self.policy.settings();
-        if let Kept::Resend(resend) = &self.kept
-            && let Some(deadline) = resend.head.deadline()
-            && deadline.remaining(Instant::now()) <= settings.drain_time
-        {
-            return None;
-        }
-        Drain::new(body, settings.drain_bytes, settings.drain_time)
-    }
-
     /// Hands the next attempt to the service, once it is ready.
     pub(crate) fn poll_resend<ResB>(
         &mut self,
@@ -351,7 +336,7 @@ impl Progress {
             Err(error) => return Err(self.fail(error, last, stop, would_have_waited)),
         };
         let status = Some(response.status());
-        let verdict = self.course.verdict(last, status, &self.evidence);
+        let verdict = self.verdict(last, status);
         telemetry::stop(self.records.made(), verdict, stop, status, None);
         let extensions = response.extensions_mut();
         if verdict == Verdict::Unknown {
@@ -372,10 +357,16 @@ impl Progress {
         stop: Stop,
         would_have_waited: Option<Duration>,
     ) -> RetryError {
-        let verdict = self.course.verdict(last, None, &self.evidence);
+        let verdict = self.verdict(last, None);
         telemetry::stop(self.records.made(), verdict, stop, None, Some(&*error));
         let story = self.story(stop, would_have_waited);
         RetryError::new(error, verdict, self.evidence.key.take(), story)
+    }
+
+    /// What the call as a whole means.
+    fn verdict(&self, last: Verdict, status: Option<StatusCode>) -> Verdict {
+        let now = Instant::now();
+        self.course.verdict(last, status, &self.evidence, now)
     }
 
     fn story(&mut self, stop: Stop, would_have_waited: Option<Duration>) -> Attempts {

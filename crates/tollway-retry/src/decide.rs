@@ -66,10 +66,11 @@ impl Course {
         last: Verdict,
         status: Option<StatusCode>,
         evidence: &Evidence,
+        now: Instant,
     ) -> Verdict {
         let clears = match last {
             Verdict::Done | Verdict::Unknown => true,
-            Verdict::Rejected => evidence.is_settled_by(status),
+            Verdict::Rejected => evidence.is_settled_by(status, now),
             Verdict::NotExecuted { .. } => false,
         };
         if self.unknown && !clears {
@@ -328,13 +329,13 @@ mod tests {
             // for all attempts.
             let ends = |last, status: Option<u16>| {
                 let status = status.map(|code| StatusCode::from_u16(code).unwrap());
-                course.verdict(last, status, &evidence)
+                course.verdict(last, status, &evidence, now)
             };
             prop_assert_eq!(ends(Verdict::NO_EFFECT, None) == Verdict::Unknown, unknown);
             prop_assert_eq!(ends(Verdict::Done, Some(200)), Verdict::Done);
+            let keyed = key.as_ref().is_some_and(|key| key.is_valid(now));
             for (status, settled) in [
-                (Some(200), key.is_some()), (Some(400), key.is_some()),
-                (Some(402), key.is_some()), (Some(422), key.is_some()),
+                (Some(200), keyed), (Some(400), keyed), (Some(402), keyed), (Some(422), keyed),
                 (Some(302), false), (Some(401), false), (Some(403), false),
                 (Some(404), false), (Some(409), false), (Some(412), false), (None, false),
             ] {

@@ -7,7 +7,10 @@ use std::time::Duration;
 
 use bytes::Buf;
 use http_body::Body;
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep};
+
+use crate::Seed;
+use crate::call::{Call, Kept};
 
 /// Reads what is left of a failed response, so that its connection can be used
 /// again: up to a bound in bytes and in time, and only if it may fit.
@@ -15,6 +18,22 @@ pub(crate) struct Drain<B> {
     body: Pin<Box<B>>,
     left: usize,
     limit: Pin<Box<Sleep>>,
+}
+
+impl<S, B, R: Seed> Call<S, B, R> {
+    /// Reads a failed response to its end, if that may be worth it. A deadline
+    /// that came meanwhile would end the call from above, where nobody knows what
+    /// was tried.
+    pub(crate) fn drain<ResB: Body>(&self, body: ResB) -> Option<Drain<ResB>> {
+        let settings = self.policy.settings();
+        if let Kept::Resend(resend) = &self.kept
+            && let Some(deadline) = resend.head.deadline()
+            && deadline.remaining(Instant::now()) <= settings.drain_time
+        {
+            return None;
+        }
+        Drain::new(body, settings.drain_bytes, settings.drain_time)
+    }
 }
 
 impl<B: Body> Drain<B> {
@@ -53,7 +72,6 @@ mod tests {
 
     use bytes::Bytes;
     use http_body::Frame;
-    use tokio::time::Instant;
 
     use super::*;
 

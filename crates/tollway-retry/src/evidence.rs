@@ -61,10 +61,11 @@ impl Evidence {
     /// a wrong door (404, 3xx), may never have got as far as the key. Without
     /// one, the effect itself can be what the repeat runs into: a 404 upon a
     /// `DELETE`, a 412 upon a `PUT`.
-    pub(crate) fn is_settled_by(&self, status: Option<StatusCode>) -> bool {
+    pub(crate) fn is_settled_by(&self, status: Option<StatusCode>, now: Instant) -> bool {
         let of_request =
             |status: StatusCode| status.is_success() || matches!(status.as_u16(), 400 | 402 | 422);
-        self.safe || self.key.is_some() && status.is_some_and(of_request)
+        let keyed = self.key.as_ref().is_some_and(|key| key.is_valid(now));
+        self.safe || keyed && status.is_some_and(of_request)
     }
 }
 
