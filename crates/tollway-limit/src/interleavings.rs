@@ -14,10 +14,12 @@ use loom::thread;
 
 use crate::ask::Asked;
 use crate::call::Call;
+use crate::express::TILLS;
 use crate::key::Key;
 use crate::limits::Limits;
 use crate::permit::Permit;
 use crate::quota::Quota;
+use crate::sync::own_index;
 use crate::time::now;
 
 fn one_at_a_time() -> Limits {
@@ -119,6 +121,7 @@ fn joined<T>(thread: thread::JoinHandle<T>) -> T {
 fn an_answer_noted_without_the_lock_reaches_whoever_is_about_to_wait() {
     loom::model(|| {
         let limits = with_a_loan(1);
+        share_the_till();
         let permit = block_on(acquire(&limits));
         let holder = thread::spawn(move || drop(permit));
         drop(block_on(acquire(&limits)));
@@ -127,10 +130,19 @@ fn an_answer_noted_without_the_lock_reaches_whoever_is_about_to_wait() {
     });
 }
 
+/// The next thread goes to the same till as this one.
+fn share_the_till() {
+    own_index();
+    for _ in 1..TILLS {
+        joined(thread::spawn(own_index));
+    }
+}
+
 #[test]
 fn one_lent_permit_is_taken_by_one() {
     loom::model(|| {
         let limits = with_a_loan(1);
+        share_the_till();
         let holders = Arc::new(AtomicUsize::new(0));
         let work = |limits: Limits, holders: Arc<AtomicUsize>| {
             move || {
@@ -152,6 +164,7 @@ fn one_lent_permit_is_taken_by_one() {
 fn what_is_taken_and_answered_while_a_loan_is_recalled_is_counted_once() {
     loom::model(|| {
         let limits = with_a_loan(2);
+        share_the_till();
         let other = {
             let limits = limits.clone();
             thread::spawn(move || {
