@@ -4,12 +4,14 @@ use std::error::Error;
 use std::fmt;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{Extensions, HeaderValue, Method, StatusCode};
+use http_body_util::Full;
 use proptest::prelude::*;
 use tokio::time::Instant;
 use tollway_core::{
-    Attempt, BoxError, Deadline, Endpoint, Endpoints, Fault, IdempotencyKey, InvalidKey, Phase,
-    Priority, Verdict,
+    Attempt, BoxError, ClassifyBody, ClassifyLayer, Deadline, Endpoint, Endpoints, Fault,
+    IdempotencyKey, InvalidKey, Phase, Priority, Rules, Verdict,
 };
 
 #[test]
@@ -177,4 +179,21 @@ proptest! {
         let key: IdempotencyKey = text.parse().unwrap();
         prop_assert_eq!(key.as_str(), text);
     }
+}
+
+#[test]
+fn what_crosses_threads_can() {
+    fn can_be_shared<T: Send + Sync + 'static>() {}
+    can_be_shared::<Attempt>();
+    can_be_shared::<ClassifyLayer>();
+    can_be_shared::<Deadline>();
+    can_be_shared::<Endpoint>();
+    can_be_shared::<Endpoints<u8>>();
+    can_be_shared::<Fault>();
+    can_be_shared::<IdempotencyKey>();
+    can_be_shared::<Priority>();
+    can_be_shared::<Rules>();
+    can_be_shared::<Verdict>();
+    fn is_easy_to_read<T: Send + Unpin + 'static>() {}
+    is_easy_to_read::<ClassifyBody<Full<Bytes>>>();
 }

@@ -607,3 +607,18 @@ mod body_fields {
         }
     }
 }
+
+#[test]
+fn what_crosses_threads_can() {
+    fn can_be_shared<T: Send + Sync + 'static>() {}
+    fn can_move<T: Send>(_: &T) {}
+    can_be_shared::<KeyError>();
+    can_be_shared::<Dialect>();
+    can_be_shared::<IdempotencyKeyLayer>();
+    fn is_easy_to_read<T: Send + Unpin + 'static>() {}
+    is_easy_to_read::<KeyBody<Full<Bytes>>>();
+    let seen = Seen::default();
+    let mut service = IdempotencyKeyLayer::new().layer(seen.answering(200));
+    can_move(&service);
+    can_move(&service.call(post("{}")));
+}

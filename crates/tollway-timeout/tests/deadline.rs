@@ -7,12 +7,15 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{Request, Response};
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Full};
 use support::{Slow, secs};
 use tokio::time::{Instant, advance, sleep};
 use tollway_core::{BoxError, Deadline, Fault, Phase, Verdict};
-use tollway_timeout::{AttemptTimeoutLayer, DeadlineLayer, TimeoutError, is_deadline, is_timeout};
+use tollway_timeout::{
+    AttemptTimeoutLayer, DeadlineLayer, TimeoutBody, TimeoutError, is_deadline, is_timeout,
+};
 use tower::{Layer, Service, ServiceExt, service_fn};
 
 fn timeout(error: &BoxError) -> &TimeoutError {
@@ -457,4 +460,25 @@ async fn a_call_made_late_in_its_handlers_poll_has_all_of_its_time() {
     });
     let service = DeadlineLayer::new(secs(60)).layer(handler);
     service.oneshot(Request::new(())).await.unwrap();
+}
+
+#[test]
+fn what_crosses_threads_can() {
+    fn can_be_shared<T: Send + Sync + 'static>() {}
+    fn can_move<T: Send + 'static>(_: &T) {}
+    can_be_shared::<TimeoutError>();
+    can_be_shared::<DeadlineLayer>();
+    can_be_shared::<AttemptTimeoutLayer>();
+    fn is_easy_to_read<T: Send + Unpin + 'static>() {}
+    is_easy_to_read::<TimeoutBody<Full<Bytes>>>();
+    let mut deadline = DeadlineLayer::new(secs(1)).layer(Slow::default());
+    can_move(&Service::<Request<()>>::call(
+        &mut deadline,
+        Request::new(()),
+    ));
+    let mut attempt = AttemptTimeoutLayer::new(secs(1)).layer(Slow::default());
+    can_move(&Service::<Request<()>>::call(
+        &mut attempt,
+        Request::new(()),
+    ));
 }

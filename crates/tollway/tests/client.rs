@@ -20,7 +20,7 @@ use tollway::idempotency::Dialect;
 use tollway::limit::{Limits, Quota};
 use tollway::pool::{ConnectionInfo, Protocol};
 use tollway::retry::{Attempts, BackOff, RetryPolicy};
-use tollway::{Body, Client, ClientBuilder, Profile, profiles};
+use tollway::{Body, Client, ClientBuilder, Profile, ResponseBody, ResponseFuture, profiles};
 use tollway_sim::{Fault, Faults, Gateway, Provider};
 use tower::{Service, ServiceExt};
 
@@ -69,6 +69,22 @@ fn a_client_can_be_shared() {
     fn shared<T: Clone + Send + Sync + 'static>(_: &T) {}
     let client = Client::builder(Profile::new("anybody")).build().unwrap();
     shared(&client);
+}
+
+#[test]
+fn what_crosses_threads_can() {
+    fn can_move<T: Send + 'static>() {}
+    fn can_be_shared<T: Send + Sync + 'static>() {}
+    can_move::<ResponseFuture>();
+    can_move::<Body>();
+    can_be_shared::<ClientBuilder>();
+    can_be_shared::<Profile>();
+    can_be_shared::<tollway::Error>();
+    can_be_shared::<tollway::BuildError>();
+    // And what is read frame by frame needs no pinning.
+    fn is_easy_to_read<T: Send + Unpin + 'static>() {}
+    is_easy_to_read::<ResponseBody>();
+    is_easy_to_read::<Body>();
 }
 
 #[test]

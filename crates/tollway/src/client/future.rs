@@ -30,7 +30,10 @@ impl<B> IntoBody for Response<B> {
 
 pin_project! {
     /// The future of a [`Client`](crate::Client)'s call.
-    #[must_use = "futures do nothing unless polled"]
+    ///
+    /// Where there are a permit and a free connection, the request is on its way
+    /// already; otherwise it goes once this is polled. Dropped, the call ends.
+    #[must_use = "dropped, the call ends, and a request that was sent may have had an effect"]
     pub struct ResponseFuture {
         #[pin]
         inner: Inner,
