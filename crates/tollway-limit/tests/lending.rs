@@ -462,7 +462,7 @@ async fn keys_that_are_forgotten_and_come_back_have_one_quota() {
 /// Calls that take lent permits look after the keys that are idle, too.
 #[tokio::test(start_paused = true)]
 async fn idle_keys_are_forgotten_though_only_one_that_lends_is_used() {
-    let quota = Quota::new(8, WINDOW).shape(Shape::Burst);
+    let quota = Quota::new(100, WINDOW).shape(Shape::Burst);
     let limits = Limits::builder().keyed(Key::path(), quota);
     let limits = limits.build().unwrap();
     for number in 0..300 {
