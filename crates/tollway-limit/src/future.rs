@@ -21,8 +21,9 @@ use crate::shared::Shared;
 pin_project! {
     /// The future of a [`RateLimitService`](crate::RateLimitService).
     ///
-    /// Where there was a permit at once, the attempt is on its way already.
-    /// Otherwise the future asks for one when it is first polled.
+    /// The attempt may be on its way already; see
+    /// [`RateLimitService`](crate::RateLimitService). Otherwise the future asks
+    /// for a permit when it is first polled.
     ///
     /// Dropped while it waits, it gives up its place in the queue; dropped
     /// between permit and sending, the permit goes back; dropped after that,

@@ -16,9 +16,11 @@ use crate::limits::Limits;
 ///
 /// It is always ready. The inner service's readiness is asked for only once a
 /// permit is held, so that a call that waits for a quota can't keep another from
-/// its connection. Where there is a permit at once, and the inner service is
-/// ready, it is called at once; otherwise both are waited for in the call's
-/// future, with a clone of the inner service.
+/// its connection.
+///
+/// Where the same quotas cover every call, and they have room, an inner service
+/// that is ready is called within `call`. Otherwise both are asked for, and
+/// waited for, in the future, with a clone of the inner service.
 #[derive(Clone, Debug)]
 pub struct RateLimitService<S> {
     limits: Limits,

@@ -84,9 +84,18 @@ async fn a_clone_that_was_readied_and_dropped_keeps_nothing() {
         service.clone().ready().await.unwrap();
     }
     let start = Instant::now();
-    service.oneshot(get("/")).await.unwrap();
+    service.clone().oneshot(get("/")).await.unwrap();
     assert_eq!(start.elapsed(), Duration::ZERO);
-    assert_eq!(limits.snapshot().quotas[0].in_flight, 0);
+    // Nor one that was called when there was no permit.
+    for _ in 0..10 {
+        let mut clone = service.clone();
+        clone.ready().await.unwrap();
+        drop(clone.call(get("/")));
+    }
+    let snapshot = limits.snapshot();
+    assert_eq!(snapshot.waiting, 0);
+    assert_eq!(snapshot.quotas[0].in_flight, 0);
+    assert_eq!(snapshot.quotas[0].used, 1);
 }
 
 /// A service of which one at a time is ready, as a connection is.
