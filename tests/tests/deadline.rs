@@ -13,7 +13,7 @@ use http::{Request, Response};
 use http_body_util::Full;
 use tokio::time::{Instant, sleep};
 use tollway::core::{BoxError, Deadline, Phase, Verdict};
-use tollway::idempotency::{IdempotencyKeyLayer, KeyBody};
+use tollway::idempotency::{Dialect, IdempotencyKeyLayer, KeyBody};
 use tollway::limit::{Limits, LimitsBuilder, Quota};
 use tollway::pool::Protocol;
 use tollway::retry::{Attempts, BackOff, Hedge, Jitter, ReplayBody, RetryLayer, RetryPolicy, Stop};
@@ -384,4 +384,25 @@ impl http_body::Body for Stalls {
     ) -> Poll<Option<Result<http_body::Frame<Bytes>, BoxError>>> {
         Poll::Pending
     }
+}
+
+/// The key stands in a body that doesn't come: nothing was sent.
+#[tokio::test(start_paused = true)]
+async fn a_call_that_waits_for_its_own_body_had_no_effect() -> Result<(), BoxError> {
+    let sent = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&sent);
+    let gateway = service_fn(move |_: Request<KeyBody<Stalls>>| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        async { Ok::<_, BoxError>(answer(200)) }
+    });
+    let service = ServiceBuilder::new()
+        .layer(DeadlineLayer::new(DEADLINE))
+        .layer(IdempotencyKeyLayer::new().dialect(Dialect::body_field("RequestId")))
+        .service(gateway);
+    let request = Request::post("https://pay.example/v1/payouts").body(Stalls)?;
+    let error = service.oneshot(request).await.expect_err("no body");
+    assert!(tollway::timeout::is_deadline(&*error), "{error}");
+    assert_eq!(Verdict::of_error(&*error), Verdict::NO_EFFECT, "{error}");
+    assert_eq!(sent.load(Ordering::Relaxed), 0);
+    Ok(())
 }

@@ -108,6 +108,8 @@ impl Error for Fault {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Phase {
+    /// Reading the request's own body, before anything of it is sent.
+    Prepare,
     /// Waiting for a permit from the limiter.
     Permit,
     /// Waiting between two attempts.
@@ -127,6 +129,7 @@ impl Phase {
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::Prepare => "prepare",
             Self::Permit => "permit",
             Self::BackOff => "back_off",
             Self::Connect => "connect",
@@ -140,6 +143,7 @@ impl Phase {
 impl fmt::Display for Phase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Prepare => "preparing the request",
             Self::Permit => "waiting for a permit",
             Self::BackOff => "waiting between attempts",
             Self::Connect => "connecting",

@@ -31,8 +31,9 @@ thread_local! {
 impl Phase {
     /// [`Poll::Pending`], with the note that it is pending in this phase.
     ///
-    /// [`Connect`](Self::Connect) and [`Permit`](Self::Permit) are promises
-    /// that nothing of the request has been written.
+    /// [`Prepare`](Self::Prepare), [`Permit`](Self::Permit) and
+    /// [`Connect`](Self::Connect) are promises that nothing of the request has
+    /// been written.
     #[inline]
     pub fn pending<T>(self) -> Poll<T> {
         set(&NOTE, Some(self));
@@ -109,10 +110,11 @@ impl Phase {
     }
 
     /// Whether nothing of the attempt's request has been written in this
-    /// phase: waiting for a permit, or for a connection.
+    /// phase: reading its body beforehand, waiting for a permit, or for a
+    /// connection.
     #[must_use]
     pub const fn is_before_sending(self) -> bool {
-        matches!(self, Self::Permit | Self::Connect)
+        matches!(self, Self::Prepare | Self::Permit | Self::Connect)
     }
 }
 

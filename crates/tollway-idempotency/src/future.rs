@@ -10,7 +10,7 @@ use http_body::Body;
 use http_body_util::combinators::Collect;
 use http_body_util::{BodyExt, Limited};
 use pin_project_lite::pin_project;
-use tollway_core::BoxError;
+use tollway_core::{BoxError, Phase};
 use tower_service::Service;
 
 use crate::keys::{Chosen, Keys, Outcome};
@@ -140,19 +140,25 @@ where
         let mut state = self.project().state;
         loop {
             match state.as_mut().project() {
-                StateProj::Reading { reading } => match ready!(reading.as_mut().poll_body(cx)) {
-                    Ok(readying) => state.set(State::Readying {
+                StateProj::Reading { reading } => match reading.as_mut().poll_body(cx) {
+                    // Nothing has left, whatever the body waits for.
+                    Poll::Pending => return Phase::Prepare.pending(),
+                    Poll::Ready(Ok(readying)) => state.set(State::Readying {
                         readying: Box::new(readying),
                     }),
-                    Err(error) => {
+                    Poll::Ready(Err(error)) => {
                         state.set(State::Done);
                         return Poll::Ready(Err(error.into()));
                     }
                 },
                 StateProj::Readying { readying } => {
-                    if let Err(error) = ready!(readying.inner.poll_ready(cx)) {
-                        state.set(State::Done);
-                        return Poll::Ready(Err(error.into()));
+                    match readying.inner.poll_ready(cx) {
+                        Poll::Pending => return Phase::Prepare.pending(),
+                        Poll::Ready(Ok(())) => {}
+                        Poll::Ready(Err(error)) => {
+                            state.set(State::Done);
+                            return Poll::Ready(Err(error.into()));
+                        }
                     }
                     if let StateOwned::Readying { readying } =
                         state.as_mut().project_replace(State::Done)
