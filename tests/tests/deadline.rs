@@ -14,7 +14,7 @@ use http_body_util::Full;
 use tokio::time::{Instant, sleep};
 use tollway::core::{BoxError, Deadline, Phase, Verdict};
 use tollway::idempotency::{Dialect, IdempotencyKeyLayer, KeyBody};
-use tollway::limit::{Limits, LimitsBuilder, Quota};
+use tollway::limit::{Limits, LimitsBuilder, Quota, RateLimitLayer};
 use tollway::pool::Protocol;
 use tollway::retry::{Attempts, BackOff, Hedge, Jitter, ReplayBody, RetryLayer, RetryPolicy, Stop};
 use tollway::timeout::{AttemptTimeoutLayer, DeadlineLayer};
@@ -404,5 +404,50 @@ async fn a_call_that_waits_for_its_own_body_had_no_effect() -> Result<(), BoxErr
     assert!(tollway::timeout::is_deadline(&*error), "{error}");
     assert_eq!(Verdict::of_error(&*error), Verdict::NO_EFFECT, "{error}");
     assert_eq!(sent.load(Ordering::Relaxed), 0);
+    Ok(())
+}
+
+/// Between the decision to repeat and the sending lies the wait for a permit.
+#[tokio::test(start_paused = true)]
+async fn no_permit_is_waited_for_longer_than_the_key_lives() -> Result<(), BoxError> {
+    let sent = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&sent);
+    let gateway = service_fn(move |_: Sent| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        async { Ok::<_, BoxError>(answer(503)) }
+    });
+    let limits = Limits::builder().every_call(Quota::per_minute(1));
+    let policy = RetryPolicy::builder().key_life(Duration::from_secs(30));
+    let service = ServiceBuilder::new()
+        .layer(RetryLayer::new(policy.build()?))
+        .layer(RateLimitLayer::new(limits.build()?))
+        .service(gateway);
+    let error = service.oneshot(with_key()).await.expect_err("no permit");
+    assert!(error.is_unknown(), "{error}");
+    assert_eq!(error.attempts().stop(), Stop::KeyExpired);
+    assert_eq!(sent.load(Ordering::Relaxed), 1);
+    Ok(())
+}
+
+/// The same where the caller repeats the call.
+#[tokio::test(start_paused = true)]
+async fn no_permit_is_waited_for_longer_than_a_key_that_came_back_lives() -> Result<(), BoxError> {
+    let sent = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&sent);
+    let gateway = service_fn(move |_: Request<KeyBody<Full<Bytes>>>| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        async { Ok::<_, BoxError>(answer(503)) }
+    });
+    let limits = Limits::builder().every_call(Quota::per_minute(1));
+    let dialect = Dialect::default().life(Duration::from_secs(30));
+    let service = ServiceBuilder::new()
+        .layer(IdempotencyKeyLayer::new().dialect(dialect))
+        .layer(RateLimitLayer::new(limits.build()?))
+        .service(gateway);
+    service.clone().oneshot(with_key()).await?;
+    sleep(Duration::from_secs(1)).await;
+    let error = service.oneshot(with_key()).await.expect_err("no permit");
+    assert!(tollway::idempotency::key_of(&*error).is_some());
+    assert_eq!(sent.load(Ordering::Relaxed), 1);
     Ok(())
 }

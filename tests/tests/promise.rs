@@ -84,8 +84,8 @@ const FATES: [Fate; 24] = [
 struct Entry {
     effects: u32,
     deleted: bool,
-    /// The results under the keys that were seen.
-    saved: HashMap<String, u16>,
+    /// The results under the keys that were seen, and since when.
+    saved: HashMap<String, (u16, Instant)>,
     /// For whoever reads the failed test.
     fates: Vec<Fate>,
 }
@@ -95,7 +95,7 @@ type Sent = Request<ReplayBody<KeyBody<Full<Bytes>>>>;
 
 impl Entry {
     /// The core gets the request, and says what came of it.
-    fn execute(&mut self, request: &Sent, honoured: bool, status: u16) -> u16 {
+    fn execute(&mut self, request: &Sent, life: Option<Duration>, status: u16) -> u16 {
         if request.method() == Method::DELETE && status == 200 {
             let found = !std::mem::replace(&mut self.deleted, true);
             return if found { status } else { 404 };
@@ -103,14 +103,17 @@ impl Entry {
         if request.method() != Method::POST {
             return status;
         }
-        let key = request.headers().get(KEY).filter(|_| honoured);
+        let key = request.headers().get(KEY).filter(|_| life.is_some());
         let key = key.and_then(|key| key.to_str().ok()).map(str::to_owned);
-        if let Some(saved) = key.as_ref().and_then(|key| self.saved.get(key)) {
+        // What is older is forgotten.
+        self.saved
+            .retain(|_, (_, since)| Some(since.elapsed()) < life);
+        if let Some((saved, _)) = key.as_ref().and_then(|key| self.saved.get(key)) {
             return *saved;
         }
         self.effects += u32::from(status == 200);
         if let Some(key) = key {
-            self.saved.insert(key, status);
+            self.saved.insert(key, (status, Instant::now()));
         }
         status
     }
@@ -153,7 +156,7 @@ fn answer(status: u16, stalls: bool) -> Result<Response<Answer>, BoxError> {
 async fn attempt(
     request: Sent,
     ledger: Ledger,
-    honoured: bool,
+    life: Option<Duration>,
     fate: Fate,
     times: [u64; 2],
 ) -> Result<Response<Answer>, BoxError> {
@@ -173,7 +176,7 @@ async fn attempt(
         let entry = ledger.entry(request.uri().path().to_owned()).or_default();
         entry.fates.push(fate);
         let mut execute = |executes: bool, status| {
-            let executed = executes.then(|| entry.execute(&request, honoured, status));
+            let executed = executes.then(|| entry.execute(&request, life, status));
             executed.unwrap_or(status)
         };
         match fate {
@@ -223,7 +226,9 @@ impl Seen {
 /// A client of eight concurrent calls, all of them drawn from `seed`.
 async fn run(seed: u64, hedge: Hedge) -> Result<(), BoxError> {
     let mut rng = StdRng::seed_from_u64(seed);
-    let honoured = rng.random_bool(0.7);
+    // How long the provider remembers a key, if it looks at any.
+    let life = [None, Some(ms(3000)), Some(Dialect::DEFAULT_LIFE)];
+    let life = life[rng.random_range(0..3)];
     let deadline = ms([300, 1500, 6000, 40_000][rng.random_range(0..4)]);
     let ledger = Ledger::default();
     let draws = Arc::new(Mutex::new(StdRng::seed_from_u64(!seed)));
@@ -234,20 +239,19 @@ async fn run(seed: u64, hedge: Hedge) -> Result<(), BoxError> {
             let fate = FATES[rng.random_range(0..FATES.len())];
             let times = [[0, 0, 50, 2500], [0, 20, 300, 2500]];
             let times = times.map(|times| times[rng.random_range(0..4)]);
-            attempt(request, Arc::clone(&ledger), honoured, fate, times)
+            attempt(request, Arc::clone(&ledger), life, fate, times)
         })
     };
     let mut policy = RetryPolicy::builder()
         .back_off(BackOff::exponential(ms(50), ms(800))?)
         .seed(move || seed)
-        .key_headers(honoured.then_some(KEY));
+        .key_headers(life.map(|_| KEY));
     if rng.random_bool(0.5) {
         policy = policy.hedge(hedge);
     }
-    let dialect = if honoured {
-        Dialect::default()
-    } else {
-        Dialect::default().methods([])
+    let dialect = match life {
+        Some(life) => Dialect::default().life(life),
+        None => Dialect::default().methods([]),
     };
     let limits = Limits::builder().every_call(Quota::per_second(6).in_flight(3));
     let service = ServiceBuilder::new()
@@ -306,7 +310,8 @@ async fn run(seed: u64, hedge: Hedge) -> Result<(), BoxError> {
         assert!(admitted || !entry.had_effect(), "denied: {told}");
         let made_up = seen.verdict == Verdict::Done && method == Method::POST;
         assert!(!made_up || entry.had_effect(), "made up: {told}");
-        let must_tell = honoured && method == Method::POST && seen.verdict == Verdict::Unknown;
+        let must_tell =
+            life.is_some() && method == Method::POST && seen.verdict == Verdict::Unknown;
         assert!(!must_tell || seen.key.is_some(), "no key: {told}");
         // A timer rounds up to a millisecond.
         assert!(seen.took <= deadline + ms(1), "too late: {told}");

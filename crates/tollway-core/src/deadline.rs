@@ -64,6 +64,14 @@ impl Deadline {
         carried.into_iter().chain(Self::held()).min()
     }
 
+    /// Puts the deadline into `extensions`, unless they carry an earlier one.
+    pub fn insert_into(self, extensions: &mut Extensions) {
+        let is_later = |carried: &Self| *carried > self;
+        if extensions.get().is_none_or(is_later) {
+            extensions.insert(self);
+        }
+    }
+
     /// The deadline that is [held](Self::hold) right now, if any.
     #[must_use]
     #[inline]
@@ -226,6 +234,18 @@ mod tests {
             extensions.insert(carried);
             assert_eq!(Deadline::of(&extensions), Some(carried));
             let _held = held.hold(None);
+            assert_eq!(Deadline::of(&extensions), Some(sooner));
+        }
+    }
+
+    #[test]
+    fn the_earlier_of_two_deadlines_is_carried() {
+        let (sooner, later) = (in_secs(1), in_secs(2));
+        for (first, second) in [(sooner, later), (later, sooner)] {
+            let mut extensions = Extensions::new();
+            first.insert_into(&mut extensions);
+            assert_eq!(Deadline::of(&extensions), Some(first));
+            second.insert_into(&mut extensions);
             assert_eq!(Deadline::of(&extensions), Some(sooner));
         }
     }

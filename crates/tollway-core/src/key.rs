@@ -70,6 +70,12 @@ impl IdempotencyKey {
         self
     }
 
+    /// When the provider forgets it, if that is known.
+    #[must_use]
+    pub fn forgotten_at(&self) -> Option<Instant> {
+        self.valid_until
+    }
+
     /// The key that `extensions` carry, if any.
     #[must_use]
     #[inline]

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, Entry, HeaderMap, HeaderName};
 use http::{Extensions, Request, Response};
 use tokio::time::Instant;
-use tollway_core::{BoxError, IdempotencyKey, Verdict};
+use tollway_core::{BoxError, Deadline, IdempotencyKey, Verdict};
 use uuid::Uuid;
 
 use crate::dialect::{self, Dialect, Misfit, Place};
@@ -223,12 +223,17 @@ impl<G: KeyGenerator> Keys<G> {
                 }
             }
             let since = ticket.as_ref().map_or(now, |ticket| ticket.since());
+            let was_used = since < now || key.forgotten_at().is_some();
             if let Some(until) = since.checked_add(self.dialect.life) {
                 // An earlier end that the caller knows of stays.
                 if key.is_valid(until) {
                     key = key.valid_until(until);
                 }
                 tell |= until.saturating_duration_since(now) < Dialect::DEFAULT_LIFE;
+            }
+            // However long it waits for a permit below, it isn't sent too late.
+            if let Some(end) = key.forgotten_at().filter(|_| was_used) {
+                Deadline::at(end).insert_into(request.extensions_mut());
             }
             if tell {
                 request.extensions_mut().insert(key.clone());

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use http::{Request, Response, StatusCode};
 use http_body::Body;
 use tokio::time::Instant;
-use tollway_core::{Attempt, BoxError, Fault, Judgement, Phase, Verdict};
+use tollway_core::{Attempt, BoxError, Deadline, Fault, Judgement, Phase, Verdict};
 use tower_service::Service;
 
 use crate::budget::{Cost, Withdrawal};
@@ -15,7 +15,8 @@ use crate::decide::{Course, Decision, Situation, asked_for};
 use crate::evidence::Evidence;
 use crate::head::KeptHead;
 use crate::policy::Settings;
-use crate::replay::{Opening, Replay};
+use crate::replay::Opening;
+use crate::resend::{Kept, Resend};
 use crate::story::{AttemptRecord, Attempts, Outcome, Records, Stop};
 use crate::{ReplayBody, RetryError, RetryPolicy, Seed, telemetry};
 
@@ -27,19 +28,6 @@ pub(crate) struct Call<S, B, R> {
     /// None until an attempt ends with anything but a final answer, so that
     /// most calls don't pay for it.
     progress: Option<Box<Progress>>,
-}
-
-/// What is kept for the next attempt.
-pub(crate) enum Kept<S, B> {
-    Resend(Resend<S, B>),
-    /// No retry is ever made.
-    Nothing(Evidence),
-}
-
-pub(crate) struct Resend<S, B> {
-    pub(crate) service: S,
-    pub(crate) head: KeptHead,
-    pub(crate) body: Replay<B>,
 }
 
 /// A call's way after its first attempt.
@@ -243,25 +231,8 @@ impl<S, B, R: Seed> Call<S, B, R> {
             paid.sent();
         }
         let max_attempts = self.policy.settings().max_attempts;
-        Poll::Ready(Ok(resend.send(progress.next_attempt(), max_attempts)))
-    }
-}
-
-impl<S, B> Resend<S, B> {
-    /// Hands attempt number `attempt` to the service, which is ready.
-    pub(crate) fn send(&mut self, attempt: Attempt, max_attempts: u32) -> S::Future
-    where
-        S: Service<Request<ReplayBody<B>>>,
-    {
-        let mut request = if attempt.number() >= max_attempts {
-            // What can't be used again isn't copied, nor recorded.
-            let body = mem::replace(&mut self.body, Replay::none()).next();
-            self.head.take_request(body)
-        } else {
-            self.head.to_request(self.body.next())
-        };
-        request.extensions_mut().insert(attempt);
-        self.service.call(request)
+        let (attempt, until) = (progress.next_attempt(), progress.key_is_lost_at());
+        Poll::Ready(Ok(resend.send(attempt, max_attempts, until)))
     }
 }
 
@@ -312,6 +283,13 @@ impl Progress {
     pub(crate) fn next_attempt(&mut self) -> Attempt {
         self.attempt = self.attempt.next();
         self.attempt
+    }
+
+    /// From when on another attempt could take effect a second time.
+    fn key_is_lost_at(&self) -> Option<Deadline> {
+        let key = self.evidence.key.as_ref()?;
+        let repeats = self.course.repeats(&self.evidence);
+        key.forgotten_at().filter(|_| repeats).map(Deadline::at)
     }
 
     fn key_has_expired(&self, now: Instant) -> bool {

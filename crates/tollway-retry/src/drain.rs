@@ -10,7 +10,8 @@ use http_body::Body;
 use tokio::time::{Instant, Sleep, sleep};
 
 use crate::Seed;
-use crate::call::{Call, Kept};
+use crate::call::Call;
+use crate::resend::Kept;
 
 /// Reads what is left of a failed response, so that its connection can be used
 /// again: up to a bound in bytes and in time, and only if it may fit.

@@ -83,6 +83,7 @@ mod hedge;
 mod layer;
 mod policy;
 mod replay;
+mod resend;
 mod rival;
 mod rng;
 mod service;

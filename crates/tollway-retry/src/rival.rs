@@ -10,7 +10,8 @@ use tollway_core::{BoxError, Phase};
 use tower_service::Service;
 
 use crate::budget::{Cost, Withdrawal};
-use crate::call::{Call, Kept, Run, judge_outcome};
+use crate::call::{Call, Run, judge_outcome};
+use crate::resend::Kept;
 use crate::{ReplayBody, Seed};
 
 /// The second attempt of a hedged call. In a box, since only calls that are
@@ -174,7 +175,7 @@ impl<S, B, R: Seed> Call<S, B, R> {
                     let Kept::Resend(resend) = &mut self.kept else {
                         return Poll::Ready(None);
                     };
-                    Stage::UnderWay(Box::pin(resend.send(attempt, max_attempts)))
+                    Stage::UnderWay(Box::pin(resend.send(attempt, max_attempts, None)))
                 }
                 Stage::UnderWay(future) => {
                     return future
