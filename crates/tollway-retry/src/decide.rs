@@ -101,7 +101,9 @@ impl Course {
         settings: &Settings<R>,
         situation: &Situation<'_>,
     ) -> Decision {
-        let Judgement { verdict, advice } = situation.judgement;
+        let Judgement {
+            verdict, advice, ..
+        } = situation.judgement;
         self.note(verdict);
 
         if verdict.is_final() {
@@ -264,7 +266,8 @@ mod tests {
             let mut onces = 0;
             for (n, step) in (1_u32..).zip(steps) {
                 now += step.took;
-                let judgement = Judgement { verdict: step.verdict, advice: step.advice };
+                let mut judgement = Judgement::from(step.verdict);
+                judgement.advice = step.advice;
                 let decision = course.decide(settings, &Situation {
                     now,
                     made: n,

@@ -20,6 +20,7 @@ use tollway::idempotency::Dialect;
 use tollway::limit::{Limits, Quota};
 use tollway::pool::{ConnectionInfo, Protocol};
 use tollway::retry::{Attempts, BackOff, RetryPolicy};
+use tollway::timeout::AttemptTimeout;
 use tollway::{Body, Client, ClientBuilder, Profile, ResponseBody, ResponseFuture, profiles};
 use tollway_sim::{Fault, Faults, Gateway, Provider};
 use tower::{Service, ServiceExt};
@@ -125,6 +126,16 @@ fn a_setting_without_sense_is_refused_by_name() {
         ),
         (
             Client::builder(profiles::stripe()).attempt_timeout(Duration::ZERO),
+            "no client can be built: attempt_timeout: zero, expected a positive duration",
+        ),
+        (
+            Client::builder(profiles::stripe())
+                .attempt_timeout(AttemptTimeout::new(Duration::MAX).then(Duration::ZERO)),
+            "no client can be built: attempt_timeout: zero, expected a positive duration",
+        ),
+        (
+            Client::builder(profiles::stripe())
+                .attempt_timeout(AttemptTimeout::new(Duration::MAX).body_pause(Duration::ZERO)),
             "no client can be built: attempt_timeout: zero, expected a positive duration",
         ),
     ] {

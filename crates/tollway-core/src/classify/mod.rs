@@ -75,7 +75,10 @@ pub struct Answer<'a> {
 }
 
 /// A verdict, and what there is to say about a retry beyond it.
+///
+/// Made from a [`Verdict`]; the advice is then set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Judgement {
     /// What the answer means.
     pub verdict: Verdict,

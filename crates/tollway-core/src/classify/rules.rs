@@ -179,6 +179,7 @@ pub struct BodyRule {
 
 /// What is asked of a scalar in a body.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Test {
     /// It is there, and reads like this: a string between its quotes, a number
     /// as JSON writes it.

@@ -138,10 +138,23 @@ impl ClientBuilder {
     }
 }
 
-/// Zero would refuse every call, which nobody means.
+/// Zero would refuse every call, or give attempts up as they are made, which
+/// nobody means.
 fn check_times(profile: &Profile) -> Result<(), BuildError> {
-    let first = profile.attempt_timeout.head_of(Attempt::FIRST);
-    for (setting, time) in [("deadline", profile.deadline), ("attempt_timeout", first)] {
+    // More limits than anybody writes down, one by one.
+    const ATTEMPTS: usize = 64;
+
+    let timeout = &profile.attempt_timeout;
+    let attempts = std::iter::successors(Some(Attempt::FIRST), |last| Some(last.next()));
+    let of_attempts = attempts
+        .take(ATTEMPTS)
+        .map(|attempt| timeout.head_of(attempt).min(timeout.body_pause_of(attempt)))
+        .min()
+        .unwrap_or_default();
+    for (setting, time) in [
+        ("deadline", profile.deadline),
+        ("attempt_timeout", of_attempts),
+    ] {
         if time.is_zero() {
             return Err(BuildError::new(
                 setting,
