@@ -16,6 +16,9 @@ const MAX_SCALAR: usize = 512;
 /// text is read to a depth of 128 and then given up. Scalars are cut to 512
 /// bytes.
 pub(super) fn scalar(json: &[u8], path: &str) -> Option<String> {
+    // Some servers put a byte order mark there, which a reader may ignore (RFC
+    // 8259, section 8.1).
+    let json = json.strip_prefix("\u{feff}".as_bytes()).unwrap_or(json);
     let mut found = None;
     let mut deserializer = serde_json::Deserializer::from_slice(json);
     let seek = Seek {
@@ -189,6 +192,15 @@ mod tests {
         let json = br#"{"responseCode": 0, "rows": [1, 2, "#;
         assert_eq!(scalar(json, "responseCode").as_deref(), Some("0"));
         assert_eq!(scalar(json, "rows.5"), None);
+    }
+
+    #[test]
+    fn a_byte_order_mark_hides_nothing() {
+        let json = "\u{feff}{\"responseCode\":0}";
+        assert_eq!(
+            scalar(json.as_bytes(), "responseCode").as_deref(),
+            Some("0")
+        );
     }
 
     #[test]
