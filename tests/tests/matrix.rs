@@ -104,21 +104,27 @@ fn check(expected: &Expected, seen: &Seen, effects: u32, wrong: &mut dyn FnMut(&
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_cell_is_as_the_verdict_table_says() {
+/// With the client on several threads, `GOAWAY` may come in the moment between
+/// the opening of a stream and hyper's next look at the connection, and hyper
+/// fails that stream. Its outcome is unknown then, which is right, but not to be
+/// foretold.
+fn has_races(cell: &Cell) -> bool {
+    cell.http2 && cell.fault == Fault::GoAway
+}
+
+async fn check_all(mut cells: Vec<Cell>) {
     // So many at a time, or they would wait for each other longer than they may
     // take.
     let busy = Arc::new(Semaphore::new(8));
-    let mut cells = JoinSet::new();
-    let mut all = Cell::all();
+    let mut tasks = JoinSet::new();
     // First those that take long.
-    all.sort_by_key(|cell| !cell.hangs());
-    for cell in all {
+    cells.sort_by_key(|cell| !cell.hangs());
+    for cell in cells {
         let busy = Arc::clone(&busy);
-        cells.spawn(async move { (cell, wrong_in(cell, &busy).await) });
+        tasks.spawn(async move { (cell, wrong_in(cell, &busy).await) });
     }
     let mut failed = Vec::new();
-    while let Some(result) = cells.join_next().await {
+    while let Some(result) = tasks.join_next().await {
         let (cell, wrong) = result.expect("a cell doesn't panic");
         let wrong = wrong.unwrap_or_else(|error| vec![error.to_string()]);
         if let Some(first) = wrong.first() {
@@ -127,6 +133,20 @@ async fn every_cell_is_as_the_verdict_table_says() {
     }
     failed.sort();
     assert!(failed.is_empty(), "{}", failed.join("\n"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_cell_is_as_the_verdict_table_says() {
+    let mut cells = Cell::all();
+    cells.retain(|cell| !has_races(cell));
+    check_all(cells).await;
+}
+
+#[tokio::test]
+async fn every_cell_with_races_is_so_on_one_thread() {
+    let mut cells = Cell::all();
+    cells.retain(has_races);
+    check_all(cells).await;
 }
 
 #[test]
