@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::fmt;
 
-use crate::Verdict;
+use crate::{RetryAdvice, Verdict};
 
 /// An error of any kind.
 pub type BoxError = Box<dyn Error + Send + Sync>;
@@ -27,6 +27,7 @@ pub type BoxError = Box<dyn Error + Send + Sync>;
 pub struct Fault {
     verdict: Verdict,
     phase: Option<Phase>,
+    advice: Option<RetryAdvice>,
     source: Option<BoxError>,
 }
 
@@ -37,6 +38,7 @@ impl Fault {
         Self {
             verdict,
             phase: None,
+            advice: None,
             source: None,
         }
     }
@@ -45,6 +47,13 @@ impl Fault {
     #[must_use]
     pub const fn in_phase(mut self, phase: Phase) -> Self {
         self.phase = Some(phase);
+        self
+    }
+
+    /// The same, with a word about retrying that goes beyond the verdict.
+    #[must_use]
+    pub const fn advising(mut self, advice: RetryAdvice) -> Self {
+        self.advice = Some(advice);
         self
     }
 
@@ -74,6 +83,12 @@ impl Fault {
     #[must_use]
     pub const fn verdict(&self) -> Verdict {
         self.verdict
+    }
+
+    /// A word about retrying that goes beyond the verdict, if there is one.
+    #[must_use]
+    pub const fn advice(&self) -> Option<RetryAdvice> {
+        self.advice
     }
 
     /// Where the attempt was when it failed, if known.

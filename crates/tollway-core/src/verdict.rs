@@ -130,11 +130,13 @@ impl Verdict {
 }
 
 /// A word about retrying that goes beyond the [`Verdict`], in the response's
-/// extensions. Absent means: as the verdict says.
+/// extensions or on an error's [`Fault`](crate::Fault). Absent means: as the
+/// verdict says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RetryAdvice {
-    /// The provider says that a retry is no use (`Stripe-Should-Retry: false`).
+    /// A retry is no use: the provider says so (`Stripe-Should-Retry: false`), or
+    /// it would fail in the same way.
     Never,
     /// One retry, and no more (425 Too Early).
     Once,

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tollway_core::{BoxError, Fault, Phase, Verdict};
+use tollway_core::{BoxError, Fault, Phase, RetryAdvice, Verdict};
 
 use crate::failure::{Failure, SharedCause, Step};
 use crate::key::BadUrl;
@@ -66,6 +66,9 @@ impl PoolError {
             Kind::Body => (Verdict::Unknown, Phase::Body),
         };
         let mut fault = Fault::new(verdict).in_phase(phase);
+        if let Kind::Draining = kind {
+            fault = fault.advising(RetryAdvice::Never);
+        }
         if let Some(cause) = cause {
             fault = fault.caused_by(cause);
         } else if let Kind::Open(failure) = &kind {

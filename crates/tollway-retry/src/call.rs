@@ -370,6 +370,6 @@ fn is_final<B>(response: &Response<B>) -> bool {
 pub(crate) fn judge_outcome<B>(outcome: &Result<Response<B>, BoxError>) -> Judgement {
     match outcome {
         Ok(response) => Judgement::of_response(response, SystemTime::now()),
-        Err(error) => Verdict::of_error(&**error).into(),
+        Err(error) => Judgement::of_error(&**error),
     }
 }

@@ -137,7 +137,8 @@ pub enum Stop {
     /// The last answer is the provider's final one, to that attempt at least: it
     /// may say nothing of an earlier one whose outcome is unknown.
     Final,
-    /// The provider says that a retry is no use.
+    /// A retry is no use: the provider says so, or the error, as that of a pool
+    /// that takes no more calls.
     Advised,
     /// The outcome is unknown, the method isn't idempotent, and there is no
     /// idempotency key.
@@ -184,7 +185,7 @@ impl fmt::Display for Stop {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Final => "the answer is final",
-            Self::Advised => "the provider says that a retry is no use",
+            Self::Advised => "a retry is no use",
             Self::NoKey => "a retry could take effect twice, since there is no idempotency key",
             Self::KeyExpired => "the idempotency key's life would be over by the next one",
             Self::MaxAttempts => "as many as the policy allows",

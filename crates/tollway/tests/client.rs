@@ -359,6 +359,8 @@ async fn a_drained_client_takes_no_more_calls() {
     assert_eq!(client.drain(Duration::from_secs(5)).await, 0);
     let error = client.send(payout(&gateway, "po-8")).await.unwrap_err();
     assert!(error.is_not_executed(), "{error:#}");
+    // It says so at once.
+    assert_eq!(error.attempts().unwrap().made(), 1);
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use http::{HeaderMap, StatusCode};
 
-use crate::{RetryAdvice, Verdict, retry_after};
+use crate::{Fault, RetryAdvice, Verdict, retry_after};
 
 mod body;
 mod future;
@@ -124,6 +124,16 @@ impl Judgement {
                 advice: RetryAdvice::of(response.extensions()),
             },
             None => Self::of_head(response.status(), response.headers(), now),
+        }
+    }
+
+    /// What an error means: what the [`Fault`] in its `source()` chain says, or
+    /// else that the outcome is unknown.
+    #[must_use]
+    pub fn of_error(error: &(dyn Error + 'static)) -> Self {
+        Self {
+            verdict: Verdict::of_error(error),
+            advice: Fault::find(error).and_then(Fault::advice),
         }
     }
 
