@@ -336,6 +336,34 @@ async fn headers_tighten_and_never_loosen() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn of_two_headers_the_tighter_one_holds() {
+    for (earlier, later, expected) in [
+        ("r=0;t=1", "r=5;t=5", 1000),
+        ("r=5;t=5", "r=0;t=1", 1000),
+        ("r=0;t=5", "r=0;t=3", 5000),
+        ("r=0;t=3", "r=0;t=5", 5000),
+    ] {
+        let limits = limits(burst(10, millis(100)));
+        let call = call("/");
+        let permits = [
+            limits.acquire(&call).await.unwrap(),
+            limits.acquire(&call).await.unwrap(),
+        ];
+        for (permit, said) in permits.into_iter().zip([earlier, later]) {
+            let mut response = Response::new(());
+            let header = format!(r#""a";{said}"#).parse().unwrap();
+            response.headers_mut().insert("ratelimit", header);
+            permit.answered(&response);
+        }
+        assert_eq!(
+            wait(&limits, &call).await,
+            millis(expected),
+            "{earlier}, {later}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn headers_are_about_the_quota_that_they_describe() {
     for (policy, whose) in [
         (r#""m";w=60"#, "everybody's"),

@@ -31,11 +31,12 @@ impl Gauge {
     pub(crate) fn tighten(&mut self, left: u32, period: Nanos, now: Nanos) {
         self.settle(now);
         let left = left.saturating_sub(self.in_flight.total());
-        if self.ceiling.is_none_or(|ceiling| left < ceiling.left) {
-            self.ceiling = Some(Ceiling {
-                left,
-                until: now.saturating_add(period),
-            });
+        let until = now.saturating_add(period);
+        // Of two with different ends the tighter one, until its end: the next
+        // answer says the rest.
+        let is_tighter = |ceiling: Ceiling| (left, ceiling.until) < (ceiling.left, until);
+        if self.ceiling.is_none_or(is_tighter) {
+            self.ceiling = Some(Ceiling { left, until });
         }
     }
 }
