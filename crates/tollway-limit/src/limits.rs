@@ -235,3 +235,33 @@ impl Core {
         plan
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use http::Method;
+    use tollway_core::Endpoint;
+
+    use super::*;
+    use crate::quota::Quota;
+    use crate::sync::lock;
+
+    #[test]
+    fn meters_of_rules_that_are_gone_are_forgotten() {
+        let rule = |number: usize| {
+            let endpoint = Endpoint::get(format!("/{number}"));
+            Limits::builder().endpoint(endpoint, Quota::concurrent(1))
+        };
+        let limits = rule(0).build().unwrap();
+        let meters = || lock(&limits.shared.core).state.meters.len();
+        for number in 0..50 {
+            let path = format!("/{number}");
+            let permit = limits.try_acquire(&Call::new(&Method::GET, &path), now());
+            // The meter outlives its rule for as long as somebody holds a permit.
+            limits.reconfigure(rule(number + 1)).unwrap();
+            assert_eq!(meters(), 2);
+            drop(permit.unwrap());
+        }
+        limits.reconfigure(rule(99)).unwrap();
+        assert_eq!(meters(), 1);
+    }
+}
