@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
 use tokio::time::{Instant, sleep};
-use tollway::core::{BoxError, Deadline, Phase, Verdict};
+use tollway::core::{BoxError, Deadline, IdempotencyKey, Phase, Verdict};
 use tollway::idempotency::{Dialect, IdempotencyKeyLayer, KeyBody};
 use tollway::limit::{Limits, LimitsBuilder, Quota, RateLimitLayer};
 use tollway::pool::Protocol;
@@ -446,8 +446,16 @@ async fn no_permit_is_waited_for_longer_than_a_key_that_came_back_lives() -> Res
         .service(gateway);
     service.clone().oneshot(with_key()).await?;
     sleep(Duration::from_secs(1)).await;
-    let error = service.oneshot(with_key()).await.expect_err("no permit");
-    assert!(tollway::idempotency::key_of(&*error).is_some());
-    assert_eq!(sent.load(Ordering::Relaxed), 1);
+    // One that the caller knows of by another process, too.
+    let mut from_before = Request::post("/v1/payouts").body(Full::from("amount=1"))?;
+    let key: IdempotencyKey = "r-2".parse()?;
+    let dies = Instant::now() + Duration::from_secs(20);
+    from_before.extensions_mut().insert(key.valid_until(dies));
+    for request in [with_key(), from_before] {
+        let error = service.clone().oneshot(request).await;
+        let error = error.expect_err("no permit");
+        assert!(tollway::idempotency::key_of(&*error).is_some());
+        assert_eq!(sent.load(Ordering::Relaxed), 1);
+    }
     Ok(())
 }

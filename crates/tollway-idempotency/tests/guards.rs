@@ -285,6 +285,14 @@ async fn a_body_of_unknown_length_stands_for_its_method_and_path_alone() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_body_that_is_long_is_not_held_back() {
+    let gateway = Gateway::answering(200);
+    let body = String::leak("x".repeat(Dialect::MAX_BODY + 1));
+    call(&guarded(&gateway), "a", "/a", body).await.unwrap();
+    assert_eq!(gateway.calls(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_body_longer_than_it_said_is_refused() {
     struct Liar;
     impl http_body::Body for Liar {

@@ -533,6 +533,26 @@ mod body_fields {
     }
 
     #[tokio::test]
+    async fn a_key_in_the_extensions_and_another_in_the_body_are_refused() {
+        let seen = Seen::default();
+        let service = IdempotencyKeyLayer::new()
+            .dialect(Dialect::body_field("RequestId").max_len(4))
+            .layer(seen.answering(200));
+        let body = "{\"RequestId\":\"r-17\"}";
+        let same = with_extension(key("r-17"), body);
+        service.clone().oneshot(same).await.unwrap();
+        for refused in [
+            with_extension(key("r-18"), body),
+            // Longer than the provider takes.
+            post("{\"RequestId\":\"r-170\"}"),
+        ] {
+            let error = service.clone().oneshot(refused).await.unwrap_err();
+            refusal(&error);
+        }
+        assert_eq!(seen.calls(), 1);
+    }
+
+    #[tokio::test]
     async fn a_missing_field_is_put_in_where_asked() {
         let seen = Seen::default();
         let service = IdempotencyKeyLayer::new()
