@@ -11,7 +11,7 @@
 //! answered, a waiter left), a waiter is woken to do it.
 
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Wake, Waker};
 
 use tokio::runtime::{Handle, Id};
@@ -32,9 +32,12 @@ pub(crate) struct Timer {
 struct Armed {
     runtime: Id,
     sleep: Pin<Box<Sleep>>,
-    /// The limiter, made into a waker once.
+    /// Made once.
     waker: Waker,
 }
+
+/// Wakes the limiter, but doesn't keep it alive: the limiter owns the timer.
+struct Alarm(Weak<Shared>);
 
 impl Shared {
     /// Sets the timer, if it has to be set anew. To be called by a task that is
@@ -66,7 +69,7 @@ impl Shared {
                 _ => slot.insert(Armed {
                     runtime,
                     sleep: Box::pin(sleep_until(at)),
-                    waker: Waker::from(Arc::clone(self)),
+                    waker: Waker::from(Arc::new(Alarm(Arc::downgrade(self)))),
                 }),
             };
             let mut sleep = std::pin::pin!(tokio::task::unconstrained(armed.sleep.as_mut()));
@@ -88,12 +91,40 @@ impl Shared {
     }
 }
 
-impl Wake for Shared {
+impl Wake for Alarm {
     fn wake(self: Arc<Self>) {
-        self.fire();
+        self.wake_by_ref();
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        self.fire();
+        if let Some(shared) = self.0.upgrade() {
+            shared.fire();
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::time::Duration;
+
+    use http::Method;
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::call::Call;
+    use crate::limits::Limits;
+    use crate::quota::{Quota, Shape};
+
+    #[tokio::test(start_paused = true)]
+    async fn limits_that_nobody_holds_any_more_are_gone_with_their_timer() {
+        let quota = Quota::per_second(1).shape(Shape::Burst);
+        let limits = Limits::builder().every_call(quota).build().unwrap();
+        let shared = Arc::downgrade(&limits.shared);
+        let call = Call::new(&Method::GET, "/");
+        drop(limits.acquire(&call).await.unwrap());
+        let in_vain = timeout(Duration::from_millis(1), limits.acquire(&call));
+        in_vain.await.unwrap_err();
+        drop(limits);
+        assert!(shared.upgrade().is_none());
     }
 }
