@@ -155,9 +155,13 @@ impl Express {
 
 impl Loan {
     /// When answers are counted that were noted by `now`: none was noted after
-    /// the end of the loan.
-    pub(crate) fn counted_at(&self, now: Nanos) -> Nanos {
-        now.min(self.until)
+    /// the end of the loan. Where times are made up, ahead of the clock that is
+    /// read, nobody knows, and `latest` is the latest one seen.
+    pub(crate) fn counted_at(&self, now: Nanos, latest: Nanos) -> Nanos {
+        match now < latest {
+            true => self.until.max(latest),
+            false => self.until.min(now),
+        }
     }
 
     /// Whether answers may still be noted. In a model, where time stands still,

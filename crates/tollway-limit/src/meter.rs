@@ -94,7 +94,7 @@ impl Meter {
             self.gauge.take_lent(EXPRESS, used.taken, clock);
         }
         if used.answered > 0 {
-            let at = loan.counted_at(now());
+            let at = loan.counted_at(now(), clock);
             self.gauge.finish_many(EXPRESS, used.answered, at);
         }
     }

@@ -477,3 +477,41 @@ async fn idle_keys_are_forgotten_though_only_one_that_lends_is_used() {
     }
     assert!(limits.snapshot().quotas.len() <= 65);
 }
+
+/// Code that makes up its own time may run ahead of the clock, and still say
+/// that an attempt is over by dropping its permit.
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_lags_behind_made_up_times_mints_nothing() {
+    for is_keyed in [false, true] {
+        let limits = World::new(10, None, is_keyed).limits;
+        lend(&limits);
+        let ahead = Instant::now() + 100 * WINDOW;
+        let take = |at: Instant| {
+            let call = Call::new(&Method::GET, "/a");
+            limits.try_acquire(&call, at.into_std()).ok()
+        };
+        for round in 0..3 {
+            let start = ahead + 10 * round * WINDOW;
+            let within_a_window = (0..40).filter_map(|step| take(start + step * WINDOW / 50));
+            assert_eq!(within_a_window.map(drop).count(), 10, "round {round}");
+        }
+    }
+}
+
+/// What was lent is known by its level, should shares be kept from now on.
+#[tokio::test(start_paused = true)]
+async fn other_levels_are_not_served_from_what_is_lent_to_the_normal_one() {
+    let quota = Quota::new(4, WINDOW).shape(Shape::Burst);
+    let limits = Limits::builder().every_call(quota).build().unwrap();
+    take(&limits, "/a", Priority::Normal).unwrap().give_back();
+    drop(take(&limits, "/a", Priority::Normal).unwrap());
+    advance(WINDOW + LATE).await;
+    let _high = [(); 2].map(|()| take(&limits, "/a", Priority::High).unwrap());
+    let _normal = take(&limits, "/a", Priority::Normal).unwrap();
+    // Half of them is for normal calls, of which there is one.
+    let shared = quota.reserve(Priority::Normal, 50);
+    let builder = Limits::builder().every_call(shared);
+    limits.reconfigure(builder).unwrap();
+    assert!(take(&limits, "/a", Priority::High).is_none());
+    assert!(take(&limits, "/a", Priority::Normal).is_some());
+}
