@@ -112,9 +112,14 @@ impl Permit {
     pub fn sent(&mut self) {
         let (now, sent) = (now(), self.sent);
         self.sent = self.tell(|shared, plan, level| {
-            let now = shared.nanos(now);
-            shared.change(plan, now, |gauge, now| gauge.resend(level, sent, now));
-            now
+            let mut at = shared.nanos(now);
+            shared.change(plan, at, |gauge, now| {
+                gauge.resend(level, sent, now);
+                // The latest time that anybody has seen: by that it is found
+                // again.
+                at = now;
+            });
+            at
         });
     }
 

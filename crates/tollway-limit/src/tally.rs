@@ -23,6 +23,14 @@ impl Tally {
         self.0[level] = self.0[level].saturating_sub(count);
     }
 
+    /// Both together.
+    pub(crate) fn and(mut self, other: &Self) -> Self {
+        for (count, other) in self.0.iter_mut().zip(other.0) {
+            *count += other;
+        }
+        self
+    }
+
     pub(crate) fn of(&self, level: usize) -> u32 {
         self.0[level]
     }

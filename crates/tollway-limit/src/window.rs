@@ -38,13 +38,20 @@ pub(crate) struct Window {
 impl Window {
     /// Forgets the places that are free at `now`.
     pub(crate) fn expire(&mut self, now: Nanos) {
-        while let Some(stamp) = self.ring.front() {
-            if stamp.at() > now {
-                break;
-            }
-            self.counted.remove(stamp.level());
-            self.ring.pop_front();
+        while self.pop(now).is_some() {}
+    }
+
+    /// Forgets the first place if it is free at `now`: since when, and whose it
+    /// was.
+    #[inline]
+    pub(crate) fn pop(&mut self, now: Nanos) -> Option<(Nanos, usize)> {
+        let stamp = *self.ring.front()?;
+        if stamp.at() > now {
+            return None;
         }
+        self.counted.remove(stamp.level());
+        self.ring.pop_front();
+        Some((stamp.at(), stamp.level()))
     }
 
     /// Counts attempts whose places are free at `free_at`.
@@ -69,8 +76,8 @@ impl Window {
         self.ring.get(index).map(|stamp| stamp.at())
     }
 
-    pub(crate) fn counted(&self, level: usize) -> u32 {
-        self.counted.of(level)
+    pub(crate) fn tally(&self) -> &Tally {
+        &self.counted
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -690,3 +690,42 @@ fn limits_outlive_the_runtime_in_which_somebody_waited() {
         drop(limits.acquire(&call).await.unwrap());
     });
 }
+
+/// Times that are a little behind those of others are lifted to them, and found
+/// again by the same.
+#[tokio::test(start_paused = true)]
+async fn an_attempt_that_is_sent_by_a_slow_clock_is_counted_once_answered() {
+    let margin = millis(10_000);
+    let limits = limits(burst(1, millis(1000)).count_from(CountFrom::Sending { margin }));
+    let ahead = Instant::now() + millis(5000);
+    let take = |at: Instant| limits.try_acquire(&call("/"), at.into_std());
+    let mut permit = take(ahead).unwrap();
+    permit.sent();
+    drop(permit);
+    assert!(take(ahead + millis(999)).is_err());
+    assert!(take(ahead + millis(1001)).is_ok());
+}
+
+/// One that may still be on its way keeps its own place, and nobody else's.
+#[tokio::test(start_paused = true)]
+async fn an_attempt_without_an_answer_holds_up_no_others() {
+    let lost = Fault::new(Verdict::Unknown);
+    let window = limits(burst(10, millis(1000)));
+    let bucket = limits(Quota::rate(10, millis(1000)).burst(10));
+    for limits in [window, bucket] {
+        let permit = limits.acquire(&call("/")).await.unwrap();
+        let nine: Vec<_> = (0..9)
+            .map(|_| {
+                limits
+                    .try_acquire(&call("/"), Instant::now().into_std())
+                    .unwrap()
+            })
+            .collect();
+        permit.failed(&lost);
+        drop(nine);
+        sleep(millis(1001)).await;
+        let now = Instant::now().into_std();
+        let again = (0..10).filter_map(|_| limits.try_acquire(&call("/"), now).ok());
+        assert_eq!(again.collect::<Vec<_>>().len(), 9);
+    }
+}

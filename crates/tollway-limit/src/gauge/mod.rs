@@ -1,6 +1,7 @@
 //! The state of one quota: what it has let through, and when it lets the next
 //! through.
 
+mod astray;
 mod feedback;
 mod foretell;
 mod loan;
@@ -41,6 +42,9 @@ pub(crate) struct Gauge {
     in_flight: Tally,
     /// Those that may not have arrived yet, where the quota counts from sending.
     pending: Option<Pending>,
+    /// Those whose answer nobody awaits any more, until when they may be on
+    /// their way.
+    astray: Window,
     window: Window,
     /// A bucket's: when all that was counted has drained.
     drained_at: Nanos,
@@ -59,10 +63,6 @@ pub(crate) struct Gauge {
     waiting: [u32; LEVELS],
 }
 
-/// How long an attempt without an answer may be on its way, as long as no answer
-/// has said how long that takes.
-const UNKNOWN_WAY: Nanos = NANOS_PER_SEC;
-
 /// The spacing after a pause where a quota states no rate.
 const GENTLE_INTERVAL: Nanos = 20 * NANOS_PER_MILLI;
 /// For how long after a pause such a quota goes gently.
@@ -78,6 +78,7 @@ impl Gauge {
             lends: false,
             in_flight: Tally::default(),
             pending: None,
+            astray: Window::default(),
             window: Window::default(),
             drained_at: 0,
             pace: Pace::default(),
@@ -132,9 +133,12 @@ impl Gauge {
     fn count_from(&mut self, from: CountFrom, now: Nanos) {
         // Whoever was taken before the last such change and answered after it
         // was not found, and is counted now.
-        for level in 0..LEVELS {
-            for _ in self.in_flight.of(level)..self.uncertain().of(level) {
-                self.count(level, Some(now), now);
+        if let Some(pending) = &self.pending {
+            let unanswered = *pending.unanswered();
+            for level in 0..LEVELS {
+                for _ in self.in_flight.of(level)..unanswered.of(level) {
+                    self.count(level, Some(now), now);
+                }
             }
         }
         self.pending = match from {
@@ -152,16 +156,18 @@ impl Gauge {
     }
 
     /// Attempts that may still arrive at any time.
-    fn uncertain(&self) -> &Tally {
-        match &self.pending {
+    fn uncertain(&self) -> Tally {
+        let awaited = match &self.pending {
             Some(pending) => pending.unanswered(),
             None => &self.in_flight,
-        }
+        };
+        awaited.and(self.astray.tally())
     }
 
     /// Limits nothing from now on.
     pub(crate) fn lift(&mut self, now: Nanos) {
         self.set_quota(Quota::unlimited(), now);
+        self.astray = Window::default();
         self.window = Window::default();
         self.ceiling = None;
         self.drained_at = 0;
@@ -243,24 +249,6 @@ impl Gauge {
         }
     }
 
-    /// Nobody awaits the answer to an attempt that was taken at `sent` any more.
-    /// Without one it is not known to have arrived, and may still be on its way:
-    /// sent just now, if that isn't known.
-    pub(crate) fn lose(&mut self, level: usize, sent: Option<Nanos>, now: Nanos) {
-        self.settle(now);
-        self.in_flight.remove(level);
-        self.saw(level, now);
-        // Where it counts from sending, its margin goes on.
-        if self.pending.is_none() {
-            let way = match self.hold.nanos() {
-                0 => UNKNOWN_WAY,
-                mean => mean.saturating_mul(2),
-            };
-            let sent = sent.unwrap_or(now);
-            self.place(level, now.max(sent.saturating_add(way)));
-        }
-    }
-
     /// An attempt that was taken at `sent` was never sent.
     pub(crate) fn give_back(&mut self, level: usize, sent: Option<Nanos>, now: Nanos) {
         self.settle(now);
@@ -301,6 +289,7 @@ impl Gauge {
     #[inline]
     fn settle(&mut self, now: Nanos) {
         self.count_overdue(now);
+        self.count_astray(now);
         self.window.expire(now);
         if self.ceiling.is_some_and(|ceiling| ceiling.until <= now) {
             self.ceiling = None;
@@ -320,7 +309,7 @@ impl Gauge {
     /// Counts an attempt as having arrived at `at`, at the latest.
     fn count(&mut self, level: usize, sent: Option<Nanos>, at: Nanos) {
         self.place(level, at);
-        if let (Rate::Window { .. }, Some(sent)) = (self.quota.rate, sent) {
+        if let Some(sent) = sent {
             self.hold.add(at.saturating_sub(sent));
             // A division each time would be dear, and so fine a pace idle.
             let change = self.hold.nanos().abs_diff(self.paced_by);
@@ -387,7 +376,7 @@ impl Gauge {
 
     /// How many places of the window attempts of a level take.
     fn used(&self, level: usize) -> u32 {
-        self.uncertain().of(level) + self.window.counted(level)
+        self.uncertain().of(level) + self.window.tally().of(level)
     }
 
     /// How many places of the window are taken in all.

@@ -21,10 +21,11 @@ impl Gauge {
         let full = match at {
             Some(at) => Full::Until(at),
             // When to look again, where places hang on attempts in flight.
-            None => match self.pending.as_ref().and_then(Pending::first) {
-                Some(at) => Full::Until(at),
-                None => Full::UntilEvent,
-            },
+            None => {
+                let pending = self.pending.as_ref().and_then(Pending::first);
+                let first = pending.into_iter().chain(self.astray.free_at(0)).min();
+                first.map_or(Full::UntilEvent, Full::Until)
+            }
         };
         // What is kept for others may be lent out again before that.
         let lapse = if self.has_shares {
