@@ -71,6 +71,16 @@ impl Window {
         self.counted.add(level);
     }
 
+    /// Counts one before those whose places are free later. Says when its own
+    /// is.
+    pub(crate) fn insert(&mut self, free_at: Nanos, level: usize) -> Nanos {
+        let stamp = Stamp::new(free_at, level);
+        let index = self.ring.partition_point(|other| other.at() <= stamp.at());
+        self.ring.insert(index, stamp);
+        self.counted.add(level);
+        stamp.at()
+    }
+
     /// When the `index`th of the counted attempts makes place.
     pub(crate) fn free_at(&self, index: usize) -> Option<Nanos> {
         self.ring.get(index).map(|stamp| stamp.at())

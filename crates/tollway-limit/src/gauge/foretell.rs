@@ -52,8 +52,7 @@ impl Gauge {
         let first = match (used + ahead % limit).checked_sub(limit) {
             None => now,
             Some(index) => self
-                .window
-                .free_at(usize::try_from(index).unwrap_or(usize::MAX))
+                .place_frees(usize::try_from(index).unwrap_or(usize::MAX))
                 // Still in flight.
                 .unwrap_or_else(|| now.saturating_add(window)),
         };

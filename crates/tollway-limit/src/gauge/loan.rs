@@ -44,6 +44,7 @@ impl Gauge {
 
     /// Accounts for attempts of `level` that were over by `at`.
     pub(crate) fn finish_many(&mut self, level: usize, count: u32, at: Nanos) {
+        self.count_overdue(at);
         self.in_flight.remove_many(level, count);
         match self.quota.rate {
             Rate::Unlimited => {}

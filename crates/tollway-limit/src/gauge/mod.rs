@@ -132,12 +132,11 @@ impl Gauge {
     /// Counts from there from now on, attempts in flight among the rest.
     fn count_from(&mut self, from: CountFrom, now: Nanos) {
         // Whoever was taken before the last such change and answered after it
-        // was not found, and is counted now.
+        // was not found, and is counted as it would have been.
         if let Some(pending) = &self.pending {
-            let unanswered = *pending.unanswered();
             for level in 0..LEVELS {
-                for _ in self.in_flight.of(level)..unanswered.of(level) {
-                    self.count(level, Some(now), now);
+                for _ in self.in_flight.of(level)..pending.unanswered().of(level) {
+                    self.astray.insert(pending.latest(now), level);
                 }
             }
         }
@@ -289,14 +288,14 @@ impl Gauge {
     #[inline]
     fn settle(&mut self, now: Nanos) {
         self.count_overdue(now);
-        self.count_astray(now);
         self.window.expire(now);
         if self.ceiling.is_some_and(|ceiling| ceiling.until <= now) {
             self.ceiling = None;
         }
     }
 
-    /// Counts those that were sent a margin ago.
+    /// Counts those that were sent a margin ago, and those astray that have
+    /// arrived.
     #[inline]
     fn count_overdue(&mut self, now: Nanos) {
         while let Some(pending) = &mut self.pending
@@ -304,6 +303,7 @@ impl Gauge {
         {
             self.count(level, Some(sent), counts);
         }
+        self.count_astray(now);
     }
 
     /// Counts an attempt as having arrived at `at`, at the latest.

@@ -79,6 +79,11 @@ impl Pending {
         &self.unanswered
     }
 
+    /// When one that was sent at `at` is counted at the latest.
+    pub(super) fn latest(&self, at: Nanos) -> Nanos {
+        at.saturating_add(self.margin)
+    }
+
     /// When the first of those unanswered is counted at the latest.
     pub(super) fn first(&self) -> Option<Nanos> {
         let mut unanswered = self.ring.iter().filter(|sent| !sent.answered);

@@ -75,7 +75,7 @@ impl Gauge {
         let short = (self.taken_places() + kept + 1 + idle).saturating_sub(limit);
         match short.checked_sub(1) {
             None => Some(now),
-            Some(index) => self.window.free_at(index as usize),
+            Some(index) => self.place_frees(index as usize),
         }
     }
 

@@ -32,6 +32,8 @@ enum Op {
     Answer(usize),
     /// The nth of those in flight was never sent.
     GiveBack(usize),
+    /// Nobody awaits the nth of those in flight any more.
+    Lose(usize),
     /// The nth of the waiters goes away, granted or not.
     Cancel(usize),
     Pause(usize, u8),
@@ -51,6 +53,7 @@ fn ops(changes: bool) -> impl Strategy<Value = Vec<Op>> {
                 .prop_map(|(plan, level, patience)| Op::Arrive { plan, level, patience }),
             5 => (0..8usize).prop_map(Op::Answer),
             1 => (0..8usize).prop_map(Op::GiveBack),
+            1 => (0..8usize).prop_map(Op::Lose),
             2 => (0..8usize).prop_map(Op::Cancel),
             now_and_then => (0..2usize, 0..80u8).prop_map(|(meter, time)| Op::Pause(meter, time)),
             now_and_then => (0..2usize, 0..6u32, 0..80u8)

@@ -135,6 +135,13 @@ impl Provider {
         }
     }
 
+    /// Nobody awaits an attempt any more, and it may be under way until it
+    /// `arrives`, or as long as the margin says.
+    pub(super) fn lose(&self, attempt: &mut Attempt, arrives: Nanos) {
+        let counted = self.counted(attempt).unwrap_or(arrives);
+        attempt.marks[self.meter].counted = Some(counted);
+    }
+
     pub(super) fn give_back(&mut self) {
         if let Some((left, _)) = &mut self.said {
             *left += 1;
@@ -175,7 +182,7 @@ impl Provider {
                     ..Mark::default()
                 };
             } else {
-                mark.counted = counted;
+                mark.counted = mark.counted.or(counted);
                 mark.forgotten |= !stays || drained && counted.is_some();
             }
         }

@@ -248,6 +248,18 @@ impl World {
         }
     }
 
+    fn lose(&mut self, index: usize) {
+        let attempt = &mut self.attempts[index];
+        let (plan, level, sent, now) = (attempt.plan, attempt.level, attempt.known(), self.now);
+        for &meter in &self.plans[plan] {
+            let gauge = &mut self.state.meters.get_mut(meter).unwrap().gauge;
+            let arrives = gauge.lose(level, sent, now);
+            self.providers[meter as usize].lose(attempt, arrives);
+        }
+        attempt.over = Some(now);
+        self.change(plan, |_| ());
+    }
+
     pub(super) fn step(&mut self, op: Op) {
         self.apply(op);
         self.check_lines();
@@ -285,6 +297,11 @@ impl World {
                     }
                     let now = self.now;
                     self.change(plan, |gauge| gauge.give_back(level, sent, now));
+                }
+            }
+            Op::Lose(nth) => {
+                if let Some(index) = self.flying(nth) {
+                    self.lose(index);
                 }
             }
             Op::Cancel(nth) => {
