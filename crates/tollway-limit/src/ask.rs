@@ -16,7 +16,7 @@ use crate::permit::Permit;
 use crate::quota::{EXPRESS, level};
 use crate::routes::{Home, Route, Way};
 use crate::shared::Shared;
-use crate::state::{Admission, Wakers};
+use crate::state::{Admission, State, Wakers};
 use crate::sync::lock;
 use crate::time::{self, Nanos, Origin};
 
@@ -97,25 +97,29 @@ impl Shared {
         waker: Option<&Waker>,
     ) -> Asked {
         let mut asking = Asking::new(self.origin, call, || self.nanos(now()), waker);
-        match self.take_at_once(&mut asking) {
+        match self.take_at_once(&mut asking, |_, _| true) {
             Some(permit) => Asked::Granted(permit),
             None => self.ask_at_length(asking),
         }
     }
 
-    /// A permit, if it is there at once and easily found.
+    /// A permit, if it is there at once and easily found, for a call whose future
+    /// isn't polled yet. What is on its way nonetheless is counted when it is
+    /// answered; where it counts from sending, it is to be sent right away.
     #[inline]
-    pub(crate) fn ask_at_once(self: &Arc<Self>, call: &Call<'_>) -> Option<Permit> {
+    pub(crate) fn ask_early(self: &Arc<Self>, call: &Call<'_>) -> Option<Permit> {
         let now = || self.nanos(recent(time::now));
-        self.take_at_once(&mut Asking::new(self.origin, call, now, None))
+        let mut asking = Asking::new(self.origin, call, now, None);
+        self.take_at_once(&mut asking, State::counts_from_response)
     }
 
-    /// A permit, where every call has the same plan, there is room, and nobody
-    /// waits.
+    /// A permit, where every call has the same plan that `suits`, there is room,
+    /// and nobody waits.
     #[inline]
     fn take_at_once(
         self: &Arc<Self>,
         asking: &mut Asking<'_, impl Fn() -> Nanos>,
+        suits: impl FnOnce(&State, &[u32]) -> bool,
     ) -> Option<Permit> {
         if !self.is_plain() {
             return None;
@@ -133,7 +137,7 @@ impl Shared {
         }
         let Core { only, state, .. } = &mut *core;
         let now = state.meters.tick(now);
-        let plan = only.as_ref()?;
+        let plan = only.as_ref().filter(|plan| suits(state, plan))?;
         let taken = state.take_at_once(plan, level, deadline, now);
         // Copies plain numbers, where `clone` goes through an iterator.
         let plan = taken.then(|| Plan::from_slice(plan))?;

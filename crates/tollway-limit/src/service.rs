@@ -18,9 +18,10 @@ use crate::limits::Limits;
 /// permit is held, so that a call that waits for a quota can't keep another from
 /// its connection.
 ///
-/// Where the same quotas cover every call, and they have room, an inner service
-/// that is ready is called within `call`. Otherwise both are asked for, and
-/// waited for, in the future, with a clone of the inner service.
+/// Where the same quotas cover every call, count from the response, and have
+/// room, an inner service that is ready is called within `call`. Otherwise both
+/// are asked for, and waited for, in the future, with a clone of the inner
+/// service.
 #[derive(Clone, Debug)]
 pub struct RateLimitService<S> {
     limits: Limits,
@@ -61,7 +62,7 @@ where
 
     #[inline]
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let Some(mut permit) = self.limits.shared.ask_at_once(&Call::of(&request)) else {
+        let Some(mut permit) = self.limits.shared.ask_early(&Call::of(&request)) else {
             return ResponseFuture::asking(&self.limits, self.inner.clone(), request);
         };
         permit.hold_back();

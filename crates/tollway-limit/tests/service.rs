@@ -13,7 +13,7 @@ use http::{Method, Request, Response};
 use tokio::time::{Instant, sleep};
 use tokio_test::{assert_pending, task};
 use tollway_core::{BoxError, Deadline, Endpoint, Fault, Phase, Priority, Verdict};
-use tollway_limit::{Call, Limits, Quota, RateLimitError, RateLimitLayer, Shape};
+use tollway_limit::{Call, CountFrom, Limits, Quota, RateLimitError, RateLimitLayer, Shape};
 use tower::{Layer, Service, ServiceExt, service_fn};
 
 fn get(path: &str) -> Request<()> {
@@ -132,6 +132,30 @@ async fn a_call_with_a_permit_is_sent_before_its_future_is_polled() {
     drop((first, second, third));
     let quota = &limits.snapshot().quotas[0];
     assert_eq!((quota.in_flight, quota.used), (0, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_counts_from_sending_is_sent_only_when_its_future_is_polled() {
+    let margin = Duration::from_millis(50);
+    let quota = Quota::per_second(1)
+        .shape(Shape::Burst)
+        .count_from(CountFrom::Sending { margin });
+    let limits = Limits::builder().every_call(quota).build().unwrap();
+    let sent = AtomicUsize::new(0);
+    let mut service = RateLimitLayer::new(limits.clone()).layer(service_fn(|_: Request<()>| {
+        sent.fetch_add(1, Ordering::Relaxed);
+        pending::<Result<Response<()>, Infallible>>()
+    }));
+    let late = service.call(get("/"));
+    assert_eq!(limits.snapshot().quotas[0].in_flight, 0);
+    sleep(Duration::from_secs(5)).await;
+    let mut late = task::spawn(late);
+    assert_pending!(late.poll());
+    assert_eq!(sent.load(Ordering::Relaxed), 1);
+    // Its window begins now, and not when it was called.
+    sleep(Duration::from_secs(1)).await;
+    assert_pending!(task::spawn(service.call(get("/"))).poll());
+    assert_eq!(sent.load(Ordering::Relaxed), 1);
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! Taking a permit and giving it back where nobody waits.
 
 use super::State;
+use crate::quota::CountFrom;
 use crate::time::Nanos;
 
 impl State {
@@ -35,6 +36,15 @@ impl State {
             self.take(plan, level, now);
         }
         has_room
+    }
+
+    /// Whether all these meters count from the response.
+    #[inline]
+    pub(crate) fn counts_from_response(&self, plan: &[u32]) -> bool {
+        plan.iter().all(|&id| {
+            let meter = self.meters.get(id);
+            meter.is_none_or(|meter| meter.gauge.quota().count_from == CountFrom::Response)
+        })
     }
 
     /// Notes that an attempt is over, if nobody waits who should hear of it, and
