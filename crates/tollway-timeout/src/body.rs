@@ -26,7 +26,7 @@ pin_project! {
         wait: Wait,
         // Boxed: most bodies are there at once, and every layer above moves
         // the response.
-        waiting: Option<Pin<Box<Waiting>>>,
+        waiting: Option<Box<Waiting>>,
     }
 }
 
@@ -66,16 +66,16 @@ where
         match inner.poll_frame(cx) {
             Poll::Ready(frame) => {
                 if let Some(waiting) = this.waiting {
-                    waiting.as_mut().rewind();
+                    waiting.rewind();
                 }
                 Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
             }
             Poll::Pending => {
-                let new = || Box::pin(Waiting::new(None));
+                let new = || Box::new(Waiting::new(None));
                 let ran_out = match this.wait {
                     Wait::Endless => Poll::Pending,
                     wait => {
-                        let waiting = this.waiting.get_or_insert_with(new).as_mut();
+                        let waiting = this.waiting.get_or_insert_with(new);
                         waiting.poll(wait, Limit::BodyPause, cx)
                     }
                 };

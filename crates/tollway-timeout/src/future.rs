@@ -27,7 +27,6 @@ pin_project! {
         #[pin]
         state: State<S, B, S::Future>,
         wait: Wait,
-        #[pin]
         waiting: Waiting,
         // The limit on each pause in the response's body, where each wait has
         // one.
@@ -209,7 +208,7 @@ where
         {
             return phase.pending_until(wakes);
         }
-        match this.waiting.as_mut().poll(this.wait, Limit::Attempt, cx) {
+        match this.waiting.poll(this.wait, Limit::Attempt, cx) {
             Poll::Pending => match this.waiting.wakes_at() {
                 Some(wakes) => phase.pending_until(wakes),
                 None => phase.pending(),

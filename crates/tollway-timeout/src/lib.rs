@@ -136,11 +136,12 @@
 //!
 //! # Cost
 //!
-//! A call that has to wait registers a timer with each layer, or one with both
-//! ([`DeadlineLayer::sharing_timers`]). Neither layer allocates, but for what is rare: an inner service that isn't
-//! ready, a body that has to wait, an error. The deadline isn't put into the
-//! request's extensions, where the first costs three allocations; a thread-local
-//! cell holds it while the layer calls or polls what is below. So whatever moves
+//! A call that has to wait allocates and registers a timer with each layer, or
+//! one with both ([`DeadlineLayer::sharing_timers`]). Beyond that neither layer
+//! allocates, but for what is rare: an inner service that isn't ready, a body
+//! that has to wait, an error. The deadline isn't put into the request's
+//! extensions, where the first costs three allocations; a thread-local cell
+//! holds it while the layer calls or polls what is below. So whatever moves
 //! the call to another task in between, as tower's buffer does, hides it from
 //! the layers below, which then wait as long as they like until the deadline
 //! layer drops the call. A deadline that the caller puts into the extensions

@@ -4,7 +4,6 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tollway_core::{Deadline, recent};
 
@@ -122,15 +121,15 @@ struct Term {
     is_deadline: bool,
 }
 
-pin_project! {
-    /// A wait under way, on the runtime's timer.
-    #[derive(Debug)]
-    pub(crate) struct Waiting {
-        // When a wait with a limit began: unknown until somebody waits.
-        since: Option<Instant>,
-        #[pin]
-        sleep: Option<Sleep>,
-    }
+/// A wait under way, on the runtime's timer.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    /// When a wait with a limit began: unknown until somebody waits.
+    since: Option<Instant>,
+    /// Boxed: a timer is as large as what it waits for, and every layer above
+    /// moves this future, before it is first polled. With the timer in it, 64
+    /// callers of the client got 2 % fewer calls done.
+    sleep: Option<Pin<Box<Sleep>>>,
 }
 
 impl Waiting {
@@ -142,31 +141,25 @@ impl Waiting {
 
     /// When the timer that was set last fires.
     pub(crate) fn wakes_at(&self) -> Option<Instant> {
-        self.sleep.as_ref().map(Sleep::deadline)
+        self.sleep.as_ref().map(|sleep| sleep.deadline())
     }
 
     /// What was awaited has come; the next wait begins when it is polled.
-    pub(crate) fn rewind(self: Pin<&mut Self>) {
-        *self.project().since = None;
+    pub(crate) fn rewind(&mut self) {
+        self.since = None;
     }
 
     /// Ready once the wait is over. `limit` is the name of its limit.
     ///
     /// It is polled only where the thing awaited is pending, and only then
     /// registers with the runtime: what is answered at once doesn't pay for it.
-    pub(crate) fn poll(
-        self: Pin<&mut Self>,
-        wait: &Wait,
-        limit: Limit,
-        cx: &mut Context<'_>,
-    ) -> Poll<RanOut> {
-        let mut this = self.project();
+    pub(crate) fn poll(&mut self, wait: &Wait, limit: Limit, cx: &mut Context<'_>) -> Poll<RanOut> {
         // Where it is known when the wait began, the first look at the clock is
         // left to the timer: one that is set to the past is over at once.
-        if this.sleep.is_none()
-            && let Some(began) = *this.since
+        if self.sleep.is_none()
+            && let Some(began) = self.since
             && let Some(Term { end, .. }) = wait.term(began)
-            && poll_sleep(this.sleep.as_mut(), end, cx).is_pending()
+            && self.sleep_until(end, cx).is_pending()
         {
             return Poll::Pending;
         }
@@ -176,13 +169,13 @@ impl Waiting {
         // a moment before. The error from down here says more than the one
         // from above, so it must not come second.
         let now = Instant::from_std(recent(|| Instant::now().into_std()));
-        let began = *this.since.get_or_insert(now);
+        let began = *self.since.get_or_insert(now);
         let end = match wait.at(now, began, limit) {
             Progress::Endless => return Poll::Pending,
             Progress::Over(ran_out) => return Poll::Ready(ran_out),
             Progress::Until(end) => end,
         };
-        if poll_sleep(this.sleep, end, cx).is_pending() {
+        if self.sleep_until(end, cx).is_pending() {
             return Poll::Pending;
         }
         match wait.at(Instant::now().max(end), began, limit) {
@@ -190,18 +183,13 @@ impl Waiting {
             Progress::Endless | Progress::Until(_) => Poll::Pending,
         }
     }
-}
 
-/// Has the runtime's timer wake the task at `end`.
-fn poll_sleep(mut sleep: Pin<&mut Option<Sleep>>, end: Instant, cx: &mut Context<'_>) -> Poll<()> {
-    if sleep.is_none() {
-        sleep.set(Some(sleep_until(end)));
+    /// Has the runtime's timer wake the task at `end`.
+    fn sleep_until(&mut self, end: Instant, cx: &mut Context<'_>) -> Poll<()> {
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(end)));
+        if sleep.deadline() != end {
+            sleep.as_mut().reset(end);
+        }
+        sleep.as_mut().poll(cx)
     }
-    let Some(mut sleep) = sleep.as_pin_mut() else {
-        unreachable!("just made");
-    };
-    if sleep.deadline() != end {
-        sleep.as_mut().reset(end);
-    }
-    sleep.poll(cx)
 }
