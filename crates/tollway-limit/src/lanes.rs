@@ -35,13 +35,22 @@ struct Queue {
 #[derive(Debug)]
 pub(crate) struct Waiter {
     pub(crate) lane: u32,
-    pub(crate) level: usize,
+    pub(crate) level: u8,
     pub(crate) ticket: u64,
     pub(crate) since: Nanos,
-    pub(crate) deadline: Option<Nanos>,
+    /// Or [`NEVER`], which is shorter than an option.
+    deadline: Nanos,
     pub(crate) fate: Fate,
     prev: Option<u32>,
     next: Option<u32>,
+}
+
+const NEVER: Nanos = Nanos::MAX;
+
+impl Waiter {
+    pub(crate) fn deadline(&self) -> Option<Nanos> {
+        (self.deadline != NEVER).then_some(self.deadline)
+    }
 }
 
 /// What became of a waiter.
@@ -149,10 +158,11 @@ impl Lanes {
         let queue = &mut self.lanes[lane as usize].queues[level];
         let waiter = index(self.waiters.insert(Waiter {
             lane,
-            level,
+            // There are three.
+            level: u8::try_from(level).unwrap_or(u8::MAX),
             ticket: self.next_ticket,
             since: now,
-            deadline,
+            deadline: deadline.unwrap_or(NEVER),
             fate: Fate::Waiting(waker),
             prev: queue.tail,
             next: None,
@@ -178,7 +188,7 @@ impl Lanes {
         let Fate::Waiting(waker) = std::mem::replace(&mut entry.fate, fate) else {
             return None;
         };
-        let (lane, level) = (entry.lane, entry.level);
+        let (lane, level) = (entry.lane, usize::from(entry.level));
         let (prev, next) = (entry.prev.take(), entry.next.take());
         if let Some(prev) = prev {
             self.waiters[prev as usize].next = next;
@@ -220,5 +230,16 @@ impl Lanes {
             self.lanes = Slab::new();
             self.by_plan = HashMap::new();
         }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    /// A slab has up to twice as much room as it needs.
+    #[test]
+    fn a_waiter_is_small() {
+        assert!(size_of::<Waiter>() <= 72);
     }
 }

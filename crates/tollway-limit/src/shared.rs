@@ -137,7 +137,14 @@ impl Shared {
                     None
                 }
                 Fate::Granted { .. } | Fate::TooLate { .. } => {
-                    core.state.drop_waiter(waiter, now, wakers)
+                    let mut gone = core.state.drop_waiter(waiter, now, wakers)?;
+                    if let (plan, level, Fate::Granted { at }, _) = &mut gone
+                        && *at < now
+                        && core.state.hand_over(plan, *level, *at, now)
+                    {
+                        *at = now;
+                    }
+                    Some(gone)
                 }
             }
         });

@@ -336,6 +336,20 @@ async fn headers_tighten_and_never_loosen() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_said_to_be_left_may_not_take_in_an_attempt_that_is_lost() {
+    let limits = limits(burst(10, millis(1000)));
+    let call = call("/");
+    let lost = limits.acquire(&call).await.unwrap();
+    let answered = limits.acquire(&call).await.unwrap();
+    lost.failed(&Fault::new(Verdict::Unknown));
+    let mut response = Response::new(());
+    let header = r#""a";r=1;t=5"#.parse().unwrap();
+    response.headers_mut().insert("ratelimit", header);
+    answered.answered(&response);
+    assert_eq!(wait(&limits, &call).await, millis(5000));
+}
+
+#[tokio::test(start_paused = true)]
 async fn of_two_headers_the_tighter_one_holds() {
     for (earlier, later, expected) in [
         ("r=0;t=1", "r=5;t=5", 1000),
@@ -587,6 +601,24 @@ async fn a_margin_counts_from_the_sending_and_not_from_the_permit() {
     permit.sent();
     drop(limits.acquire(&call("/")).await.unwrap());
     assert_eq!(start.elapsed(), millis(1150));
+}
+
+/// A task may be polled long after it was granted its permit.
+#[tokio::test(start_paused = true)]
+async fn a_margin_counts_from_when_the_permit_is_handed_over() {
+    let margin = millis(100);
+    let limits = limits(burst(1, millis(1000)).count_from(CountFrom::Sending { margin }));
+    let call = call("/");
+    let _first = limits.acquire(&call).await.unwrap();
+    let mut late = task::spawn(limits.acquire(&call));
+    assert_pending!(late.poll());
+    // The first is counted, and the timer set anew.
+    sleep(millis(200)).await;
+    assert_pending!(late.poll());
+    sleep(millis(1400)).await;
+    assert!(late.is_woken());
+    let _second = assert_ready!(late.poll()).unwrap();
+    assert_eq!(wait(&limits, &call).await, millis(1100));
 }
 
 #[tokio::test(start_paused = true)]

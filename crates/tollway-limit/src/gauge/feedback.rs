@@ -27,10 +27,11 @@ impl Gauge {
     }
 
     /// The provider says that `left` more are allowed within `period`. What is
-    /// in flight may not be counted in that yet.
+    /// in flight, or astray, may not be counted in that yet.
     pub(crate) fn tighten(&mut self, left: u32, period: Nanos, now: Nanos) {
         self.settle(now);
-        let left = left.saturating_sub(self.in_flight.total());
+        let under_way = self.in_flight.and(self.astray.tally()).total();
+        let left = left.saturating_sub(under_way);
         let until = now.saturating_add(period);
         // Of two with different ends the tighter one, until its end: the next
         // answer says the rest.

@@ -261,17 +261,20 @@ impl Gauge {
         }
     }
 
-    /// An attempt that was taken at `sent` is sent only now.
-    pub(crate) fn resend(&mut self, level: usize, sent: Option<Nanos>, now: Nanos) {
+    /// An attempt that was taken at `sent` is sent only now. Says whether that
+    /// matters.
+    pub(crate) fn resend(&mut self, level: usize, sent: Option<Nanos>, now: Nanos) -> bool {
         self.settle(now);
-        if let Some(pending) = &mut self.pending {
-            // If it was counted as sent long ago, it is counted again: too much
-            // is safe, too little isn't.
-            if let Some(sent) = sent {
-                pending.answer(sent, level);
-            }
-            pending.push(now, level);
+        let Some(pending) = &mut self.pending else {
+            return false;
+        };
+        // If it was counted as sent long ago, it is counted again: too much is
+        // safe, too little isn't.
+        if let Some(sent) = sent {
+            pending.answer(sent, level);
         }
+        pending.push(now, level);
+        true
     }
 
     /// Notes that an attempt is over, and says whether it is yet to be counted.

@@ -11,7 +11,7 @@ use std::task::Waker;
 use smallvec::SmallVec;
 
 use crate::gauge::{Full, Gauge};
-use crate::lanes::{Fate, Lanes, Plan};
+use crate::lanes::{Fate, Lanes, Plan, Waiter};
 use crate::meter::{Meter, Meters};
 use crate::time::Nanos;
 
@@ -193,7 +193,7 @@ impl State {
 
     /// Undoes what a waiter has noted outside its queue.
     fn leave(&mut self, waiter: u32, plan: &Plan, level: usize, now: Nanos) {
-        if let Some(deadline) = self.lanes.waiter(waiter).and_then(|waiter| waiter.deadline) {
+        if let Some(deadline) = self.lanes.waiter(waiter).and_then(Waiter::deadline) {
             self.deadlines.remove(&(deadline, waiter));
         }
         for &meter in plan {
@@ -221,7 +221,7 @@ impl State {
         let Some(entry) = self.lanes.waiter(waiter) else {
             return;
         };
-        let (lane, level) = (entry.lane, entry.level);
+        let (lane, level) = (entry.lane, usize::from(entry.level));
         let Some(plan) = self.lanes.lane(lane).map(|lane| lane.plan.clone()) else {
             return;
         };
@@ -268,7 +268,25 @@ impl State {
             }
             self.lanes.shrink();
         }
-        Some((plan, entry.level, entry.fate, entry.since))
+        Some((plan, usize::from(entry.level), entry.fate, entry.since))
+    }
+
+    /// An attempt that was granted its permit at `granted` gets it only now. Says
+    /// whether that matters.
+    pub(crate) fn hand_over(
+        &mut self,
+        plan: &Plan,
+        level: usize,
+        granted: Nanos,
+        now: Nanos,
+    ) -> bool {
+        let mut matters = false;
+        for &id in plan {
+            if let Some(meter) = self.meters.get_mut(id) {
+                matters |= meter.gauge.resend(level, Some(granted), now);
+            }
+        }
+        matters
     }
 
     /// Applies `change` to each gauge of a plan, and serves those who wait.
