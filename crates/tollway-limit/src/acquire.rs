@@ -32,7 +32,7 @@ impl Place {
         call: &Call<'_>,
         cx: &Context<'_>,
     ) -> Result<Result<Permit, Self>, RateLimitError> {
-        match shared.ask(call, || recent(now), Some(cx.waker())) {
+        match shared.ask(call, || recent(now), cx.waker()) {
             Asked::Granted(permit) => Ok(Ok(permit)),
             Asked::Refused(error) => Err(error),
             Asked::Waits(shared, waiter) => {

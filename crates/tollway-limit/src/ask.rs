@@ -37,6 +37,9 @@ struct Asking<'a, F> {
     /// is, so without a deadline it seldom needs to be.
     now: Option<Nanos>,
     read: F,
+    /// Whether the time is the caller's own. The limiter has to be told of that,
+    /// or it couldn't say when the attempt was over.
+    is_given: bool,
     waker: Option<&'a Waker>,
 }
 
@@ -50,6 +53,7 @@ impl<'a, F: Fn() -> Nanos> Asking<'a, F> {
             deadline: deadline.map(|deadline| origin.nanos(deadline.instant())),
             now: deadline.map(|_| read()),
             read,
+            is_given: false,
             waker,
         }
     }
@@ -67,6 +71,9 @@ impl<'a, F: Fn() -> Nanos> Asking<'a, F> {
             .zip(self.now)
             .is_none_or(|(deadline, now)| deadline > now);
         if self.level != EXPRESS || !is_in_time {
+            return None;
+        }
+        if self.is_given && !till.is_told(self.now()) {
             return None;
         }
         let sent = match till.take()? {
@@ -88,15 +95,27 @@ impl<'a, F: Fn() -> Nanos> Asking<'a, F> {
 }
 
 impl Shared {
-    /// Asks for a permit. Without a `waker` it doesn't wait.
+    /// Asks for a permit, or for a place in the queue.
     #[inline]
     pub(crate) fn ask(
         self: &Arc<Self>,
         call: &Call<'_>,
         now: impl Fn() -> Instant,
-        waker: Option<&Waker>,
+        waker: &Waker,
     ) -> Asked {
-        let mut asking = Asking::new(self.origin, call, || self.nanos(now()), waker);
+        let read = || self.nanos(now());
+        self.ask_for(Asking::new(self.origin, call, read, Some(waker)))
+    }
+
+    /// Asks for a permit at a time that the caller knows, and doesn't wait.
+    pub(crate) fn ask_at(self: &Arc<Self>, call: &Call<'_>, now: Instant) -> Asked {
+        let mut asking = Asking::new(self.origin, call, || self.nanos(now), None);
+        asking.is_given = true;
+        self.ask_for(asking)
+    }
+
+    #[inline]
+    fn ask_for(self: &Arc<Self>, mut asking: Asking<'_, impl Fn() -> Nanos>) -> Asked {
         match self.take_at_once(&mut asking, |_, _| true) {
             Some(permit) => Asked::Granted(permit),
             None => self.ask_at_length(asking),
@@ -230,33 +249,32 @@ impl Shared {
         if !meter.may_lend() || !meter.is_busy(now) {
             return None;
         }
-        let mut stale = None;
-        let way = self.way.load();
-        let noted = way.directory.find(home, key);
-        let express = match &meter.express {
-            Some(express) if noted.is_some_and(|noted| noted.is(express)) => None,
-            Some(express) => Some(express.clone()),
-            None => Some(Express::new(id, self.origin, &Arc::downgrade(self))),
-        };
-        if let Some(express) = express {
+        if meter.express.is_none() {
+            // Those that share a quota don't lend: soon each may have its own.
             let Some(Home::Keyed(keys) | Home::Each { named: keys, .. }) = core.homes.get(home)
             else {
                 return None;
             };
-            // Those that share a quota don't lend: soon each may have its own.
             if !keys.has(key, id) {
                 return None;
             }
-            let is_too_large = way.directory.is_too_large(meters);
-            if is_too_large || !way.directory.note(home, key, &express) {
-                let directory = Directory::for_keys(meters);
-                directory.note(home, key, &express);
-                stale = Some(self.way.swap(Arc::new(Way {
-                    routes: Arc::clone(&way.routes),
-                    directory,
-                })));
-            }
-            meter.express = Some(express);
+        }
+        let express = meter
+            .express
+            .get_or_insert_with(|| Express::new(id, self.origin, &Arc::downgrade(self)));
+        let way = self.way.load();
+        let mut stale = None;
+        if way.directory.is_unfit(meters) {
+            let directory = Directory::for_keys(meters);
+            directory.note(home, key, express);
+            stale = Some(self.way.swap(Arc::new(Way {
+                routes: Arc::clone(&way.routes),
+                directory,
+            })));
+        } else if !way.directory.note(home, key, express) {
+            // Nobody would find the way there.
+            meter.express = None;
+            return None;
         }
         core.state.lend(plan, now);
         stale

@@ -22,7 +22,7 @@ use std::sync::{Arc, Weak};
 
 use crate::shared::Shared;
 use crate::sync::{AtomicU64, Ordering, own_index};
-use crate::time::{NANOS_PER_MILLI, Nanos, Origin};
+use crate::time::{Clock, NANOS_PER_MILLI, Nanos, Origin};
 
 /// So long after the lending answers are noted. They are counted at its end or
 /// when it is recalled, whichever is earlier, so that much too late at most.
@@ -156,11 +156,12 @@ impl Express {
 impl Loan {
     /// When answers are counted that were noted by `now`: none was noted after
     /// the end of the loan. Where times are made up, ahead of the clock that is
-    /// read, nobody knows, and `latest` is the latest one seen.
-    pub(crate) fn counted_at(&self, now: Nanos, latest: Nanos) -> Nanos {
-        match now < latest {
-            true => self.until.max(latest),
-            false => self.until.min(now),
+    /// read, no earlier than at the latest time that was seen before this.
+    pub(crate) fn counted_at(&self, now: Nanos, clock: Clock) -> Nanos {
+        let at = now.min(self.until);
+        match now < clock.latest {
+            true => at.max(clock.before),
+            false => at,
         }
     }
 
@@ -184,6 +185,11 @@ impl Till {
             word if word == self.untouched.load(Ordering::Relaxed) => Some(Taken::First),
             _ => Some(Taken::Later),
         }
+    }
+
+    /// Whether the limiter was told of this time, or nearly, when it lent.
+    pub(crate) fn is_told(&self, now: Nanos) -> bool {
+        now <= self.until.load(Ordering::Relaxed)
     }
 
     /// Notes that an attempt was answered at `now`, if that may be noted.

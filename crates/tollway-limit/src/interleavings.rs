@@ -11,6 +11,7 @@ use http::Method;
 use loom::future::block_on;
 use loom::sync::atomic::{AtomicUsize, Ordering};
 use loom::thread;
+use tollway_core::Endpoint;
 
 use crate::ask::Asked;
 use crate::call::Call;
@@ -32,11 +33,14 @@ async fn acquire(limits: &Limits) -> Permit {
 }
 
 async fn acquire_at(limits: &Limits, path: &str) -> Permit {
+    acquire_for(limits, Call::new(&Method::GET, path)).await
+}
+
+async fn acquire_for(limits: &Limits, call: Call<'_>) -> Permit {
     let mut place = None;
     poll_fn(|cx| {
         let Some(waiter) = place else {
-            let call = Call::new(&Method::GET, path);
-            return match limits.shared.ask(&call, now, Some(cx.waker())) {
+            return match limits.shared.ask(&call, now, cx.waker()) {
                 Asked::Granted(permit) => Poll::Ready(permit),
                 Asked::Waits(_, waiter) => {
                     place = Some(waiter);
@@ -87,7 +91,7 @@ fn one_who_leaves_while_being_granted_passes_the_permit_on() {
             thread::spawn(move || {
                 let call = Call::new(&Method::GET, "/");
                 let waker = std::task::Waker::noop();
-                match limits.shared.ask(&call, now, Some(waker)) {
+                match limits.shared.ask(&call, now, waker) {
                     Asked::Waits(shared, waiter) => shared.leave(waiter),
                     Asked::Granted(permit) => permit.give_back(),
                     Asked::Refused(error) => panic!("{error}"),
@@ -124,6 +128,19 @@ fn an_answer_noted_without_the_lock_reaches_whoever_is_about_to_wait() {
         share_the_till();
         let permit = block_on(acquire(&limits));
         let holder = thread::spawn(move || drop(permit));
+        drop(block_on(acquire(&limits)));
+        joined(holder);
+        assert_eq!(limits.snapshot().quotas[0].in_flight, 0);
+    });
+}
+
+#[test]
+fn a_lent_permit_that_goes_back_reaches_whoever_is_about_to_wait() {
+    loom::model(|| {
+        let limits = with_a_loan(1);
+        share_the_till();
+        let permit = block_on(acquire(&limits));
+        let holder = thread::spawn(move || permit.give_back());
         drop(block_on(acquire(&limits)));
         joined(holder);
         assert_eq!(limits.snapshot().quotas[0].in_flight, 0);
@@ -240,6 +257,26 @@ fn a_key_s_lent_permits_are_taken_by_as_many() {
         for quota in limits.snapshot().quotas {
             assert_eq!(quota.in_flight, 0);
         }
+    });
+}
+
+/// Whoever waits for several quotas hears of an answer that would be noted at the
+/// till of one.
+#[test]
+fn an_answer_reaches_whoever_needs_another_quota_as_well() {
+    loom::model(|| {
+        let builder = Limits::builder()
+            .keyed(Key::path(), Quota::concurrent(2))
+            .endpoint(Endpoint::post("/a"), Quota::concurrent(1));
+        let limits = builder.build().unwrap_or_else(|error| panic!("{error}"));
+        let _held = block_on(acquire_at(&limits, "/a"));
+        drop(block_on(acquire_at(&limits, "/a")));
+        let lent = block_on(acquire_at(&limits, "/a"));
+        let holder = thread::spawn(move || drop(lent));
+        let call = Call::new(&Method::POST, "/a");
+        drop(block_on(acquire_for(&limits, call)));
+        joined(holder);
+        assert_eq!(limits.snapshot().waiting, 0);
     });
 }
 

@@ -85,12 +85,16 @@ impl Limits {
     /// This needs no runtime. Whoever waits (with `acquire`) and could go by
     /// now goes first.
     ///
+    /// Times may be made up. Then [`Permit::over_at`] says when an attempt is
+    /// over; a permit that is dropped is over by the clock, or at the latest time
+    /// that the limiter was told, whichever is later.
+    ///
     /// # Errors
     ///
     /// Where there is no permit; [`wait`](RateLimitError::wait) says how long
     /// that will be so, at the least.
     pub fn try_acquire(&self, call: &Call<'_>, now: Instant) -> Result<Permit, RateLimitError> {
-        match self.shared.ask(call, || now, None) {
+        match self.shared.ask_at(call, now) {
             Asked::Granted(permit) => Ok(permit),
             Asked::Refused(error) => Err(error),
             Asked::Waits(..) => Err(RateLimitError::not_now(Duration::ZERO)),

@@ -9,7 +9,7 @@ use crate::express::{Express, Loan};
 use crate::gauge::Gauge;
 use crate::lanes::index;
 use crate::quota::{EXPRESS, LEVELS, Quota};
-use crate::time::Nanos;
+use crate::time::{Clock, Nanos};
 
 /// What a quota is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,13 +85,13 @@ impl Meter {
 
     /// Accounts for what has happened without the lock: by `now`, at the latest.
     #[inline(never)]
-    fn recall(&mut self, now: impl Fn() -> Nanos, clock: Nanos) {
+    fn recall(&mut self, now: impl Fn() -> Nanos, clock: Clock) {
         let (Some(loan), Some(express)) = (self.loan.take(), &self.express) else {
             return;
         };
         let used = express.recall(loan);
         if used.taken > 0 {
-            self.gauge.take_lent(EXPRESS, used.taken, clock);
+            self.gauge.take_lent(EXPRESS, used.taken, clock.latest);
         }
         if used.answered > 0 {
             let at = loan.counted_at(now(), clock);
@@ -103,9 +103,9 @@ impl Meter {
 /// All meters. Whoever is handed one to change it finds it up to date, and
 /// nothing of it lent.
 pub(crate) struct Meters {
-    slab: Slab<Meter>,
-    /// The latest time seen.
-    clock: Nanos,
+    /// In boxes: a crowd of keys leaves its indices behind, and no more.
+    slab: Slab<Box<Meter>>,
+    clock: Clock,
     /// Reads the real one: answers are noted without the lock while others, with
     /// a time that they have read before, wait for it.
     read: Box<dyn Fn() -> Nanos + Send>,
@@ -115,19 +115,18 @@ impl Meters {
     pub(crate) fn new(read: impl Fn() -> Nanos + Send + 'static) -> Self {
         Self {
             slab: Slab::new(),
-            clock: 0,
+            clock: Clock::default(),
             read: Box::new(read),
         }
     }
 
     /// The later of `now` and the latest time seen.
     pub(crate) fn tick(&mut self, now: Nanos) -> Nanos {
-        self.clock = self.clock.max(now);
-        self.clock
+        self.clock.tick(now)
     }
 
     pub(crate) fn add(&mut self, quota: Quota, role: Role, rule: u32) -> u32 {
-        index(self.slab.insert(Meter {
+        index(self.slab.insert(Box::new(Meter {
             gauge: Gauge::new(quota),
             role,
             rule,
@@ -136,13 +135,13 @@ impl Meters {
             lanes: 0,
             express: None,
             loan: None,
-        }))
+        })))
     }
 
     /// A meter for what no loan changes.
     #[inline]
     pub(crate) fn get(&self, id: u32) -> Option<&Meter> {
-        self.slab.get(id as usize)
+        self.slab.get(id as usize).map(Box::as_ref)
     }
 
     #[inline]
@@ -190,5 +189,18 @@ impl fmt::Debug for Meters {
         f.debug_list()
             .entries(self.slab.iter().map(|(_, meter)| meter))
             .finish()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::express::Till;
+
+    /// What [`MAX_KEYS`](crate::LimitsBuilder::MAX_KEYS) says of memory.
+    #[test]
+    fn a_key_takes_as_much_as_is_said() {
+        assert!(size_of::<Meter>() <= 640);
+        assert!(size_of::<Till>() <= 128);
     }
 }

@@ -73,7 +73,8 @@ pub enum CountFrom {
     ///
     /// An attempt that ends without an answer (its caller is gone, its time has
     /// run out, its connection broke) may still be on its way: it is counted at
-    /// its end, and no earlier than twice the mean round trip after the sending.
+    /// its end, and no earlier than twice the mean round trip after the sending,
+    /// or a second, as long as no answer has said how long that takes.
     /// That isn't proof; [`Sending`](Self::Sending) states the longest way.
     ///
     /// Where the whole quota may go at once and nobody waits for it, an answer

@@ -59,13 +59,14 @@ impl Limits {
     /// takes to copy the numbers of all of them.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
-        let builder = self.to_builder();
         let at = now();
         let origin = self.shared.origin;
         let instant = |nanos| origin.instant(nanos).unwrap_or(at);
         self.shared.with(origin.nanos(at), |core, now, _| {
+            let way = self.shared.way.load();
+            let rules = &way.routes.builder.rules;
             let mut quotas = Vec::new();
-            for (rule, home) in builder.rules.iter().zip(&core.homes) {
+            for (rule, home) in rules.iter().zip(&core.homes) {
                 for (key, meter) in home.meters() {
                     let Some(meter) = core.state.meters.get_mut(meter) else {
                         continue;

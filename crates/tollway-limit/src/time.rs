@@ -36,6 +36,24 @@ pub(crate) fn now() -> Instant {
     }
 }
 
+/// What those who ask have said of the time.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Clock {
+    /// The latest that was seen.
+    pub(crate) latest: Nanos,
+    /// The same, before whoever has the lock now.
+    pub(crate) before: Nanos,
+}
+
+impl Clock {
+    /// The later of `now` and the latest time seen.
+    pub(crate) fn tick(&mut self, now: Nanos) -> Nanos {
+        self.before = self.latest;
+        self.latest = self.latest.max(now);
+        self.latest
+    }
+}
+
 /// Where a limiter's nanoseconds start.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Origin(Instant);

@@ -3,13 +3,15 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::VecDeque;
+use std::task::Poll;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use tokio::time::{Instant, advance};
-use tollway_core::{Deadline, Endpoint, Priority, Scope, Verdict};
+use tokio_test::task;
+use tollway_core::{Deadline, Endpoint, Fault, Priority, Scope, Verdict};
 use tollway_limit::{Call, Key, Limits, LimitsBuilder, Permit, Quota, Shape};
 
 /// As much too late as an answer may be counted that was noted without the
@@ -94,6 +96,8 @@ struct World {
     in_flight: Option<u32>,
     is_keyed: bool,
     known: [Known; KEYS],
+    /// Which of the ways to ask comes next.
+    is_told: bool,
 }
 
 impl World {
@@ -107,6 +111,7 @@ impl World {
             in_flight,
             is_keyed,
             known: Default::default(),
+            is_told: false,
         }
     }
 
@@ -128,10 +133,14 @@ impl World {
             || in_flight.is_some_and(|limit| known.flying.len() >= limit as usize)
     }
 
-    fn try_acquire(&self, key: usize, priority: Priority) -> Option<Flying> {
+    fn try_acquire(&mut self, key: usize, priority: Priority) -> Option<Flying> {
         let call = Call::new(&Method::GET, PATHS[key]).priority(priority);
         let sent = Instant::now();
-        let permit = self.limits.try_acquire(&call, sent.into_std()).ok()?;
+        self.is_told = !self.is_told;
+        let permit = match self.is_told {
+            true => self.limits.try_acquire(&call, sent.into_std()).ok()?,
+            false => at_once(&self.limits, &call)?,
+        };
         Some(Flying { permit, sent })
     }
 
@@ -279,7 +288,15 @@ fn lend(limits: &Limits) {
 
 fn take(limits: &Limits, path: &str, priority: Priority) -> Option<Permit> {
     let call = Call::new(&Method::GET, path).priority(priority);
-    limits.try_acquire(&call, Instant::now().into_std()).ok()
+    at_once(limits, &call)
+}
+
+/// A permit, if there is one at once.
+fn at_once(limits: &Limits, call: &Call<'_>) -> Option<Permit> {
+    match task::spawn(limits.acquire(call)).poll() {
+        Poll::Ready(permit) => Some(permit.unwrap()),
+        Poll::Pending => None,
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -478,24 +495,71 @@ async fn idle_keys_are_forgotten_though_only_one_that_lends_is_used() {
     assert!(limits.snapshot().quotas.len() <= 65);
 }
 
-/// Code that makes up its own time may run ahead of the clock, and still say
-/// that an attempt is over by dropping its permit.
+/// Code that makes up its own time may run ahead of the clock, and say by
+/// dropping its permit that an attempt is over.
 #[tokio::test(start_paused = true)]
-async fn a_clock_that_lags_behind_made_up_times_mints_nothing() {
-    for is_keyed in [false, true] {
+async fn a_clock_that_lags_behind_made_up_times_neither_mints_nor_loses() {
+    for (is_keyed, looks) in [(false, false), (true, false), (false, true), (true, true)] {
         let limits = World::new(10, None, is_keyed).limits;
-        lend(&limits);
-        let ahead = Instant::now() + 100 * WINDOW;
-        let take = |at: Instant| {
+        let start = Instant::now();
+        let mut sent = Vec::new();
+        for step in 0..500 {
+            let at = start + step * WINDOW / 50;
             let call = Call::new(&Method::GET, "/a");
-            limits.try_acquire(&call, at.into_std()).ok()
-        };
-        for round in 0..3 {
-            let start = ahead + 10 * round * WINDOW;
-            let within_a_window = (0..40).filter_map(|step| take(start + step * WINDOW / 50));
-            assert_eq!(within_a_window.map(drop).count(), 10, "round {round}");
+            // Now a few over the window, now whatever there is.
+            let tries = match step % 100 {
+                45..55 => 10,
+                step => u32::from(step % 5 == 0),
+            };
+            let permits = (0..tries).filter_map(|_| limits.try_acquire(&call, at.into_std()).ok());
+            let permits: Vec<_> = permits.collect();
+            sent.extend(permits.iter().map(|_| at));
+            drop(permits);
+            if looks && step % 7 == 0 {
+                drop(limits.snapshot());
+            }
         }
+        let mut windows = sent.windows(11);
+        assert!(windows.all(|sent| sent[10] - sent[0] >= WINDOW));
+        assert!(sent.len() >= 95, "{}", sent.len());
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_over_before_made_up_times_begin_is_over_then() {
+    let limits = World::new(10, None, false).limits;
+    let all = || -> Vec<_> {
+        (0..10)
+            .map(|_| take(&limits, "/a", Priority::Normal))
+            .collect()
+    };
+    assert!(all().iter().all(Option::is_some));
+    let later = (Instant::now() + WINDOW + LATE).into_std();
+    let call = Call::new(&Method::GET, "/a");
+    let again: Vec<_> = (0..10).map(|_| limits.try_acquire(&call, later)).collect();
+    assert!(again.iter().all(Result::is_ok));
+}
+
+/// The limiter may have been told such a time by another key's call.
+#[tokio::test(start_paused = true)]
+async fn a_permit_that_is_dropped_is_over_at_the_latest_time_told() {
+    let limits = World::new(10, None, true).limits;
+    lend(&limits);
+    let permits: Vec<_> = (0..8)
+        .map(|_| take(&limits, "/a", Priority::Normal))
+        .collect();
+    let ahead = Instant::now() + 10 * WINDOW;
+    let take = |path: &'static str, at: Instant| {
+        let call = Call::new(&Method::GET, path);
+        limits.try_acquire(&call, at.into_std()).is_ok()
+    };
+    assert!(take("/b", ahead));
+    drop(permits);
+    for _ in 0..2 {
+        assert!(take("/a", ahead + WINDOW / 2));
+    }
+    assert!(!take("/a", ahead + WINDOW / 2));
+    assert!(take("/a", ahead + WINDOW + LATE));
 }
 
 /// What was lent is known by its level, should shares be kept from now on.
@@ -514,4 +578,32 @@ async fn other_levels_are_not_served_from_what_is_lent_to_the_normal_one() {
     limits.reconfigure(builder).unwrap();
     assert!(take(&limits, "/a", Priority::High).is_none());
     assert!(take(&limits, "/a", Priority::Normal).is_some());
+}
+
+/// Whoever holds a permit may be the last to hold anything of the limiter.
+#[tokio::test(start_paused = true)]
+async fn permits_outlive_the_limits() {
+    for is_keyed in [false, true] {
+        let ends: [fn(Permit); 6] = [
+            drop,
+            Permit::give_back,
+            |permit| permit.failed(&Fault::new(Verdict::Unknown)),
+            |permit| permit.over(Verdict::Done),
+            |permit| {
+                permit.over(Verdict::NotExecuted {
+                    retry_after: Some(WINDOW),
+                    scope: Scope::Unspecified,
+                });
+            },
+            |mut permit| permit.sent(),
+        ];
+        for end in ends {
+            let limits = World::new(10, None, is_keyed).limits;
+            lend(&limits);
+            let permits = [(); 2].map(|()| take(&limits, "/a", Priority::Normal).unwrap());
+            drop(limits);
+            advance(LATE).await;
+            permits.into_iter().for_each(end);
+        }
+    }
 }
