@@ -181,7 +181,7 @@ mod tests {
     fn a_directory_that_is_half_full_says_so() {
         let express = Express::new(0, Origin::now(), &Weak::new());
         let directory = Directory::for_keys(0);
-        let noted = (0..).take_while(|key: &usize| {
+        let noted = (0..2 * FEWEST).take_while(|key| {
             directory.note(0, &key.to_string(), &express);
             !directory.is_unfit(0)
         });
