@@ -148,12 +148,12 @@ impl Provider {
         }
     }
 
-    /// So many are left, those in flight not yet taken off. Words that say less
-    /// replace those before.
+    /// So many are left, those in flight not yet taken off. Words that say less,
+    /// or as little for longer, replace those before.
     pub(super) fn say(&mut self, left: u32, until: Nanos, in_flight: usize, now: Nanos) {
         let left = left.saturating_sub(in_flight as u32);
         let said = self.said.filter(|&(_, until)| until > now);
-        if said.is_none_or(|(before, _)| left < before) {
+        if said.is_none_or(|(before, end)| (left, end) < (before, until)) {
             self.said = Some((left, until));
         }
     }
