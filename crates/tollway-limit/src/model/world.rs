@@ -37,6 +37,9 @@ pub(super) struct World {
     arrivals: u64,
     /// Whether nothing but what the model knows limits the attempts.
     exact: bool,
+    /// An attempt was lost, which is taken off what a provider says is left for
+    /// as long as it may be on its way.
+    has_lost: bool,
 }
 
 impl World {
@@ -60,6 +63,7 @@ impl World {
             state: State::new(20, meters),
             clock,
             exact: quotas.iter().all(is_plain),
+            has_lost: false,
             providers: [0, 1].map(|meter| Provider::new(meter, quotas[meter])),
             plans: plans.map(SmallVec::from_slice).to_vec(),
             now,
@@ -249,6 +253,7 @@ impl World {
     }
 
     fn lose(&mut self, index: usize) {
+        self.has_lost = true;
         let attempt = &mut self.attempts[index];
         let (plan, level, sent, now) = (attempt.plan, attempt.level, attempt.known(), self.now);
         for &meter in &self.plans[plan] {
@@ -320,6 +325,8 @@ impl World {
                 let gauge = &mut self.state.meters.get_mut(meter as u32).unwrap().gauge;
                 gauge.pause(now, period);
             }
+            // How that goes is a test of its own.
+            Op::Tighten(..) if self.has_lost => {}
             Op::Tighten(meter, left, millis) => {
                 self.exact = false;
                 let (now, period) = (self.now, Nanos::from(millis) * NANOS_PER_MILLI);
