@@ -135,6 +135,12 @@ impl Provider {
         }
     }
 
+    /// Whether an attempt may be under way: in flight, or lost.
+    pub(super) fn is_under_way(&self, attempt: &Attempt, now: Nanos) -> bool {
+        let arrives = attempt.marks[self.meter].counted;
+        attempt.over.is_none() || arrives.is_some_and(|at| at > now)
+    }
+
     /// Nobody awaits an attempt any more, and it may be under way until it
     /// `arrives`, or as long as the margin says.
     pub(super) fn lose(&self, attempt: &mut Attempt, arrives: Nanos) {
@@ -148,10 +154,10 @@ impl Provider {
         }
     }
 
-    /// So many are left, those in flight not yet taken off. Words that say less,
+    /// So many are left, those under way not yet taken off. Words that say less,
     /// or as little for longer, replace those before.
-    pub(super) fn say(&mut self, left: u32, until: Nanos, in_flight: usize, now: Nanos) {
-        let left = left.saturating_sub(in_flight as u32);
+    pub(super) fn say(&mut self, left: u32, until: Nanos, under_way: usize, now: Nanos) {
+        let left = left.saturating_sub(under_way as u32);
         let said = self.said.filter(|&(_, until)| until > now);
         if said.is_none_or(|(before, end)| (left, end) < (before, until)) {
             self.said = Some((left, until));

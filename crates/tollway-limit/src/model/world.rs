@@ -37,9 +37,10 @@ pub(super) struct World {
     arrivals: u64,
     /// Whether nothing but what the model knows limits the attempts.
     exact: bool,
-    /// An attempt was lost, which is taken off what a provider says is left for
-    /// as long as it may be on its way.
+    /// An attempt was lost, a quota has changed. After both, the model doesn't
+    /// know what is taken off what a provider says is left.
     has_lost: bool,
+    has_changed: bool,
 }
 
 impl World {
@@ -64,6 +65,7 @@ impl World {
             clock,
             exact: quotas.iter().all(is_plain),
             has_lost: false,
+            has_changed: false,
             providers: [0, 1].map(|meter| Provider::new(meter, quotas[meter])),
             plans: plans.map(SmallVec::from_slice).to_vec(),
             now,
@@ -325,18 +327,21 @@ impl World {
                 let gauge = &mut self.state.meters.get_mut(meter as u32).unwrap().gauge;
                 gauge.pause(now, period);
             }
-            // How that goes is a test of its own.
-            Op::Tighten(..) if self.has_lost => {}
+            Op::Tighten(..) if self.has_lost && self.has_changed => {}
             Op::Tighten(meter, left, millis) => {
                 self.exact = false;
                 let (now, period) = (self.now, Nanos::from(millis) * NANOS_PER_MILLI);
-                let in_flight = self.covered(meter).filter(|a| a.over.is_none()).count();
-                self.providers[meter].say(left, now + period, in_flight, now);
+                let provider = &self.providers[meter];
+                let under_way = self.covered(meter);
+                let under_way = under_way.filter(|a| provider.is_under_way(a, now));
+                let under_way = under_way.count();
+                self.providers[meter].say(left, now + period, under_way, now);
                 let gauge = &mut self.state.meters.get_mut(meter as u32).unwrap().gauge;
                 gauge.tighten(left, period, now);
             }
             Op::Change(meter, quota) => {
                 self.exact = false;
+                self.has_changed = true;
                 let covered =
                     |attempt: &&mut Attempt| self.plans[attempt.plan].contains(&(meter as u32));
                 let attempts = self.attempts.iter_mut().filter(covered);
