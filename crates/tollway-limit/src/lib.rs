@@ -86,8 +86,9 @@
 //!
 //! It pauses for the delay that the provider asks for, a day at the most (more is
 //! a mistake, and nobody should have to restart a client because of it), or else
-//! for the quota's own penalty; without either the call alone was refused. After a pause the queue
-//! restarts evenly spaced, whatever the shape, so that it doesn't come as a herd.
+//! for the quota's own penalty; without either the call alone was refused. After
+//! a pause the queue restarts evenly spaced, whatever the shape, so that it doesn't
+//! come as a herd.
 //! An attempt that was certainly never sent (a connect error) takes no place.
 //!
 //! # Telemetry
@@ -104,6 +105,7 @@
 //! Without the feature `tokio` there is no waiting and no layer, and
 //! [`Limits::try_acquire`] is handed the time. With it, a `Limits` that is shared
 //! between runtimes relies on each of them being driven while its tasks wait.
+//! Either way the target needs 64-bit atomics.
 //!
 //! [tower's `RateLimit`]: https://docs.rs/tower/latest/tower/limit/rate/struct.RateLimit.html
 //! [`Deadline`]: tollway_core::Deadline

@@ -187,7 +187,9 @@ impl fmt::Display for Stop {
             Self::Final => "the answer is final",
             Self::Advised => "a retry is no use",
             Self::NoKey => "a retry could take effect twice, since there is no idempotency key",
-            Self::KeyExpired => "the idempotency key's life would be over by the next one",
+            Self::KeyExpired => {
+                "the provider wouldn't know the idempotency key, or doesn't look at it"
+            }
             Self::MaxAttempts => "as many as the policy allows",
             Self::NotReplayable => "the body can't be sent again",
             Self::DelayTooLong => "the delay asked for is longer than the policy allows",
