@@ -23,9 +23,10 @@ pub(crate) fn each<const PENDING: bool>(group: &mut Group) {
     group.one("stack and classify", "tollway", six::<PENDING>());
 }
 
+/// The deadline and the attempt share a timer, as in the client.
 fn four<const PENDING: bool>() -> impl Service<Request<Body>> {
     ServiceBuilder::new()
-        .layer(deadline())
+        .layer(deadline().sharing_timers())
         .layer(IdempotencyKeyLayer::new())
         .layer(RetryLayer::default())
         .layer(timeout())
@@ -34,7 +35,7 @@ fn four<const PENDING: bool>() -> impl Service<Request<Body>> {
 
 fn five<const PENDING: bool>() -> impl Service<Request<Body>> + Clone {
     ServiceBuilder::new()
-        .layer(deadline())
+        .layer(deadline().sharing_timers())
         .layer(IdempotencyKeyLayer::new())
         .layer(RetryLayer::default())
         .layer(limit())
@@ -44,7 +45,7 @@ fn five<const PENDING: bool>() -> impl Service<Request<Body>> + Clone {
 
 fn six<const PENDING: bool>() -> impl Service<Request<Body>> {
     ServiceBuilder::new()
-        .layer(deadline())
+        .layer(deadline().sharing_timers())
         .layer(IdempotencyKeyLayer::new())
         .layer(RetryLayer::default())
         .layer(limit())
