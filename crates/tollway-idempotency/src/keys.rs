@@ -61,12 +61,13 @@ impl<G: KeyGenerator> Keys<G> {
         let headers = request.headers_mut();
         // Few calls have the header already. To add first and look afterwards
         // hashes its name once, and takes half the time of an entry.
-        if headers.append(name, mint::header_of(uuid).ok()?) {
+        let key = mint::key_of(uuid).ok()?;
+        if headers.append(name, key.header_value().clone()) {
             take_back(headers, name);
             return None;
         }
         Some(Outcome {
-            key: Kept::Uuid(uuid),
+            key,
             echo: self.echo,
             ticket: None,
         })
@@ -240,7 +241,7 @@ impl<G: KeyGenerator> Keys<G> {
             }
         }
         Ok(Outcome {
-            key: Kept::Key(key),
+            key,
             echo: self.echo,
             ticket,
         })
@@ -275,17 +276,10 @@ fn unreadable(name: &str, why: Unreadable) -> KeyError {
 
 /// What is done with a call's key once the call has ended.
 pub(crate) struct Outcome {
-    key: Kept,
+    key: IdempotencyKey,
     echo: bool,
     // Boxed, since calls seldom have one, and every layer above moves this.
     ticket: Option<Box<Ticket>>,
-}
-
-/// A call's key.
-enum Kept {
-    /// It is the text of this, and is made only for the few who ask.
-    Uuid(Uuid),
-    Key(IdempotencyKey),
 }
 
 impl Outcome {
@@ -300,23 +294,13 @@ impl Outcome {
     #[cold]
     fn tell(&mut self, verdict: Verdict, extensions: &mut Extensions) {
         self.settle(verdict);
-        if let Some(key) = self.key() {
-            extensions.insert(key);
-        }
+        extensions.insert(self.key.clone());
     }
 
     #[cold]
     pub(crate) fn failed(&mut self, error: BoxError) -> KeyError {
         self.settle(Verdict::of_error(&*error));
-        KeyError::inner(self.key(), error)
-    }
-
-    fn key(&self) -> Option<IdempotencyKey> {
-        match &self.key {
-            // The text of a UUID is always a key.
-            Kept::Uuid(uuid) => mint::key_of(*uuid).ok(),
-            Kept::Key(key) => Some(key.clone()),
-        }
+        KeyError::inner(Some(self.key.clone()), error)
     }
 
     fn settle(&mut self, verdict: Verdict) {

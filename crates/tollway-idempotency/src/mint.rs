@@ -23,9 +23,8 @@ pub trait KeyGenerator {
     /// before it leaves.
     fn generate(&self) -> Result<IdempotencyKey, InvalidKey>;
 
-    /// Of a generator whose keys are UUIDs, the next one. The layer then writes
-    /// it into the header itself, and makes a key of it only for a call that
-    /// fails.
+    /// Of a generator whose keys are UUIDs, the next one: there is nothing to
+    /// check in such a key.
     #[doc(hidden)]
     #[inline]
     fn uuid(&self) -> Option<u128> {
@@ -140,14 +139,9 @@ pub fn key_from_reference(namespace: &str, reference: &str) -> Result<Idempotenc
 }
 
 /// The key whose text is this UUID's.
-pub(crate) fn key_of(uuid: Uuid) -> Result<IdempotencyKey, InvalidKey> {
-    IdempotencyKey::new(header_of(uuid)?)
-}
-
-/// The header that holds this UUID's text.
 #[inline]
-pub(crate) fn header_of(uuid: Uuid) -> Result<HeaderValue, InvalidKey> {
-    secret(cut(&text_of(uuid)))
+pub(crate) fn key_of(uuid: Uuid) -> Result<IdempotencyKey, InvalidKey> {
+    IdempotencyKey::new(secret(cut(&text_of(uuid)))?)
 }
 
 /// The crate of UUIDs writes the same, but one digit after the other.
