@@ -134,8 +134,7 @@ impl<B: 'static> Attempt<B> {
 
     fn report_failure(&mut self, failure: &Failure) {
         self.reported = true;
-        self.host
-            .with(|state| state.failed(self.id, failure, Instant::now()));
+        self.host.attempt_failed(self.id, failure);
         tracing::debug!(
             target: "tollway::pool",
             { server.address = self.host.key.host(),

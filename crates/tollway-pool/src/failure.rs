@@ -118,6 +118,11 @@ impl Failure {
         self.0.source().unwrap_or(&*self.0)
     }
 
+    /// Nobody was there to open it, which says nothing of the host.
+    pub(crate) fn is_orphaned(&self) -> bool {
+        self.0.step == Step::Runtime
+    }
+
     pub(crate) fn is_timeout(&self) -> bool {
         self.0.timed_out.is_some()
     }

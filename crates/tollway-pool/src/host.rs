@@ -93,20 +93,32 @@ impl<B: 'static> Host<B> {
     /// Tells the bookkeeping of an event, and carries out what it decides once
     /// the lock is free again.
     pub(crate) fn with<R>(self: &Arc<Self>, event: impl FnOnce(&mut State<Http<B>>) -> R) -> R {
-        let (result, effects, alarm) = {
+        let (result, effects, alarm, drained) = {
             let mut state = self.lock();
             let result = event(&mut state);
             let alarm = state.take_news();
             let effects = (!state.effects.is_empty()).then(|| std::mem::take(&mut state.effects));
-            (result, effects, alarm)
+            (result, effects, alarm, state.is_drained())
         };
         if let Some(effects) = effects {
             self.carry_out(effects);
         }
-        if alarm && let Some(pool) = self.pool.upgrade() {
-            pool.bell.ring();
+        if (alarm || drained)
+            && let Some(pool) = self.pool.upgrade()
+        {
+            self.tell(&pool, alarm, drained);
         }
         result
+    }
+
+    #[cold]
+    fn tell(&self, pool: &Shared<B>, alarm: bool, drained: bool) {
+        if alarm {
+            pool.bell.ring();
+        }
+        if drained {
+            pool.vacated.notify_waiters();
+        }
     }
 
     fn carry_out(self: &Arc<Self>, effects: Effects<Http<B>>) {
@@ -126,11 +138,21 @@ impl<B: 'static> Host<B> {
     /// leave, it joins the pool all the same.
     pub(crate) fn dial(self: &Arc<Self>, id: Id) -> Option<JoinHandle<Result<(), Failure>>> {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
-            let failure = Failure::no_runtime();
-            self.with(|state| state.failed(id, &failure, Instant::now()));
+            self.attempt_failed(id, &Failure::no_runtime());
             return None;
         };
         Some(runtime.spawn(self.dialer.dial(self.clone(), id)))
+    }
+
+    /// No connection comes of the attempt.
+    pub(crate) fn attempt_failed(self: &Arc<Self>, id: Id, failure: &Failure) {
+        self.with(|state| {
+            if failure.is_orphaned() {
+                state.orphaned(id, failure, Instant::now());
+            } else {
+                state.failed(id, failure, Instant::now());
+            }
+        });
     }
 
     // ===== Calls =====
@@ -208,10 +230,7 @@ impl<B: 'static> Host<B> {
 
     /// The socket is closed, and its place free.
     pub(crate) fn closed(self: &Arc<Self>, id: Id) {
-        let (closed, vacant) = self.with(|state| {
-            let closed = state.closed(id, Instant::now());
-            (closed, state.is_vacant())
-        });
+        let closed = self.with(|state| state.closed(id, Instant::now()));
         if let Some(closed) = closed {
             tracing::debug!(
                 target: "tollway::pool",
@@ -221,9 +240,6 @@ impl<B: 'static> Host<B> {
                 requests = closed.uses },
                 "connection closed",
             );
-        }
-        if vacant && let Some(pool) = self.pool.upgrade() {
-            pool.vacated.notify_waiters();
         }
     }
 

@@ -42,7 +42,7 @@ pub(crate) struct Shared<B: 'static> {
     pub(crate) config: Arc<Config>,
     dialer: Arc<dyn Dial<B>>,
     pub(crate) bell: Arc<Bell<B>>,
-    /// Rung when the last connection of a host is closed.
+    /// Told when a host that is being drained has nothing left.
     pub(crate) vacated: Notify,
     reaper: Mutex<Option<JoinHandle<()>>>,
     draining: AtomicBool,

@@ -26,6 +26,8 @@ pin_project! {
         until: Instant,
         // The place in the queue, once it has asked.
         ticket: Option<Ticket<B>>,
+        // Whether whoever was to open its connection has gone.
+        orphaned: bool,
         #[pin]
         timer: Option<Sleep>,
     }
@@ -67,6 +69,7 @@ impl<B: 'static> Wait<B> {
             since,
             until,
             ticket: None,
+            orphaned: false,
             timer: None,
         })
     }
@@ -95,6 +98,11 @@ impl<B: 'static> Wait<B> {
             };
             match this.host.poll_waiter(ticket.waiter, cx.waker()) {
                 Poll::Ready(Some(Ok(grant))) => break grant,
+                // Another call's runtime has ended; this one's may be well.
+                Poll::Ready(Some(Err(failure))) if failure.is_orphaned() && !*this.orphaned => {
+                    *this.orphaned = true;
+                    *this.ticket = None;
+                }
                 Poll::Ready(Some(Err(failure))) => {
                     return Poll::Ready(Err(this.host.error(Kind::Open(failure), None)));
                 }

@@ -4,11 +4,15 @@
 
 mod support;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http_body_util::BodyExt;
+use hyper_util::rt::TokioIo;
 use support::{Server, fetch, fetch_later, get, pool, post, send, text, until};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 use tollway_core::Verdict;
 use tollway_pool::Protocol;
@@ -62,6 +66,27 @@ async fn a_drain_cuts_off_what_outlasts_its_limit() {
         let error = call.await.unwrap().unwrap_err();
         assert_eq!(error.verdict(), Verdict::Unknown, "{error}");
         until(|| server.seen.open() == 0).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_ends_with_the_last_attempt_that_fails() {
+    for protocol in [Protocol::Http1Only, Protocol::Http2Only] {
+        let nowhere = tower::service_fn(|_: http::Uri| async {
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            Err::<TokioIo<TcpStream>, _>(std::io::Error::other("nobody there"))
+        });
+        let pool = pool().protocol(protocol).build_over(nowhere).unwrap();
+        let uri = "http://gateway.test/".parse().unwrap();
+        let call = tokio::spawn({
+            let pool = pool.clone();
+            async move { fetch(&pool, get(uri)).await.unwrap_err() }
+        });
+        until(|| pool.stats().total().opening() == 1).await;
+        let began = Instant::now();
+        assert_eq!(pool.drain(Duration::MAX).await, 0);
+        assert!(began.elapsed() <= Duration::from_secs(2));
+        assert!(call.await.unwrap().is_connect());
     }
 }
 
@@ -125,6 +150,46 @@ fn a_pool_outlives_the_runtimes_that_it_is_used_in() {
             // The reaper is of this runtime too.
             until(|| pool.stats().total().open() == 0).await;
         });
+    }
+}
+
+#[test]
+fn a_runtime_that_ends_takes_nobody_with_it_who_waits_in_another() {
+    let runtime = || {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        builder.worker_threads(1).enable_all().build().unwrap()
+    };
+    let serving = runtime();
+    for protocol in [Protocol::Http1Only, Protocol::Http2Only] {
+        let first = Arc::new(AtomicBool::new(true));
+        let handle = move |_| {
+            let hangs = first.swap(false, Ordering::SeqCst);
+            async move {
+                if hangs {
+                    std::future::pending::<()>().await;
+                }
+                text("done")
+            }
+        };
+        let server = serving.block_on(async {
+            match protocol {
+                Protocol::Http2Only => Server::http2(1, handle).await,
+                _ => Server::http1(handle).await,
+            }
+        });
+        let pool = pool().protocol(protocol).max_connections_per_host(1);
+        let pool = pool.build().unwrap();
+        let (ending, staying) = (runtime(), runtime());
+        ending.spawn(pool.clone().oneshot(get(server.uri("/"))));
+        serving.block_on(until(|| server.seen.requests() == 1));
+        let waiting: Vec<_> = (0..1000)
+            .map(|_| staying.spawn(fetch_later(&pool, &server)))
+            .collect();
+        serving.block_on(until(|| pool.stats().total().waiting() == 1000));
+        drop(ending);
+        for call in waiting {
+            staying.block_on(call).unwrap();
+        }
     }
 }
 

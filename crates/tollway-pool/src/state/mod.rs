@@ -313,6 +313,11 @@ impl<K: Kind> State<K> {
         self.table.is_empty() && self.queue.population() == 0
     }
 
+    /// The same, once no further call gets in.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.draining && self.is_vacant()
+    }
+
     pub(crate) fn gauges(&self) -> Gauges {
         let mut gauges = Gauges {
             waiting: self.queue.len(),

@@ -125,11 +125,37 @@ impl<K: Kind> State<K> {
     /// everybody, unless a connection lives that will come round to them. So
     /// nobody waits for an attempt that nobody makes.
     pub(crate) fn failed(&mut self, id: Id, failure: &K::Failure, now: Instant) {
-        let Some(entry) = self.table.get_mut(id) else {
+        if !self.attempt_ended(id, now) {
             return;
+        }
+        let victims = match self.spoken {
+            Some(Spoken::Http1) => usize::from(self.queue.len() > self.opening),
+            _ if self.opening > 0 || !self.shared.is_empty() => 0,
+            _ => self.queue.len(),
+        };
+        self.fail_waiters(victims, failure);
+        if self.spoken == Some(Spoken::Http1) {
+            self.dial_for_waiters();
+        }
+    }
+
+    /// Nobody is there to open a connection: the runtime that was to do so has
+    /// ended, or there never was one. The next attempt from here would fare no
+    /// better, so none is made: those who wait are all told, and may ask again
+    /// from where they are.
+    pub(crate) fn orphaned(&mut self, id: Id, failure: &K::Failure, now: Instant) {
+        if self.attempt_ended(id, now) {
+            self.fail_waiters(self.queue.len(), failure);
+        }
+    }
+
+    /// Nothing comes of an attempt. False where it had ended before.
+    fn attempt_ended(&mut self, id: Id, now: Instant) -> bool {
+        let Some(entry) = self.table.get_mut(id) else {
+            return false;
         };
         let Stage::Opening(socket) = entry.stage else {
-            return;
+            return false;
         };
         self.opening -= 1;
         self.counters.failed += 1;
@@ -139,17 +165,14 @@ impl<K: Kind> State<K> {
         } else {
             self.table.remove(id);
         }
-        let victims = match self.spoken {
-            Some(Spoken::Http1) => usize::from(self.queue.len() > self.opening),
-            _ if self.opening > 0 || !self.shared.is_empty() => 0,
-            _ => self.queue.len(),
-        };
-        for _ in 0..victims {
+        true
+    }
+
+    /// The first so many of those who wait.
+    pub(super) fn fail_waiters(&mut self, count: usize, failure: &K::Failure) {
+        for _ in 0..count {
             let waker = self.queue.fail(failure.clone());
             self.effects.wake(waker);
-        }
-        if self.spoken == Some(Spoken::Http1) {
-            self.dial_for_waiters();
         }
     }
 

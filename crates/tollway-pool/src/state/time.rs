@@ -104,10 +104,7 @@ impl<K: Kind> State<K> {
     /// Everything ends now, by force. Those who wait are told `failure`.
     pub(crate) fn abort(&mut self, failure: &K::Failure, now: Instant) {
         self.draining = true;
-        while !self.queue.is_empty() {
-            let waker = self.queue.fail(failure.clone());
-            self.effects.wake(waker);
-        }
+        self.fail_waiters(self.queue.len(), failure);
         let ids: Vec<_> = self.table.iter().map(|(id, _)| id).collect();
         for id in ids {
             self.close(id, CloseReason::Drained, now);
