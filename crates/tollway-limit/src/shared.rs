@@ -138,9 +138,9 @@ impl Shared {
                 }
                 Fate::Granted { .. } | Fate::TooLate { .. } => {
                     let mut gone = core.state.drop_waiter(waiter, now, wakers)?;
-                    if let (plan, level, Fate::Granted { at }, _) = &mut gone
+                    if let Fate::Granted { at } = &mut gone.fate
                         && *at < now
-                        && core.state.hand_over(plan, *level, *at, now)
+                        && core.state.hand_over(&gone.plan, gone.level, *at, now)
                     {
                         *at = now;
                     }
@@ -150,16 +150,16 @@ impl Shared {
         });
         // Foreign code, so only after the lock.
         drop(old);
-        let (plan, level, fate, since) = fate?;
-        Some(match fate {
+        let gone = fate?;
+        Some(match gone.fate {
             Fate::Granted { at } => {
-                let waited = Duration::from_nanos(at.saturating_sub(since));
+                let waited = Duration::from_nanos(at.saturating_sub(gone.since));
                 tracing::debug!(
                     target: "tollway::limit",
                     { tollway.limit.wait = waited.as_secs_f64() },
                     "waited for a permit"
                 );
-                Ok(Permit::taken(Arc::clone(self), plan, level, at))
+                Ok(Permit::taken(Arc::clone(self), gone.plan, gone.level, at))
             }
             Fate::TooLate { wait } => Err(RateLimitError::deadline(
                 (wait > 0).then(|| Duration::from_nanos(wait)),
@@ -173,13 +173,14 @@ impl Shared {
         let now = self.nanos(time::now());
         let gone = self.with(now, |core, now, wakers| {
             let gone = core.state.drop_waiter(waiter, now, wakers)?;
-            if let (plan, level, Fate::Granted { at }, _) = &gone {
-                core.state.change(plan, now, wakers, |gauge| {
-                    gauge.give_back(*level, Some(*at), now);
+            if let Fate::Granted { at } = gone.fate {
+                core.state.change(&gone.plan, now, wakers, |gauge| {
+                    gauge.give_back(gone.level, Some(at), now);
                 });
             }
             Some(gone)
         });
+        // Its waker is foreign code, so only after the lock.
         drop(gone);
     }
 }

@@ -27,7 +27,7 @@ impl State {
             .collect();
         let wait = until.saturating_sub(now);
         for waiter in hopeless {
-            self.end_wait(waiter, now, Fate::TooLate { wait }, wakers);
+            wakers.extend(self.end_wait(waiter, now, Fate::TooLate { wait }));
         }
     }
 

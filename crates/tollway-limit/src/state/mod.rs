@@ -33,6 +33,19 @@ pub(crate) enum Admission {
     QueueFull(Nanos),
 }
 
+/// What is left of a waiter.
+#[derive(Debug)]
+pub(crate) struct Gone {
+    pub(crate) plan: Plan,
+    pub(crate) level: usize,
+    pub(crate) fate: Fate,
+    pub(crate) since: Nanos,
+    /// Of one that waited still, to be dropped once the lock is released. It is
+    /// not among those to be woken: one of them would have to set the timer, and
+    /// who has left doesn't.
+    _waker: Option<Waker>,
+}
+
 #[derive(Debug)]
 pub(crate) struct State {
     pub(crate) meters: Meters,
@@ -216,47 +229,39 @@ impl State {
         }
     }
 
-    /// Takes a waiter out of the queue before its turn.
-    fn end_wait(&mut self, waiter: u32, now: Nanos, fate: Fate, wakers: &mut Wakers) {
-        let Some(entry) = self.lanes.waiter(waiter) else {
-            return;
-        };
+    /// Takes a waiter out of the queue before its turn. Hands back its waker.
+    fn end_wait(&mut self, waiter: u32, now: Nanos, fate: Fate) -> Option<Waker> {
+        let entry = self.lanes.waiter(waiter)?;
         let (lane, level) = (entry.lane, usize::from(entry.level));
-        let Some(plan) = self.lanes.lane(lane).map(|lane| lane.plan.clone()) else {
-            return;
-        };
+        let plan = self.lanes.lane(lane)?.plan.clone();
         self.leave(waiter, &plan, level, now);
         let head = self
             .lanes
             .head(lane, level)
             .filter(|&(head, _)| head == waiter);
-        wakers.extend(self.lanes.settle(waiter, fate));
-        let Some((_, ticket)) = head else { return };
-        let Some(at) = self
-            .lanes
-            .lane_mut(lane)
-            .and_then(|lane| lane.stands_at[level].take())
-        else {
-            return;
-        };
-        if let Some(meter) = self.meters.get_mut(at) {
-            meter.line[level].remove(&(ticket, lane));
+        let waker = self.lanes.settle(waiter, fate);
+        let at = head.and_then(|_| self.lanes.lane_mut(lane)?.stands_at[level].take());
+        if let (Some((_, ticket)), Some(at)) = (head, at) {
+            if let Some(meter) = self.meters.get_mut(at) {
+                meter.line[level].remove(&(ticket, lane));
+            }
+            // The next of the lane stands where the head stood. There is no more
+            // room for them than there was, or `leave` has seen to it.
+            self.stand(lane, level, at, Full::UntilEvent);
         }
-        // The next of the lane stands where the head stood. There is no more
-        // room for them than there was, or `leave` has seen to it.
-        self.stand(lane, level, at, Full::UntilEvent);
+        waker
     }
 
-    /// A waiter is gone: it was told its fate, or stopped waiting. Hands back
-    /// its plan, level, fate and when it started to wait.
+    /// A waiter is gone: it was told its fate, or stopped waiting.
     pub(crate) fn drop_waiter(
         &mut self,
         waiter: u32,
         now: Nanos,
         wakers: &mut Wakers,
-    ) -> Option<(Plan, usize, Fate, Nanos)> {
+    ) -> Option<Gone> {
+        let mut waker = None;
         if let Fate::Waiting(_) = self.lanes.waiter(waiter)?.fate {
-            self.end_wait(waiter, now, Fate::TooLate { wait: 0 }, wakers);
+            waker = self.end_wait(waiter, now, Fate::TooLate { wait: 0 });
             self.pump(now, wakers);
         }
         let (entry, plan, last) = self.lanes.forget(waiter)?;
@@ -268,7 +273,13 @@ impl State {
             }
             self.lanes.shrink();
         }
-        Some((plan, usize::from(entry.level), entry.fate, entry.since))
+        Some(Gone {
+            plan,
+            level: usize::from(entry.level),
+            fate: entry.fate,
+            since: entry.since,
+            _waker: waker,
+        })
     }
 
     /// An attempt that was granted its permit at `granted` gets it only now. Says

@@ -21,7 +21,7 @@ impl State {
             while let Some(&(time, waiter)) = self.deadlines.first()
                 && time <= now
             {
-                self.end_wait(waiter, now, Fate::TooLate { wait: 0 }, wakers);
+                wakers.extend(self.end_wait(waiter, now, Fate::TooLate { wait: 0 }));
             }
         }
     }

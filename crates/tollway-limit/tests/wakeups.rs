@@ -1,0 +1,242 @@
+//! Whoever waits is woken, whoever else leaves, and whatever else happens.
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderValue, Method};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use tokio::task::{JoinHandle, yield_now};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tollway_core::{Deadline, Endpoint, Fault, Phase, Priority, Scope, Verdict};
+use tollway_limit::{Call, CountFrom, Key, Limits, LimitsBuilder, Permit, Quota, Shape};
+
+const fn millis(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+fn call(path: &str) -> Call<'_> {
+    Call::new(&Method::GET, path)
+}
+
+/// A task that waits for a permit and lets it go.
+async fn waiter(limits: &Limits, path: &'static str, priority: Priority) -> JoinHandle<()> {
+    let limits = limits.clone();
+    let waiter = tokio::spawn(async move {
+        let call = call(path).priority(priority);
+        drop(limits.acquire(&call).await.unwrap());
+    });
+    yield_now().await;
+    waiter
+}
+
+/// The one who is woken to set the timer may leave before that.
+#[tokio::test(start_paused = true)]
+async fn whoever_leaves_before_setting_the_timer_has_another_set_it() {
+    let quota = Quota::new(1, millis(1000)).shape(Shape::Burst);
+    let limits = Limits::builder().every_call(quota).build().unwrap();
+    let permit = limits.acquire(&call("/")).await.unwrap();
+    let first = waiter(&limits, "/", Priority::Normal).await;
+    let second = waiter(&limits, "/", Priority::Normal).await;
+    let start = Instant::now();
+    drop(permit);
+    first.abort();
+    timeout(millis(5000), second).await.unwrap().unwrap();
+    assert_eq!(start.elapsed(), millis(1000));
+}
+
+/// A share is kept for a call that waits elsewhere. When that call leaves, it is
+/// soon lent out, and somebody has to set the timer for that.
+#[tokio::test(start_paused = true)]
+async fn whoever_leaves_a_share_behind_has_another_set_the_timer() {
+    let limits = Limits::builder()
+        .every_call(Quota::concurrent(2).reserve(Priority::High, 50))
+        .endpoint(Endpoint::get("/busy"), Quota::concurrent(1))
+        .build()
+        .unwrap();
+    let _permit = limits.acquire(&call("/busy")).await.unwrap();
+    let leaver = waiter(&limits, "/busy", Priority::High).await;
+    let other = waiter(&limits, "/", Priority::Normal).await;
+    assert_eq!(limits.snapshot().waiting, 2);
+    leaver.abort();
+    let start = Instant::now();
+    timeout(millis(5000), other).await.unwrap().unwrap();
+    assert_eq!(start.elapsed(), millis(1000));
+}
+
+#[derive(Clone, Debug)]
+struct Caller {
+    arrives: u64,
+    path: &'static str,
+    account: Option<&'static str>,
+    priority: Priority,
+    patience: Option<u64>,
+    /// When its task is aborted, after it has come.
+    leaves: Option<u64>,
+    holds: u64,
+    end: u8,
+}
+
+/// Few times, so that much happens at once.
+fn time(steps: u64) -> impl Strategy<Value = u64> {
+    (0..steps).prop_map(|step| 5 * step)
+}
+
+fn callers() -> impl Strategy<Value = Vec<Caller>> {
+    let times = (time(8), time(4));
+    let path = prop_oneof![Just("/a"), Just("/b"), Just("/c")];
+    let account = proptest::option::of(prop_oneof![Just("x"), Just("y")]);
+    let priority = (0..3usize).prop_map(|level| Priority::ALL[level]);
+    let patience = proptest::option::weighted(0.2, time(8));
+    let leaves = proptest::option::weighted(0.5, time(6));
+    let caller = (times, path, account, priority, patience, leaves, 0..8u8).prop_map(
+        |((arrives, holds), path, account, priority, patience, leaves, end)| Caller {
+            arrives,
+            path,
+            account,
+            priority,
+            patience,
+            leaves,
+            holds,
+            end,
+        },
+    );
+    vec(caller, 1..40)
+}
+
+fn quota() -> impl Strategy<Value = Quota> {
+    let rate = prop_oneof![
+        (1..4u32).prop_map(Quota::concurrent),
+        (1..6u32, time(7)).prop_map(|(limit, window)| Quota::new(limit, millis(window + 1))),
+        (1..6u32, time(7))
+            .prop_map(|(limit, window)| Quota::new(limit, millis(window + 1)).shape(Shape::Burst)),
+        (1..6u32, time(7), 1..5u32).prop_map(|(limit, per, burst)| Quota::rate(
+            limit,
+            millis(per + 1)
+        )
+        .burst(burst)),
+    ];
+    let in_flight = proptest::option::weighted(0.3, 1..4u32);
+    let margin = proptest::option::weighted(0.2, time(8));
+    let share = (0..3usize, prop_oneof![Just(0), 1..60u8]);
+    (rate, in_flight, margin, share).prop_map(|(mut quota, in_flight, margin, (level, share))| {
+        if let Some(in_flight) = in_flight {
+            quota = quota.in_flight(in_flight);
+        }
+        if let Some(margin) = margin {
+            let margin = millis(margin);
+            quota = quota.count_from(CountFrom::Sending { margin });
+        }
+        quota.reserve(Priority::ALL[level], share)
+    })
+}
+
+/// Which of the rules there are, and their quotas.
+fn rules() -> impl Strategy<Value = LimitsBuilder> {
+    let rule = || proptest::option::of(quota());
+    (rule(), rule(), rule(), rule()).prop_map(|(every, each, one, keyed)| {
+        let mut rules = Limits::builder();
+        if let Some(quota) = every {
+            rules = rules.every_call(quota);
+        }
+        if let Some(quota) = each {
+            rules = rules.each_endpoint(quota);
+        }
+        if let Some(quota) = one {
+            rules = rules.endpoint(Endpoint::get("/a"), quota);
+        }
+        if let Some(quota) = keyed {
+            rules = rules.keyed(Key::header(http::header::HOST), quota);
+        }
+        rules
+    })
+}
+
+fn end(permit: Permit, how: u8) {
+    match how {
+        0 => permit.give_back(),
+        1 => permit.failed(&Fault::new(Verdict::Unknown)),
+        2 => permit.failed(&Fault::new(Verdict::Unknown).in_phase(Phase::Connect)),
+        3 => permit.over(Verdict::NotExecuted {
+            retry_after: Some(millis(7)),
+            scope: Scope::Unspecified,
+        }),
+        4 => {
+            let mut response = http::Response::new(());
+            let said = HeaderValue::from_static(r#""a";r=1;t=1"#);
+            response.headers_mut().insert("ratelimit", said);
+            permit.answered(&response);
+        }
+        _ => drop(permit),
+    }
+}
+
+async fn attempt(limits: Limits, caller: Caller) {
+    let mut headers = HeaderMap::new();
+    if let Some(account) = caller.account {
+        headers.insert("host", HeaderValue::from_static(account));
+    }
+    let mut call = call(caller.path)
+        .headers(&headers)
+        .priority(caller.priority);
+    if let Some(patience) = caller.patience {
+        call = call.deadline(Deadline::at(Instant::now() + millis(patience)));
+    }
+    if let Ok(permit) = limits.acquire(&call).await {
+        sleep(millis(caller.holds)).await;
+        end(permit, caller.end);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 1000,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn nobody_waits_for_ever(
+        rules in rules(),
+        changes in vec((time(16), rules()), 0..3),
+        callers in callers(),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let limits = rules.build().unwrap();
+            let start = Instant::now();
+            for (at, rules) in changes {
+                let limits = limits.clone();
+                tokio::spawn(async move {
+                    sleep_until(start + millis(at)).await;
+                    limits.reconfigure(rules).unwrap();
+                });
+            }
+            let calls: Vec<_> = callers.into_iter().map(|caller| {
+                let limits = limits.clone();
+                tokio::spawn(async move {
+                    sleep_until(start + millis(caller.arrives)).await;
+                    let leaves = caller.leaves;
+                    let call = tokio::spawn(attempt(limits, caller));
+                    if let Some(leaves) = leaves {
+                        sleep(millis(leaves)).await;
+                        call.abort();
+                    }
+                    call.await.is_err_and(|error| error.is_panic())
+                })
+            }).collect();
+            for call in calls {
+                let end = timeout(Duration::from_secs(1000), call).await;
+                let panicked = end.expect("somebody waits for ever").unwrap();
+                assert!(!panicked);
+            }
+            let left = limits.snapshot();
+            assert_eq!(left.waiting, 0);
+            assert!(left.quotas.iter().all(|quota| quota.in_flight == 0));
+        });
+    }
+}
