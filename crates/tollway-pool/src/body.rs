@@ -137,7 +137,9 @@ impl Drop for PoolBody {
             return;
         };
         if lease.shared || body.is_end_stream() {
-            // Over HTTP/2, hyper resets the stream.
+            // Over HTTP/2, hyper resets the stream: first that, then there is
+            // room for another.
+            drop(body);
             lease.finish();
         } else if body.size_hint().lower() <= DRAIN_BYTES
             && let Ok(runtime) = tokio::runtime::Handle::try_current()

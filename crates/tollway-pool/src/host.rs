@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderValue, Uri};
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tollway_core::BoxError;
@@ -35,6 +36,8 @@ pub(crate) struct Host<B: 'static> {
     /// Held for moments, and never across an await. Nothing is woken, spawned
     /// or dropped under it that could come back for it.
     state: Mutex<State<Http<B>>>,
+    /// Told when an attempt to open a connection ends.
+    attempted: Notify,
     dialer: Arc<dyn Dial<B>>,
     pub(crate) pool: Weak<Shared<B>>,
 }
@@ -59,6 +62,7 @@ impl<B: 'static> Host<B> {
             acquire_timeout,
             key,
             state: Mutex::new(state),
+            attempted: Notify::new(),
             dialer,
             pool,
         })
@@ -136,12 +140,16 @@ impl<B: 'static> Host<B> {
 
     /// Opens a connection, in a task of its own: whoever asked for it may
     /// leave, it joins the pool all the same.
-    pub(crate) fn dial(self: &Arc<Self>, id: Id) -> Option<JoinHandle<Result<(), Failure>>> {
+    pub(crate) fn dial(
+        self: &Arc<Self>,
+        id: Id,
+    ) -> Result<JoinHandle<Result<(), Failure>>, Failure> {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
-            self.attempt_failed(id, &Failure::no_runtime());
-            return None;
+            let failure = Failure::no_runtime();
+            self.attempt_failed(id, &failure);
+            return Err(failure);
         };
-        Some(runtime.spawn(self.dialer.dial(self.clone(), id)))
+        Ok(runtime.spawn(self.dialer.dial(self.clone(), id)))
     }
 
     /// No connection comes of the attempt.
@@ -153,6 +161,23 @@ impl<B: 'static> Host<B> {
                 state.failed(id, failure, Instant::now());
             }
         });
+        self.attempted.notify_waiters();
+    }
+
+    /// Waits until none of these attempts is under way any more.
+    pub(crate) async fn attempted(&self, attempts: &[Id]) {
+        for &id in attempts {
+            loop {
+                let mut ended = std::pin::pin!(self.attempted.notified());
+                // Registered before the look, so that nothing is missed
+                // between the two.
+                ended.as_mut().enable();
+                if !self.lock().is_under_way(id) {
+                    break;
+                }
+                ended.await;
+            }
+        }
     }
 
     // ===== Calls =====
@@ -222,10 +247,12 @@ impl<B: 'static> Host<B> {
         abort: Abort,
         took: Duration,
     ) -> bool {
-        self.with(|state| {
+        let open = self.with(|state| {
             state.counters.handshakes.record(took);
             state.opened(id, conn, limit, expires, abort, Instant::now())
-        })
+        });
+        self.attempted.notify_waiters();
+        open
     }
 
     /// The socket is closed, and its place free.

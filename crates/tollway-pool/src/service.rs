@@ -24,7 +24,7 @@ use crate::host::Host;
 use crate::hosts::Hosts;
 use crate::key::Key;
 use crate::reaper::{self, Bell};
-use crate::state::{Spoken, State};
+use crate::state::State;
 use crate::stats::{PoolStats, Stats};
 
 /// A keep-alive connection pool: a tower service from requests to responses.
@@ -85,18 +85,28 @@ where
         }
         let mut failure = None;
         // The first handshake tells the protocol, and with it how many more
-        // there are to be: hence twice.
-        for _ in 0..2 {
-            let ids = host.with(|state| state.warm(count));
-            let attempts: Vec<_> = ids.into_iter().filter_map(|id| host.dial(id)).collect();
-            for attempt in attempts {
-                if let Ok(Err(error)) = attempt.await {
-                    failure = Some(error);
-                }
-            }
-            if host.with(|state| state.spoken()) != Some(Spoken::Http1) {
+        // there are to be. If it is somebody else's, it may fail, which says
+        // nothing of one's own: hence three times at the most.
+        for _ in 0..3 {
+            let (ids, others) = host.with(|state| {
+                let others = state.under_way();
+                (state.warm(count), others)
+            });
+            if ids.is_empty() && others.is_empty() {
                 break;
             }
+            let attempts: Vec<_> = ids.into_iter().map(|id| host.dial(id)).collect();
+            for attempt in attempts {
+                let ended = match attempt {
+                    Ok(attempt) => attempt.await.unwrap_or(Ok(())),
+                    Err(failure) => Err(failure),
+                };
+                failure = ended.err().or(failure);
+            }
+            if failure.is_some() {
+                break;
+            }
+            host.attempted(&others).await;
         }
         match (host.stats().open(), failure) {
             (0, Some(failure)) => Err(host.error(Kind::Open(failure), None)),

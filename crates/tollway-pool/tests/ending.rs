@@ -204,6 +204,13 @@ fn a_call_outside_of_a_runtime_says_so() {
     };
     assert!(error.to_string().contains("tokio runtime"), "{error}");
     assert_eq!(error.verdict(), Verdict::NO_EFFECT);
+
+    let uri = "http://127.0.0.1:1/".parse().unwrap();
+    let mut warming = std::pin::pin!(pool.warm(&uri, 5));
+    let std::task::Poll::Ready(Err(error)) = warming.as_mut().poll(cx) else {
+        panic!("nothing is opened");
+    };
+    assert!(error.to_string().contains("tokio runtime"), "{error}");
 }
 
 #[tokio::test]

@@ -330,6 +330,19 @@ async fn warming_finds_out_which_protocol_it_is() {
 }
 
 #[tokio::test]
+async fn warming_waits_for_what_others_have_begun_to_open() {
+    for alpn in [&["h2"][..], &["http/1.1"][..]] {
+        let server = Server::tls(alpn, |_| async { text("hello") }).await;
+        let pool = pool().build().unwrap();
+        let uri = server.uri("/");
+        let (first, second) = tokio::join!(pool.warm(&uri, 5), pool.warm(&uri, 5));
+        let open = if alpn == ["h2"] { 1 } else { 5 };
+        assert_eq!((first.unwrap(), second.unwrap()), (open, open));
+        assert_eq!(server.seen.accepted(), open);
+    }
+}
+
+#[tokio::test]
 async fn hosts_that_nobody_calls_any_more_are_forgotten() {
     let server = Server::http1(|_| async { text("hello") }).await;
     let addr = server.addr;

@@ -55,9 +55,16 @@ impl<K: Kind> State<K> {
         self.effects.dial.split_off(before)
     }
 
-    /// What the peer speaks, once it is known.
-    pub(crate) fn spoken(&self) -> Option<Spoken> {
-        self.spoken
+    /// Connections that are being opened.
+    pub(crate) fn under_way(&self) -> Vec<Id> {
+        let opening = self.table.iter();
+        let opening = opening.filter(|(_, entry)| entry.stage_is_opening());
+        opening.map(|(id, _)| id).collect()
+    }
+
+    /// Whether this one still is.
+    pub(crate) fn is_under_way(&self, id: Id) -> bool {
+        self.table.get(id).is_some_and(Entry::stage_is_opening)
     }
 
     /// The socket of a connection that is being opened exists from now on, and

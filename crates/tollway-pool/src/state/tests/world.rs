@@ -356,7 +356,7 @@ impl World {
     pub(super) fn finish(mut self) {
         for _ in 0..10_000 {
             if let Some((_, _)) = self.attempts.first() {
-                self.attempt_succeeds(0, self.state.spoken() == Some(Spoken::Http2));
+                self.attempt_succeeds(0, self.state.spoken == Some(Spoken::Http2));
             } else if !self.leases.is_empty() {
                 self.lease_ends(0, 0);
             } else if !self.reading.is_empty() {
