@@ -2,10 +2,11 @@
 
 use http::header::{Entry, HOST, PROXY_AUTHORIZATION};
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Request, Version};
+use http::{HeaderValue, Request, Uri, Version};
 
 use crate::connect::ProxyAuth;
 use crate::host::Host;
+use crate::key::Key;
 
 /// HTTP/1.1 wants the path in its first line, and the host in a header. A
 /// proxy that passes plain HTTP on wants the whole URL. Versions that it can't
@@ -59,6 +60,63 @@ pub(crate) fn address_h2<B>(request: &mut Request<B>, host: &Host<B>) {
     {
         let mut parts = std::mem::take(request.uri_mut()).into_parts();
         parts.authority = Some(authority);
-        *request.uri_mut() = http::Uri::from_parts(parts).unwrap_or_default();
+        *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
+    }
+}
+
+/// Makes a host of the caller's choice a header again, where HTTP/2 has put it
+/// into the URL of a request that comes back unsent: the next connection may be
+/// an HTTP/1.1 one.
+#[cold]
+pub(crate) fn restore_host<B>(request: &mut Request<B>, host: &Host<B>) {
+    if let Some(authority) = request.uri().authority()
+        && Key::of(request.uri()).as_ref() != Ok(&host.key)
+        && let Ok(header) = HeaderValue::from_str(authority.as_str())
+    {
+        let path = request.uri().path_and_query().cloned();
+        *request.uri_mut() = path.map(Uri::from).unwrap_or_default();
+        restore_url(request, host);
+        request.headers_mut().insert(HOST, header);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host() -> Host<()> {
+        let key = Key::of(&Uri::from_static("https://api.example.com/")).unwrap();
+        Host::unconnected(key).unwrap()
+    }
+
+    #[test]
+    fn a_host_of_the_callers_choice_survives_any_change_of_protocol() {
+        let host = host();
+        let mut request = Request::get("https://API.example.com:443/v1?a=b")
+            .header(HOST, "other.example.com")
+            .body(())
+            .unwrap();
+        for _ in 0..2 {
+            address_h2(&mut request, &host);
+            assert_eq!(request.uri(), "https://other.example.com/v1?a=b");
+            assert!(!request.headers().contains_key(HOST));
+            restore_host(&mut request, &host);
+            address_h1(&mut request, &host, None);
+            assert_eq!(request.uri(), "/v1?a=b");
+            assert_eq!(request.headers()[HOST], "other.example.com");
+            restore_host(&mut request, &host);
+        }
+    }
+
+    #[test]
+    fn the_host_of_the_url_is_no_choice() {
+        let host = host();
+        let mut request = Request::get("https://API.example.com:443/")
+            .body(())
+            .unwrap();
+        address_h2(&mut request, &host);
+        restore_host(&mut request, &host);
+        address_h1(&mut request, &host, None);
+        assert_eq!(request.headers()[HOST], "api.example.com");
     }
 }

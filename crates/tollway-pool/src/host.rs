@@ -347,3 +347,23 @@ impl<B> fmt::Debug for Host<B> {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+impl Host<()> {
+    /// A host to which nobody opens connections.
+    pub(crate) fn unconnected(key: Key) -> Result<Self, BadUrl> {
+        use crate::builder::Config;
+        use crate::dial::Dialing;
+
+        struct Nobody;
+
+        impl Dial<()> for Nobody {
+            fn dial(&self, _: Arc<Host<()>>, _: Id) -> Dialing {
+                Box::pin(async { Ok(()) })
+            }
+        }
+
+        let state = State::new(Config::default().limits, None);
+        Self::new(key, state, Duration::ZERO, Arc::new(Nobody), Weak::new())
+    }
+}

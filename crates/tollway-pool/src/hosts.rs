@@ -91,31 +91,11 @@ impl<B: 'static> Hosts<B> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Weak;
-    use std::time::Duration;
-
     use super::*;
-    use crate::arena::Id;
-    use crate::builder::Config;
-    use crate::dial::{Dial, Dialing};
-    use crate::state::State;
-
-    struct Nobody;
-
-    impl Dial<()> for Nobody {
-        fn dial(&self, _: Arc<Host<()>>, _: Id) -> Dialing {
-            Box::pin(async { Ok(()) })
-        }
-    }
-
-    fn host(key: Key) -> Result<Host<()>, BadUrl> {
-        let state = State::new(Config::default().limits, None);
-        Host::new(key, state, Duration::ZERO, Arc::new(Nobody), Weak::new())
-    }
 
     #[test]
     fn a_host_is_remembered_by_a_few_spellings_and_found_by_any() {
-        let mut hosts = Hosts::new();
+        let mut hosts = Hosts::<()>::new();
         for case in 0..64_u32 {
             let name: String = ('a'..='f')
                 .enumerate()
@@ -126,7 +106,7 @@ mod tests {
                 .collect();
             let uri = format!("https://{name}.example/").parse().unwrap();
             let key = Key::of(&uri).unwrap();
-            let make = || host(key.clone());
+            let make = || Host::unconnected(key.clone());
             hosts.get_or_insert(&uri, &key, make).unwrap();
         }
         assert_eq!((hosts.len(), hosts.tls.len()), (1, SPELLINGS));

@@ -10,7 +10,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use tokio::time::Instant;
 
-use crate::address::{address_h1, address_h2};
+use crate::address::{address_h1, address_h2, restore_host};
 use crate::arena::Id;
 use crate::body::PoolBody;
 use crate::conn::{Awaited, H1, Http, Link, Replies};
@@ -229,7 +229,10 @@ impl<B: 'static> Lease<B> {
             self.end(carrier, CloseReason::Error);
         }
         match request {
-            Some(request) => Broken::Unsent(request, error),
+            Some(mut request) => {
+                restore_host(&mut request, &self.host);
+                Broken::Unsent(request, error)
+            }
             None => Broken::Sent(judge(error, above, &self.host)),
         }
     }
