@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 
 use crate::rule::RuleError;
 
@@ -17,7 +18,7 @@ enum Kind {
         expected: String,
     },
     Rule(RuleError),
-    Bind(io::Error),
+    Bind(SocketAddr, io::Error),
     Tls(Box<dyn Error + Send + Sync>),
 }
 
@@ -29,8 +30,8 @@ impl SimError {
         })
     }
 
-    pub(crate) const fn bind(error: io::Error) -> Self {
-        Self(Kind::Bind(error))
+    pub(crate) const fn bind(addr: SocketAddr, error: io::Error) -> Self {
+        Self(Kind::Bind(addr, error))
     }
 
     pub(crate) fn tls(error: impl Error + Send + Sync + 'static) -> Self {
@@ -46,7 +47,7 @@ impl SimError {
     /// Whether the address couldn't be listened on.
     #[must_use]
     pub const fn is_bind(&self) -> bool {
-        matches!(self.0, Kind::Bind(_))
+        matches!(self.0, Kind::Bind(..))
     }
 }
 
@@ -63,8 +64,11 @@ impl fmt::Display for SimError {
                 write!(f, "bad gateway setting: `{field}` needs {expected}")
             }
             Kind::Rule(_) => f.write_str("bad gateway setting: a rule can't be put to use"),
-            Kind::Bind(_) => {
-                f.write_str("could not listen on the address; choose a free one, or port 0")
+            Kind::Bind(addr, _) => {
+                write!(
+                    f,
+                    "could not listen on {addr}; choose a free address, or port 0"
+                )
             }
             Kind::Tls(_) => f.write_str("could not make the gateway's certificate"),
         }
@@ -76,7 +80,7 @@ impl Error for SimError {
         match &self.0 {
             Kind::Config { .. } => None,
             Kind::Rule(error) => Some(error),
-            Kind::Bind(error) => Some(error),
+            Kind::Bind(_, error) => Some(error),
             Kind::Tls(error) => Some(&**error),
         }
     }

@@ -43,6 +43,7 @@
 //! Rates are counted as an exact sliding log unless [`GatewayBuilder::rule_kind`] or
 //! [`GatewayBuilder::rule`] says otherwise. A request that several limits cover spends from all
 //! of them or from none. Stripe and Modern Treasury apply a POST without a key again and again.
+//! Modern Treasury's load balancer closes connections that were idle for 30 s.
 //!
 //! Requests are counted once their body is read; a body over 1 MiB is refused with a 413. An
 //! effect takes place on arrival and its answer follows after the latency, so a look-up never

@@ -49,7 +49,8 @@ struct Args {
     #[arg(long, value_name = "MIN..MAX", value_parser = latency)]
     latency: Option<Latency>,
 
-    /// Close connections that were idle this long: 30s
+    /// Close connections that were idle this long: 30s [default: 30s for modern-treasury, or else
+    /// never]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     idle_timeout: Option<Duration>,
 
@@ -166,7 +167,7 @@ async fn run(args: Args) -> Result<(), Box<dyn Error>> {
     }
     let gateway = args.rule.apply(builder).start().await?;
     if let (Some(file), Some(pem)) = (&args.ca, gateway.ca_certificate_pem()) {
-        fs::write(file, pem)?;
+        fs::write(file, pem).map_err(|error| format!("can't write {}: {error}", file.display()))?;
     }
 
     let url = gateway.url();

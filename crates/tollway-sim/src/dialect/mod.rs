@@ -121,6 +121,11 @@ pub(crate) trait Dialect: Sync {
     fn routes(&self) -> &'static [Route];
     fn limits(&self, sandbox: bool) -> Vec<Limit>;
 
+    /// How long a connection may be idle before what stands in front of the provider closes it.
+    fn idle_timeout(&self) -> Option<Duration> {
+        None
+    }
+
     /// What this provider recognises a repeat by, or the answer that refuses the request.
     fn key(
         &self,

@@ -1,4 +1,6 @@
-//! Modern Treasury: keys in a header, a plain 429.
+//! Modern Treasury: keys in a header, a plain 429, a load balancer that closes idle connections.
+
+use std::time::Duration;
 
 use http::{HeaderMap, StatusCode};
 use serde_json::{Map, Value, json};
@@ -50,6 +52,11 @@ impl Dialect for ModernTreasury {
     /// No rate is documented; this one is ours.
     fn limits(&self, _sandbox: bool) -> Vec<Limit> {
         vec![Limit::rate(Scope::Gateway, per_second(100))]
+    }
+
+    /// Documented: its load balancer drops them at 30 s.
+    fn idle_timeout(&self) -> Option<Duration> {
+        Some(Duration::from_secs(30))
     }
 
     fn key(&self, headers: &HeaderMap, _: &Map<String, Value>) -> Result<Option<String>, Reply> {
