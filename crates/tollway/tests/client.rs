@@ -312,6 +312,26 @@ async fn rules_and_limits_can_be_replaced() {
 }
 
 #[tokio::test]
+async fn clients_that_share_their_limits_count_together() {
+    let (gateway, _) = stripe(Faults::none()).await;
+    let one_a_minute = || Limits::builder().every_call(Quota::per_minute(1));
+    let builder = || {
+        let builder = Client::builder(profiles::stripe()).limits(one_a_minute());
+        builder.plain_http(true).deadline(Duration::from_secs(5))
+    };
+    let first = builder().build().unwrap();
+    let limits = first.limits().clone();
+    let second = builder().share_limits(limits.clone()).build().unwrap();
+    let own = builder().share_limits(limits).limits(one_a_minute());
+    let own = own.build().unwrap();
+    first.send(payout(&gateway, "po-1")).await.unwrap();
+    let error = second.send(payout(&gateway, "po-2")).await.unwrap_err();
+    assert_eq!(error.phase(), Some(Phase::Permit), "{error:#}");
+    own.send(payout(&gateway, "po-3")).await.unwrap();
+    assert_eq!(gateway.ledger().effects(), 2);
+}
+
+#[tokio::test]
 async fn what_a_profile_says_of_connections_is_heeded() {
     let gateway = Gateway::builder(Provider::Stripe).start().await.unwrap();
     let hang = Faults::script(vec![Some(Fault::Hang(Duration::from_secs(60))); 3]);
@@ -404,12 +424,13 @@ async fn a_span_tells_of_the_call_and_of_no_secret() {
         .lines()
         .filter(|line| line.contains("tollway::client: close"));
     let (closed, failed) = (closed.next().unwrap(), closed.next().unwrap());
-    for field in ["error.type=\"_OTHER\"", "tollway.verdict=\"not_executed\""] {
+    for field in ["error.type=\"connect\"", "tollway.verdict=\"not_executed\""] {
         assert!(failed.contains(field), "{field} is not in {failed}");
     }
     for field in [
         "call{otel.kind=\"client\" tollway.provider=\"stripe\" http.request.method=POST",
         "server.address=\"127.0.0.1\"",
+        &format!("server.port={}", gateway.addr().port()),
         "url.template=\"/v1/payouts\"",
         "http.response.status_code=200",
         "tollway.verdict=\"done\"",

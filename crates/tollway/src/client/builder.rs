@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tollway_core::{Attempt, ClassifyLayer, Rules};
 use tollway_idempotency::{Dialect, IdempotencyKeyLayer};
-use tollway_limit::{LimitsBuilder, RateLimitLayer};
+use tollway_limit::{Limits, LimitsBuilder, RateLimitLayer};
 use tollway_pool::{Pool, PoolBuilder};
 use tollway_retry::{RetryLayer, RetryPolicyBuilder};
 use tollway_timeout::{AttemptTimeout, AttemptTimeoutLayer, DeadlineLayer};
@@ -18,6 +18,8 @@ use crate::Profile;
 #[must_use = "a builder does nothing until it builds"]
 pub struct ClientBuilder {
     profile: Profile,
+    /// In place of the profile's.
+    shared_limits: Option<Limits>,
     pool: PoolBuilder<WireBody>,
 }
 
@@ -27,7 +29,11 @@ impl ClientBuilder {
             .max_connections_per_host(profile.max_connections)
             .idle_timeout(profile.idle_timeout)
             .protocol(profile.protocol);
-        Self { profile, pool }
+        Self {
+            profile,
+            shared_limits: None,
+            pool,
+        }
     }
 
     /// How long a call may take, everything included: the waits for a permit
@@ -43,9 +49,41 @@ impl ClientBuilder {
         self
     }
 
-    /// The quotas, in place of the profile's.
+    /// The quotas, in place of the profile's. Only this client and its clones
+    /// count there; [`share_limits`](Self::share_limits) is for several clients.
     pub fn limits(mut self, limits: LimitsBuilder) -> Self {
         self.profile.limits = limits;
+        self.shared_limits = None;
+        self
+    }
+
+    /// The quotas of another client, in place of the profile's: what both send
+    /// counts together, as it does at the provider. For clients of one account
+    /// that differ in something else.
+    ///
+    /// A retry budget is shared by building both policies with clones of one
+    /// [`Budget`](tollway_retry::Budget).
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # fn clients() -> Result<(), tollway::BuildError> {
+    /// use tollway::retry::{Budget, RetryPolicy};
+    /// use tollway::{Client, profiles};
+    ///
+    /// let budget = Budget::default();
+    /// let checkout = Client::builder(profiles::stripe())
+    ///     .retry(RetryPolicy::builder().budget(budget.clone()))
+    ///     .build()?;
+    /// let reports = Client::builder(profiles::stripe())
+    ///     .deadline(Duration::from_secs(600))
+    ///     .share_limits(checkout.limits().clone())
+    ///     .retry(RetryPolicy::builder().budget(budget))
+    ///     .build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn share_limits(mut self, limits: Limits) -> Self {
+        self.shared_limits = Some(limits);
         self
     }
 
@@ -99,13 +137,19 @@ impl ClientBuilder {
     /// Where a setting makes no sense; the error names it, its value, and what
     /// was expected.
     pub fn build(self) -> Result<Client, BuildError> {
-        let Self { profile, pool } = self;
+        let Self {
+            profile,
+            shared_limits,
+            pool,
+        } = self;
         check_times(&profile)?;
-        let of = |setting| move |error| BuildError::new(setting, error);
-        let limits = profile
-            .limits
-            .build()
-            .map_err(|error| BuildError::new("limits", error))?;
+        let limits = match shared_limits {
+            Some(limits) => limits,
+            None => profile
+                .limits
+                .build()
+                .map_err(|error| BuildError::new("limits", error))?,
+        };
         // A key in a header that the provider doesn't look at makes no repeat
         // safe.
         let key_header = profile.keys.as_ref().and_then(Dialect::header_name);
@@ -114,7 +158,9 @@ impl ClientBuilder {
             .key_headers(key_header.cloned())
             .build()
             .map_err(|error| BuildError::new("retry", error))?;
-        let pool = pool.build().map_err(of("pool"))?;
+        let pool = pool
+            .build()
+            .map_err(|error| BuildError::new("pool", error))?;
         let key = IdempotencyKeyLayer::new().echo(true);
         let layers = Layers {
             // Nothing stands between the two but layers of ours.

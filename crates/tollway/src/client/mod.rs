@@ -41,7 +41,9 @@ use stack::{Stack, WireBody};
 /// It follows no redirect (a 3xx is an answer, and final), keeps no cookies, and
 /// decompresses nothing. Don't ask for compressed answers in a request's
 /// headers where the profile's rules read bodies, as Savvy's do: they would find
-/// nothing in them. A stack by hand has a place for tower-http's layers.
+/// nothing in them. It connects directly, through no proxy. A stack by hand has
+/// a place for tower-http's layers, and its pool for any connector
+/// ([`PoolLayer`](tollway_pool::PoolLayer)).
 ///
 /// # Runtime
 ///
@@ -52,9 +54,12 @@ use stack::{Stack, WireBody};
 /// # Telemetry
 ///
 /// Each call has a span, `call` under the target `tollway::client`, with the
-/// fields of OpenTelemetry's conventions for HTTP clients; the layers' events
-/// (retries, waits, connections) stand in it. Put an `Endpoint` into the
-/// request's extensions to have its template as `url.template`.
+/// fields of OpenTelemetry's conventions for HTTP clients, and `tollway.provider`
+/// and `tollway.verdict`. Left out is `url.full`, which names objects and may hold
+/// secrets; put an `Endpoint` into the request's extensions to have its template
+/// as `url.template`. `error.type` is a status, `timeout`, or the name of the
+/// [phase](Error::phase) in which the call failed. The layers' events (retries,
+/// waits, connections) stand in the span.
 ///
 /// # Cancellation
 ///
@@ -97,7 +102,9 @@ impl Client {
         start(&self.provider, &mut stack, request)
     }
 
-    /// The limits, to look at, to change, or to share.
+    /// The limits: to look at ([`snapshot`](Limits::snapshot)), to change
+    /// ([`reconfigure`](Limits::reconfigure)), or to share with another client
+    /// ([`share_limits`](ClientBuilder::share_limits)).
     #[must_use]
     pub fn limits(&self) -> &Limits {
         &self.limits

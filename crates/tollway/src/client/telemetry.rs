@@ -1,7 +1,7 @@
 //! The span of a call.
 
-use http::{Request, Response};
-use tollway_core::{Endpoint, Verdict};
+use http::{Request, Response, Uri};
+use tollway_core::{Endpoint, Phase, Verdict};
 use tracing::Span;
 use tracing::field::{Empty, display};
 
@@ -30,13 +30,22 @@ pub(super) fn span<B>(provider: &str, request: &Request<B>) -> Span {
     if let Some(host) = request.uri().host() {
         span.record("server.address", host);
     }
-    if let Some(port) = request.uri().port_u16() {
+    if let Some(port) = port(request.uri()) {
         span.record("server.port", port);
     }
     if let Some(endpoint) = Endpoint::of(request.extensions()) {
         span.record("url.template", endpoint.template());
     }
     span
+}
+
+/// The conventions want the port, whether or not the URL says it.
+fn port(uri: &Uri) -> Option<u16> {
+    uri.port_u16().or_else(|| match uri.scheme_str() {
+        Some("https") => Some(443),
+        Some("http") => Some(80),
+        _ => None,
+    })
 }
 
 /// Notes the answer that a call ended with.
@@ -60,8 +69,22 @@ pub(super) fn failed(span: &Span, error: &Error) {
     let kind = if error.is_timeout() {
         "timeout"
     } else {
-        "_OTHER"
+        error.phase().map_or("_OTHER", Phase::as_str)
     };
     span.record("error.type", kind);
     span.record("tollway.verdict", error.verdict().as_str());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_port_is_told_whether_or_not_the_url_says_it() {
+        let port = |uri| port(&Uri::from_static(uri));
+        assert_eq!(port("https://pay.example/v1"), Some(443));
+        assert_eq!(port("http://pay.example/v1"), Some(80));
+        assert_eq!(port("https://pay.example:8443/v1"), Some(8443));
+        assert_eq!(port("/v1"), None);
+    }
 }
