@@ -223,7 +223,9 @@ impl<B: 'static> Lease<B> {
         let above =
             handed && find::<h2::Error>(&error).is_some_and(|e| e.is_remote() && e.is_go_away());
         if above {
-            self.host.with(|state| state.refused(self.id, self.nth));
+            let now = Instant::now();
+            self.host
+                .with(|state| state.refused(self.id, self.nth, now));
         }
         if let Some(carrier) = carrier {
             self.end(carrier, CloseReason::Error);

@@ -84,7 +84,8 @@
 //! peer processes finish, and those which it doesn't fail as *not executed*. A
 //! peer that ends its connections after so many calls, as nginx does by
 //! `keepalive_requests`, is found out: once it has refused calls at the same
-//! place on two of them, further ones are given no more calls than it takes.
+//! place on two of them, further ones are given no more calls than it takes, for
+//! ten minutes. Then it is asked anew.
 //!
 //! # Failures
 //!

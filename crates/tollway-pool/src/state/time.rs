@@ -29,6 +29,7 @@ impl<K: Kind> State<K> {
     /// Closes what has been idle for too long or is too old, and by force what
     /// should have closed long ago. Returns when to come again.
     pub(crate) fn reap(&mut self, now: Instant) -> Option<Instant> {
+        self.forget_refusals(now);
         let idle_timeout = self.limits.idle_timeout;
         // Whatever is in use now can't have been idle for too long before
         // then. So a busy connection that comes back never has to ring the

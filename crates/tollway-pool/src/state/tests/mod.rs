@@ -20,6 +20,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (at(), any::<bool>()).prop_map(|(at, h2)| Step::Opened(at, h2)),
         1 => at().prop_map(Step::ClosedWhileOpening),
         1 => at().prop_map(Step::Failed),
+        1 => at().prop_map(Step::Orphaned),
         1 => at().prop_map(Step::SocketCloses),
         6 => (at(), any::<u8>()).prop_map(|(at, how)| Step::LeaseEnds(at, how)),
         2 => (at(), any::<bool>()).prop_map(|(at, ready)| Step::ReadOut(at, ready)),
@@ -149,30 +150,51 @@ fn a_full_http2_connection_is_joined_by_another_within_the_cap() {
 }
 
 #[test]
-fn what_refused_calls_teach_is_heeded() {
-    let mut world = World::new(limits(1), Some(Spoken::Http2), 100);
-    for _ in 0..3 {
+fn what_refused_calls_teach_is_heeded_for_a_while() {
+    /// A connection of which the peer takes three calls.
+    fn ends_at_the_fourth(world: &mut World) {
         world.check_out();
         world.attempt_succeeds(0, true);
         world.poll_waiter(0);
         let id = world.leases[0].id;
-        world.state.refused(id, 4);
+        world.state.refused(id, 4, world.now);
         world.state.retire(id, CloseReason::Peer, world.now);
         world.lease_ends(0, 0);
         world.close_the_closing();
     }
-    // The first call of a further connection is its first of three.
-    world.check_out();
-    world.attempt_succeeds(0, true);
-    world.poll_waiter(0);
-    world.lease_ends(0, 0);
-    for _ in 2..=3 {
+    /// How many calls a further one is given, of ten.
+    fn calls_of_a_connection(world: &mut World) -> usize {
         world.check_out();
+        world.attempt_succeeds(0, true);
+        world.poll_waiter(0);
         world.lease_ends(0, 0);
+        for calls in 1..10 {
+            world.check_out();
+            if world.leases.is_empty() {
+                world.step(&Step::Cancel(0));
+                world.close_the_closing();
+                return calls;
+            }
+            world.lease_ends(0, 0);
+        }
+        let id = world.sockets[0];
+        world.state.retire(id, CloseReason::Peer, world.now);
+        world.close_the_closing();
+        10
     }
-    assert_eq!(world.sockets.len(), 1);
-    world.check_out();
-    assert!(world.leases.is_empty(), "a fourth call");
+
+    let mut world = World::new(limits(1), Some(Spoken::Http2), 100);
+    for _ in 0..3 {
+        ends_at_the_fourth(&mut world);
+    }
+    assert_eq!(calls_of_a_connection(&mut world), 3);
+    world.pass(Duration::from_secs(601));
+    assert_eq!(calls_of_a_connection(&mut world), 10);
+    // It is still so: one connection tells, and the next hears of it.
+    for _ in 0..2 {
+        ends_at_the_fourth(&mut world);
+    }
+    assert_eq!(calls_of_a_connection(&mut world), 3);
 }
 
 #[test]

@@ -276,6 +276,18 @@ impl World {
                     self.attempt_fails(at);
                 }
             }
+            Step::Orphaned(at) => {
+                if let Some(at) = pick(at, self.attempts.len()) {
+                    let (id, socket) = self.attempts.remove(at);
+                    self.state.orphaned(id, &"no runtime", self.now);
+                    if socket {
+                        self.sockets.push(id);
+                    }
+                    assert!(self.state.queue.is_empty(), "waits for nobody");
+                    assert!(self.state.effects.dial.is_empty(), "dials from nowhere");
+                    self.carry_out();
+                }
+            }
             Step::SocketCloses(at) => {
                 if let Some(at) = pick(at, self.sockets.len()) {
                     self.socket_closes(at);
@@ -349,6 +361,13 @@ impl World {
             assert!(opens || alive == self.cap, "waits though there is room");
         }
         assert!(state.counters.reused <= state.counters.requests);
+        let closed = |reason: &CloseReason| state.counters.closed[*reason as usize];
+        let ever_open = |reason: &&CloseReason| **reason != CloseReason::Failed;
+        let closed: u64 = CloseReason::ALL.iter().filter(ever_open).map(closed).sum();
+        let failing = state.table.iter();
+        let failing = failing.filter(|(_, entry)| entry.reason == Some(CloseReason::Failed));
+        let open = alive - self.attempts.len() - failing.count();
+        assert_eq!(state.counters.opened, closed + open as u64);
     }
 
     /// Everything that is under way ends well. Then nobody waits, and once
@@ -391,6 +410,7 @@ pub(super) enum Step {
     Opened(usize, bool),
     ClosedWhileOpening(usize),
     Failed(usize),
+    Orphaned(usize),
     SocketCloses(usize),
     LeaseEnds(usize, u8),
     ReadOut(usize, bool),
