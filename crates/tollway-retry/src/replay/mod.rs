@@ -20,8 +20,8 @@ use tape::Tape;
 /// [`RetryService`](crate::RetryService) is given.
 ///
 /// The same bytes and trailers as the caller's body, and the same size hint, so
-/// that `Content-Length` is the same on every attempt. How the next attempt
-/// gets at them depends on the body:
+/// that `Content-Length` is the same on every attempt, or missing from all. How
+/// the next attempt gets at them depends on the body:
 ///
 /// - One that is whole in its first frame, such as `Full<Bytes>`, is shared by
 ///   reference count.

@@ -37,14 +37,13 @@ where
         if body.is_end_stream() {
             return Self(Seen::Whole(Bytes::new()));
         }
+        if body.size_hint().exact().is_none() {
+            return Self::beginning(Tape::new(bound).of_unknown_length(), false);
+        }
         // Who knows his length mostly has it all at hand. Asked here, such a
         // body needs no recording. One that hasn't is asked again, with a real
         // waker, when it is sent.
-        let first = match body.size_hint().exact() {
-            Some(_) => Pin::new(&mut *body).poll_frame(&mut Context::from_waker(Waker::noop())),
-            None => Poll::Pending,
-        };
-        match first {
+        match Pin::new(&mut *body).poll_frame(&mut Context::from_waker(Waker::noop())) {
             Poll::Pending => Self::beginning(Tape::new(bound), false),
             Poll::Ready(None) => Self(Seen::Whole(Bytes::new())),
             Poll::Ready(Some(Err(error))) => Self::beginning(Tape::broken(error.into()), true),

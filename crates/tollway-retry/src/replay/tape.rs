@@ -22,6 +22,10 @@ pub(super) struct Tape<B> {
     /// What the frames count against the bound.
     held: usize,
     bound: usize,
+    /// Whether the original told its length. Where it didn't, no attempt does,
+    /// even once it is known: HTTP/1.1 sends trailers only behind a body without
+    /// one.
+    sized: bool,
     /// The original. None once it has ended, well or badly.
     rest: Option<B>,
     trailers: Option<HeaderMap>,
@@ -53,6 +57,7 @@ impl<B> Tape<B> {
             at: 0,
             held: 0,
             bound,
+            sized: true,
             rest: None,
             trailers: None,
             trailers_played: false,
@@ -70,6 +75,11 @@ impl<B> Tape<B> {
             state: State::Lost,
             ..Self::new(0)
         }
+    }
+
+    pub(super) fn of_unknown_length(mut self) -> Self {
+        self.sized = false;
+        self
     }
 
     /// With a frame that was read before anybody asked. It is in memory already,
@@ -228,7 +238,7 @@ where
         let unplayed: u64 = unplayed.map(|data| data.len() as u64).sum();
         let rest = match &self.rest {
             Some(body) => body.size_hint(),
-            None if self.error.is_some() => SizeHint::default(),
+            None if self.error.is_some() || !self.sized => SizeHint::default(),
             None => SizeHint::with_exact(0),
         };
         let mut hint = SizeHint::new();

@@ -197,6 +197,19 @@ fn the_size_hint_is_the_same_on_every_attempt() {
     assert_eq!(replay.next().size_hint().exact(), Some(5));
 }
 
+/// A body without a length is sent in chunks, and only there HTTP/1.1 has room
+/// for trailers: the next attempt may not come with a length.
+#[test]
+fn a_body_of_unknown_length_is_so_on_every_attempt() {
+    let script = [data("ab"), data("cde"), Step::Trailers(trailers())];
+    let (mut first, replay) = open(Script::of(script), 1024);
+    assert_eq!(first.size_hint().exact(), None);
+    read(&mut first);
+    let again = replay.next();
+    assert_eq!(again.size_hint().exact(), None);
+    assert_eq!(again.size_hint().lower(), 5);
+}
+
 #[test]
 fn an_attempt_dropped_half_sent_leaves_the_rest_to_the_next() {
     let (mut first, replay) = open(Script::of([data("ab"), data("cd"), Step::End]), 99);

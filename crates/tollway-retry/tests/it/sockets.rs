@@ -212,3 +212,73 @@ async fn an_early_answer_leaves_the_body_to_the_next_attempt() {
     assert_eq!(response.status(), StatusCode::OK);
     assert_eq!(server.await.unwrap(), "startrest");
 }
+
+/// A stream, and a checksum behind it.
+struct Summed(Vec<Frame<Bytes>>);
+
+impl http_body::Body for Summed {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(self.0.pop().map(Ok))
+    }
+}
+
+#[tokio::test]
+async fn trailers_come_with_every_attempt() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}/", listener.local_addr().unwrap());
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let server = Arc::clone(&seen);
+    tokio::spawn(async move {
+        let (socket, _) = listener.accept().await.unwrap();
+        let service = service_fn(move |request: Request<Incoming>| {
+            let seen = Arc::clone(&server);
+            async move {
+                let body = request.into_body().collect().await.unwrap();
+                let sum = body
+                    .trailers()
+                    .and_then(|trailers| trailers.get("checksum"))
+                    .cloned();
+                let mut seen = seen.lock().unwrap();
+                seen.push((body.to_bytes(), sum));
+                let status = if seen.len() < 3 { 429 } else { 200 };
+                Ok::<_, Infallible>(super::support::status(status))
+            }
+        });
+        let connection = hyper::server::conn::http1::Builder::new();
+        let _ = connection
+            .serve_connection(TokioIo::new(socket), service)
+            .await;
+    });
+
+    let mut sum = http::HeaderMap::new();
+    sum.insert("checksum", "4711".parse().unwrap());
+    let body = Summed(vec![
+        Frame::trailers(sum),
+        Frame::data(Bytes::from_static(b"b")),
+        Frame::data(Bytes::from_static(b"a")),
+    ]);
+    let client: Client<HttpConnector, ReplayBody<Summed>> =
+        Client::builder(TokioExecutor::new()).build_http();
+    let request = Request::post(address)
+        .header("trailer", "checksum")
+        .body(body)
+        .unwrap();
+    let policy = RetryPolicy::builder()
+        .back_off(BackOff::exponential(millis(1), millis(2)).unwrap())
+        .build()
+        .unwrap();
+    let response = RetryLayer::new(policy)
+        .layer(client)
+        .oneshot(request)
+        .await
+        .unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+    let whole = (Bytes::from("ab"), Some("4711".parse().unwrap()));
+    assert_eq!(*seen.lock().unwrap(), [whole.clone(), whole.clone(), whole]);
+}
