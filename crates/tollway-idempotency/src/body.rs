@@ -1,5 +1,6 @@
 //! A request body, read before it is sent or not.
 
+use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -11,7 +12,6 @@ use pin_project_lite::pin_project;
 pin_project! {
     /// The request body that the inner service gets: the caller's own, or what
     /// was read of it, byte for byte, with its trailers.
-    #[derive(Debug)]
     pub struct KeyBody<B> {
         #[pin]
         inner: Inner<B>,
@@ -19,7 +19,6 @@ pin_project! {
 }
 
 pin_project! {
-    #[derive(Debug)]
     #[project = InnerProj]
     enum Inner<B> {
         Untouched { #[pin] body: B },
@@ -29,10 +28,23 @@ pin_project! {
 }
 
 /// What is left to send of a body that was read.
-#[derive(Debug)]
 struct Read {
     data: Option<Bytes>,
     trailers: Option<HeaderMap>,
+    /// Whether it tells its length.
+    sized: bool,
+}
+
+impl Read {
+    fn size_hint(&self) -> SizeHint {
+        let len = self.data.as_ref().map_or(0, |data| data.len() as u64);
+        if self.sized {
+            return SizeHint::with_exact(len);
+        }
+        let mut hint = SizeHint::new();
+        hint.set_lower(len);
+        hint
+    }
 }
 
 impl<B> KeyBody<B> {
@@ -43,12 +55,16 @@ impl<B> KeyBody<B> {
         }
     }
 
-    pub(crate) fn read(data: Bytes, trailers: Option<HeaderMap>) -> Self {
-        let data = Some(data).filter(|data| !data.is_empty());
+    /// `sized` says whether the caller's body told its length. What was read has
+    /// one in any case, but HTTP/1.1 sends trailers only behind a body without.
+    pub(crate) fn read(data: Bytes, trailers: Option<HeaderMap>, sized: bool) -> Self {
+        let read = Box::new(Read {
+            data: Some(data).filter(|data| !data.is_empty()),
+            sized: sized || trailers.is_none(),
+            trailers,
+        });
         Self {
-            inner: Inner::Read {
-                read: Box::new(Read { data, trailers }),
-            },
+            inner: Inner::Read { read },
         }
     }
 }
@@ -60,6 +76,18 @@ impl<B> KeyBody<B> {
             Inner::Untouched { .. } => None,
             Inner::Read { read } => read.data.as_ref(),
         }
+    }
+}
+
+impl<B> fmt::Debug for KeyBody<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // What is in it may be anybody's account number.
+        f.debug_tuple("KeyBody")
+            .field(match &self.inner {
+                Inner::Untouched { .. } => &"untouched",
+                Inner::Read { .. } => &"read",
+            })
+            .finish()
     }
 }
 
@@ -96,9 +124,7 @@ impl<B: Body> Body for KeyBody<B> {
     fn size_hint(&self) -> SizeHint {
         match &self.inner {
             Inner::Untouched { body } => body.size_hint(),
-            Inner::Read { read } => {
-                SizeHint::with_exact(read.data.as_ref().map_or(0, |data| data.len() as u64))
-            }
+            Inner::Read { read } => read.size_hint(),
         }
     }
 }

@@ -72,6 +72,8 @@ struct Rest<S, G> {
     keys: Arc<Keys<G>>,
     head: Request<()>,
     chosen: Option<Chosen>,
+    /// Whether the body told its length.
+    sized: bool,
 }
 
 /// A call that goes as soon as the inner service is ready.
@@ -100,6 +102,7 @@ where
             keys,
             head: Request::from_parts(parts, ()),
             chosen,
+            sized: body.size_hint().exact().is_some(),
         };
         let reading = Box::pin(Reading {
             body: Limited::new(body, Dialect::MAX_BODY).collect(),
@@ -214,6 +217,7 @@ where
             keys,
             mut head,
             chosen,
+            sized,
         } = rest;
         let body = match read {
             Ok(body) => body,
@@ -227,7 +231,7 @@ where
         Poll::Ready(Ok(Readying {
             inner,
             keys,
-            request: head.map(|()| KeyBody::read(data, trailers)),
+            request: head.map(|()| KeyBody::read(data, trailers, sized)),
             chosen,
         }))
     }
