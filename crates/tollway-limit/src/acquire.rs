@@ -41,7 +41,7 @@ impl Place {
                     waiter,
                     left: false,
                 };
-                place.shared.arm();
+                place.shared.arm(true);
                 Ok(Err(place))
             }
         }
@@ -53,7 +53,7 @@ impl Place {
         }
         let fate = self.shared.check(self.waiter, now(), cx.waker());
         self.left = fate.is_some();
-        self.shared.arm();
+        self.shared.arm(!self.left);
         match fate {
             Some(fate) => Poll::Ready(fate),
             None => Phase::Permit.pending(),

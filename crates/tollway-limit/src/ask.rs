@@ -17,7 +17,7 @@ use crate::quota::{EXPRESS, level};
 use crate::routes::{Home, Route, Way};
 use crate::shared::Shared;
 use crate::state::{Admission, State, Wakers};
-use crate::sync::lock;
+use crate::sync::{lock, runtime};
 use crate::time::{self, Nanos, Origin};
 
 /// What comes of asking, with the lock released.
@@ -224,9 +224,11 @@ impl Shared {
         let state = &mut core.state;
         let (level, deadline) = (asking.level, asking.deadline);
         let admission = state.admit(plan, level, deadline, now, asking.waker, wakers);
-        // Whoever may go doesn't set the timer for those who wait.
-        if wakers.is_empty() && matches!(admission, Admission::Granted(_)) && state.must_arm() {
-            wakers.extend(state.lanes.any_waiting().cloned());
+        match admission {
+            // Whoever may go doesn't set the timer for those who wait.
+            Admission::Granted(_) => state.have_armed(wakers),
+            Admission::Waits(_) => state.waits_in(runtime()),
+            _ => {}
         }
         admission
     }

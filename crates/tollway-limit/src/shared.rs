@@ -16,7 +16,7 @@ use crate::limits::Core;
 use crate::permit::Permit;
 use crate::routes::Way;
 use crate::state::Wakers;
-use crate::sync::{Mutex, lock};
+use crate::sync::{Mutex, lock, runtime};
 use crate::time::{self, Nanos, Origin};
 
 /// What all handles share.
@@ -71,8 +71,8 @@ impl Shared {
     /// Runs `decide` under the lock, and wakes whom it names afterwards.
     ///
     /// The timer may have to be set anew then. Whoever was granted a permit
-    /// does that when it is polled, in its own runtime; where nobody was,
-    /// someone who waits is woken to do it.
+    /// does that when it is polled, if those who wait are in the same runtime;
+    /// where nobody was, someone who waits is woken to do it.
     pub(crate) fn with<R>(
         &self,
         now: Nanos,
@@ -80,9 +80,7 @@ impl Shared {
     ) -> R {
         self.decide(now, |core, now, wakers| {
             let decision = decide(core, now, wakers);
-            if wakers.is_empty() && core.state.must_arm() {
-                wakers.extend(core.state.lanes.any_waiting().cloned());
-            }
+            core.state.have_armed(wakers);
             decision
         })
     }
@@ -134,6 +132,7 @@ impl Shared {
                     if !waiting.will_wake(waker) {
                         old = Some(std::mem::replace(waiting, waker.clone()));
                     }
+                    core.state.waits_in(runtime());
                     None
                 }
                 Fate::Granted { .. } | Fate::TooLate { .. } => {
@@ -143,6 +142,9 @@ impl Shared {
                         && core.state.hand_over(&gone.plan, gone.level, *at, now)
                     {
                         *at = now;
+                    }
+                    if core.state.is_elsewhere(runtime()) {
+                        core.state.have_armed(wakers);
                     }
                     Some(gone)
                 }

@@ -1,5 +1,5 @@
-//! The lock, the atomics and what a thread has to itself, and loom's in their
-//! place.
+//! The lock, the atomics, what a thread has to itself and where it is, and loom's
+//! in their place.
 
 #[cfg(loom)]
 pub(crate) use loom::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -32,6 +32,23 @@ pub(crate) fn own_index() -> usize {
         static INDEX: usize = NEXT.fetch_add(1, Ordering::Relaxed);
     }
     INDEX.with(|index| *index)
+}
+
+/// The runtime in which a task is polled, if any.
+#[cfg(feature = "tokio")]
+pub(crate) type Runtime = Option<tokio::runtime::Id>;
+#[cfg(not(feature = "tokio"))]
+pub(crate) type Runtime = Option<std::convert::Infallible>;
+
+/// The runtime in which this task is polled.
+pub(crate) fn runtime() -> Runtime {
+    #[cfg(feature = "tokio")]
+    {
+        let handle = tokio::runtime::Handle::try_current();
+        handle.ok().map(|handle| handle.id())
+    }
+    #[cfg(not(feature = "tokio"))]
+    None
 }
 
 /// loom has none: std's, and that who gets what another has put in sees all that

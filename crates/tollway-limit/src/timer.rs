@@ -9,6 +9,10 @@
 //! newcomer that has to wait, and whoever was granted a permit, for the next.
 //! Where nobody was granted one but the timer has to be set (an attempt was
 //! answered, a waiter left), a waiter is woken to do it.
+//!
+//! Nobody may drive a runtime any more once none of its tasks waits. So where those
+//! who wait are in several, only they set the timer, and it is set anew whenever
+//! one of them is gone.
 
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
@@ -41,37 +45,42 @@ struct Alarm(Weak<Shared>);
 
 impl Shared {
     /// Sets the timer, if it has to be set anew. To be called by a task that is
-    /// being polled.
-    pub(crate) fn arm(self: &Arc<Self>) {
+    /// being polled, and that `waits` or has waited.
+    pub(crate) fn arm(self: &Arc<Self>, waits: bool) {
         if !lock(&self.core).state.must_arm() {
             return;
         }
         let mut slot = lock(&self.timer.sleep);
+        let runtime = Handle::current().id();
+        // A timer of another runtime may be dead, or never be driven. Where none
+        // can be made there is a panic, and none is taken to be set.
+        let is_unfit = |armed: &Armed| armed.runtime != runtime;
+        let mut made = slot.as_ref().is_none_or(is_unfit).then(|| Armed {
+            runtime,
+            sleep: Box::pin(sleep_until(Instant::now())),
+            waker: Waker::from(Arc::new(Alarm(Arc::downgrade(self)))),
+        });
         loop {
             let next = {
-                let mut core = lock(&self.core);
-                core.state.armed = core.state.next_wake();
-                core.state.armed
+                let state = &mut lock(&self.core).state;
+                if !waits && state.is_elsewhere(Some(runtime)) {
+                    return;
+                }
+                state.armed = state.next_wake();
+                state.armed
             };
-            let Some(next) = next else { return };
+            if made.is_some() {
+                *slot = made.take();
+            }
+            let (Some(next), Some(armed)) = (next, &mut *slot) else {
+                return;
+            };
             let at = self.origin.instant(next).map_or_else(
                 // Beyond what the clock can say: look again tomorrow.
                 || Instant::now() + std::time::Duration::from_nanos(86_400 * NANOS_PER_SEC),
                 Instant::from_std,
             );
-            let runtime = Handle::current().id();
-            let armed = match slot.take() {
-                // A timer of another runtime may be dead, or never be driven.
-                Some(mut armed) if armed.runtime == runtime => {
-                    armed.sleep.as_mut().reset(at);
-                    slot.insert(armed)
-                }
-                _ => slot.insert(Armed {
-                    runtime,
-                    sleep: Box::pin(sleep_until(at)),
-                    waker: Waker::from(Arc::new(Alarm(Arc::downgrade(self)))),
-                }),
-            };
+            armed.sleep.as_mut().reset(at);
             let mut sleep = std::pin::pin!(tokio::task::unconstrained(armed.sleep.as_mut()));
             match sleep.as_mut().poll(&mut Context::from_waker(&armed.waker)) {
                 Poll::Pending => return,

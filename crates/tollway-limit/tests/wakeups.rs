@@ -6,6 +6,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderValue, Method};
 use proptest::collection::vec;
 use proptest::prelude::*;
+use tokio::runtime::Runtime;
 use tokio::task::{JoinHandle, yield_now};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tollway_core::{Deadline, Endpoint, Fault, Phase, Priority, Scope, Verdict};
@@ -62,6 +63,95 @@ async fn whoever_leaves_a_share_behind_has_another_set_the_timer() {
     let start = Instant::now();
     timeout(millis(5000), other).await.unwrap().unwrap();
     assert_eq!(start.elapsed(), millis(1000));
+}
+
+fn runtime() -> Runtime {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_time().start_paused(true).build().unwrap()
+}
+
+/// Drives a runtime by itself, as code that isn't asynchronous does.
+struct Blocking {
+    runtime: Runtime,
+    limits: Limits,
+}
+
+impl Blocking {
+    fn new(limits: &Limits) -> Self {
+        Self {
+            runtime: runtime(),
+            limits: limits.clone(),
+        }
+    }
+
+    async fn acquire(limits: Limits) {
+        drop(limits.acquire(&call("/")).await.unwrap());
+    }
+
+    /// A task of this runtime waits.
+    fn waits(&self) -> JoinHandle<()> {
+        let waits = self.runtime.spawn(Self::acquire(self.limits.clone()));
+        self.runtime.block_on(yield_now());
+        waits
+    }
+
+    /// A permit comes while this runtime is driven.
+    fn gets_one(&self, waits: JoinHandle<()>) {
+        let end = async { timeout(millis(5000), waits).await };
+        let end = self.runtime.block_on(end);
+        end.expect("it waits for ever").unwrap();
+    }
+}
+
+fn one_a_second() -> Limits {
+    let quota = Quota::new(1, millis(1000)).shape(Shape::Burst);
+    Limits::builder().every_call(quota).build().unwrap()
+}
+
+/// A runtime in which nobody waits any more may not be driven any more.
+#[test]
+fn a_timer_that_was_set_in_a_runtime_that_is_idle_holds_nobody_up() {
+    let limits = one_a_second();
+    let (idle, driven) = (Blocking::new(&limits), Blocking::new(&limits));
+    idle.gets_one(idle.waits());
+    let leaves = idle.waits();
+    leaves.abort();
+    idle.runtime.block_on(leaves).unwrap_err();
+    driven.gets_one(driven.waits());
+}
+
+#[test]
+fn whoever_gets_a_permit_or_leaves_has_no_timer_set_where_nobody_waits() {
+    for leaves in [true, false] {
+        let limits = one_a_second();
+        let (idle, driven) = (Blocking::new(&limits), Blocking::new(&limits));
+        idle.gets_one(idle.waits());
+        let first = idle.waits();
+        let second = driven.waits();
+        if leaves {
+            first.abort();
+            idle.runtime.block_on(first).unwrap_err();
+        } else {
+            idle.gets_one(first);
+        }
+        driven.gets_one(second);
+    }
+}
+
+/// Where the timer can't be set, the next tries again.
+#[test]
+fn a_runtime_without_a_timer_holds_nobody_up() {
+    let limits = one_a_second();
+    let driven = Blocking::new(&limits);
+    driven.gets_one(driven.waits());
+    let bare = tokio::runtime::Builder::new_current_thread().build();
+    let bare = Blocking {
+        runtime: bare.unwrap(),
+        limits: limits.clone(),
+    };
+    let error = bare.runtime.block_on(bare.waits()).unwrap_err();
+    assert!(error.is_panic());
+    driven.gets_one(driven.waits());
 }
 
 #[derive(Clone, Debug)]
@@ -201,12 +291,7 @@ proptest! {
         changes in vec((time(16), rules()), 0..3),
         callers in callers(),
     ) {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .start_paused(true)
-            .build()
-            .unwrap();
-        runtime.block_on(async {
+        runtime().block_on(async {
             let limits = rules.build().unwrap();
             let start = Instant::now();
             for (at, rules) in changes {

@@ -13,6 +13,7 @@ use smallvec::SmallVec;
 use crate::gauge::{Full, Gauge};
 use crate::lanes::{Fate, Lanes, Plan, Waiter};
 use crate::meter::{Meter, Meters};
+use crate::sync::Runtime;
 use crate::time::Nanos;
 
 /// Wakers to be woken once the lock is released: a waker runs foreign code.
@@ -56,6 +57,10 @@ pub(crate) struct State {
     pub(crate) max_waiting: usize,
     /// The time for which the one timer is set.
     pub(crate) armed: Option<Nanos>,
+    /// The runtime of those who wait.
+    runtime: Option<Runtime>,
+    /// Some of them are in another.
+    is_mixed: bool,
 }
 
 impl State {
@@ -67,6 +72,8 @@ impl State {
             deadlines: BTreeSet::new(),
             max_waiting,
             armed: None,
+            runtime: None,
+            is_mixed: false,
         }
     }
 
@@ -264,6 +271,11 @@ impl State {
             waker = self.end_wait(waiter, now, Fate::TooLate { wait: 0 });
             self.pump(now, wakers);
         }
+        if self.is_mixed {
+            // Nobody drives its runtime any more, perhaps, and the timer may be
+            // set there.
+            self.armed = None;
+        }
         let (entry, plan, last) = self.lanes.forget(waiter)?;
         if last {
             for &meter in &plan {
@@ -330,6 +342,32 @@ impl State {
         }
         if lines {
             self.pump(now, wakers);
+        }
+    }
+
+    /// Notes in which runtime one is polled who waits: the timer is to be set in
+    /// one that is driven, and only those certainly are.
+    pub(crate) fn waits_in(&mut self, runtime: Runtime) {
+        if !self.is_elsewhere(runtime) {
+            return;
+        }
+        // The only one starts afresh.
+        self.is_mixed = self.lanes.waiting() > 1;
+        if !self.is_mixed {
+            self.runtime = Some(runtime);
+            self.armed = None;
+        }
+    }
+
+    /// Whether any of those who wait are in another runtime.
+    pub(crate) fn is_elsewhere(&self, runtime: Runtime) -> bool {
+        self.is_mixed || self.runtime != Some(runtime)
+    }
+
+    /// Wakes one who waits to set the timer anew, if it has to be.
+    pub(crate) fn have_armed(&self, wakers: &mut Wakers) {
+        if wakers.is_empty() && self.must_arm() {
+            wakers.extend(self.lanes.any_waiting().cloned());
         }
     }
 
