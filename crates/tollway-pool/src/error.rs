@@ -44,8 +44,11 @@ pub(crate) enum Kind {
     Dying,
     /// The peer says that it didn't process the request.
     Refused,
+    /// The request's own body failed, or the task that sent it was ended.
     Send,
     Head,
+    /// What came can't be read as HTTP.
+    Garbled,
     Body,
 }
 
@@ -62,7 +65,7 @@ impl PoolError {
             Kind::Dying => (Verdict::NO_EFFECT, Phase::Send),
             Kind::Refused => (Verdict::NO_EFFECT, Phase::Head),
             Kind::Send => (Verdict::Unknown, Phase::Send),
-            Kind::Head => (Verdict::Unknown, Phase::Head),
+            Kind::Head | Kind::Garbled => (Verdict::Unknown, Phase::Head),
             Kind::Body => (Verdict::Unknown, Phase::Body),
         };
         let mut fault = Fault::new(verdict).in_phase(phase);
@@ -109,10 +112,11 @@ impl PoolError {
         self.step() == Some(Step::Resolve)
     }
 
-    /// No connection could be made: refused, unreachable, or no answer.
+    /// No connection could be made: refused, unreachable, no answer, or a proxy
+    /// that doesn't let it through.
     #[must_use]
     pub fn is_connect(&self) -> bool {
-        self.step() == Some(Step::Connect)
+        matches!(self.step(), Some(Step::Connect | Step::Proxy))
     }
 
     /// TLS could not be established: a certificate, a protocol version, or
@@ -128,16 +132,18 @@ impl PoolError {
         self.step() == Some(Step::Handshake)
     }
 
-    /// The connection broke while the request was being sent.
+    /// The request couldn't be sent whole: its own body failed, one connection
+    /// after the other died under it, or the pool or its runtime ended.
     #[must_use]
     pub fn is_write(&self) -> bool {
         matches!(self.0.kind, Kind::Send | Kind::Dying)
     }
 
-    /// The connection broke while the response was awaited or read.
+    /// The connection broke while the response was awaited or read, or what came
+    /// can't be read as HTTP.
     #[must_use]
     pub fn is_read(&self) -> bool {
-        matches!(self.0.kind, Kind::Head | Kind::Body)
+        matches!(self.0.kind, Kind::Head | Kind::Garbled | Kind::Body)
     }
 
     /// It took too long to get a connection: the deadline passed, nothing came
@@ -213,12 +219,18 @@ impl fmt::Display for PoolError {
             Kind::Refused => write!(f, "{host} refused the request without processing it"),
             Kind::Send => write!(
                 f,
-                "the connection to {host} broke while the request was being sent"
+                "the request to {host} was cut off: its own body failed, or the pool or its \
+                 runtime ended"
             ),
             Kind::Head => write!(
                 f,
                 "the connection to {host} broke before the response came: the request may or may \
                  not have taken effect"
+            ),
+            Kind::Garbled => write!(
+                f,
+                "{host} answered with something that can't be read as http: does the port speak \
+                 another protocol, https perhaps? the request may or may not have taken effect"
             ),
             Kind::Body => write!(
                 f,

@@ -13,6 +13,8 @@ use tollway_core::BoxError;
 pub(crate) enum Step {
     Resolve,
     Connect,
+    /// The way to the host is through a proxy, and ended there.
+    Proxy,
     Tls,
     Handshake,
     /// There was nothing to open it on.
@@ -26,6 +28,7 @@ impl Step {
         match self {
             Self::Resolve => "resolve",
             Self::Connect => "connect",
+            Self::Proxy => "proxy",
             Self::Tls => "tls",
             Self::Handshake => "handshake",
             Self::Runtime => "runtime",
@@ -61,6 +64,16 @@ impl OpenError {
             step,
             timed_out: Some(limit),
             source: None,
+        }
+    }
+
+    /// What came of asking a proxy.
+    #[cfg(feature = "proxy")]
+    pub(crate) fn at_proxy(source: BoxError) -> Self {
+        Self {
+            step: Step::Proxy,
+            timed_out: find::<Self>(&*source).and_then(|error| error.timed_out),
+            source: Some(source),
         }
     }
 }
@@ -150,6 +163,13 @@ impl Failure {
                      address, or a host that is down"
                 );
             }
+            (Step::Proxy, Some(limit)) => {
+                return write!(
+                    f,
+                    "no answer within {limit:?} from the proxy on the way to {host}: check the \
+                     proxy's url"
+                );
+            }
             (Step::Tls, Some(limit)) => {
                 return write!(
                     f,
@@ -181,6 +201,17 @@ impl Failure {
         match error.step {
             Step::Tls => write!(f, "{}", crate::connect::explain_tls(host, error)),
             Step::Handshake => write!(f, "{host} didn't begin HTTP on the new connection"),
+            // An error of the transport's is about reaching the proxy itself.
+            Step::Proxy if error.source().and_then(find::<OpenError>).is_some() => write!(
+                f,
+                "the proxy on the way to {host} can't be reached: is it running, and is its url \
+                 right?"
+            ),
+            Step::Proxy => write!(
+                f,
+                "the proxy on the way to {host} didn't open a tunnel: does it want a user and a \
+                 password, and does it allow this host and port?"
+            ),
             _ => match find_io(error).map(io::Error::kind) {
                 Some(io::ErrorKind::ConnectionRefused) => write!(
                     f,

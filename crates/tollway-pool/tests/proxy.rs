@@ -9,7 +9,8 @@ use hyper_util::rt::TokioIo;
 use std::time::Duration;
 use support::{Server, fetch, get, pool, serve_http1, text};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tollway_core::Verdict;
 use tollway_pool::connect::{Proxy, Tcp};
 
 fn tcp() -> Tcp {
@@ -87,6 +88,30 @@ async fn plain_http_is_forwarded() {
     let expected = "http://api.example.com/v1/things?x=1 Some(\"Basic bWU6c2VjcmV0\")";
     assert_eq!(answer.body, expected);
     assert!(answer.info.is_proxied());
+}
+
+#[tokio::test]
+async fn what_a_proxy_does_is_not_blamed_on_the_host() {
+    let closed = {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        listener.local_addr().unwrap()
+    };
+    let denying = tunnelling().await;
+    for (proxy, uri, says) in [
+        (closed, "https://api.example.com/", "can't be reached"),
+        (closed, "http://api.example.com/", "can't be reached"),
+        (denying.addr, "https://api.example.com/", "a tunnel"),
+    ] {
+        let matcher = Matcher::builder().all(format!("http://me:guess@{proxy}"));
+        let pool = pool().build_over(Proxy::new(tcp(), matcher.build()));
+        let request = get(uri.parse().unwrap());
+        let error = fetch(&pool.unwrap(), request).await.unwrap_err();
+        assert!(error.is_connect());
+        assert_eq!(error.verdict(), Verdict::NO_EFFECT);
+        let text = error.to_string();
+        assert!(text.contains("proxy") && text.contains(says), "{text}");
+        assert!(!format!("{error:?}").contains("guess"));
+    }
 }
 
 #[tokio::test]

@@ -104,7 +104,7 @@ where
     if uri.scheme() == Some(&Scheme::HTTP) {
         let io = transport.call(proxy.uri().clone()).await;
         return Ok(ProxyStream {
-            io: io.map_err(Into::into)?,
+            io: io.map_err(|error| OpenError::at_proxy(error.into()))?,
             forwards: Some(ProxyAuth(proxy.basic_auth().map(sensitive))),
         });
     }
@@ -114,7 +114,7 @@ where
     }
     match tunnel.call(uri).await {
         Ok(io) => Ok(ProxyStream { io, forwards: None }),
-        Err(error) => Err(OpenError::new(Step::Connect, error).into()),
+        Err(error) => Err(OpenError::at_proxy(error.into()).into()),
     }
 }
 
