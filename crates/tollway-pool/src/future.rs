@@ -34,7 +34,7 @@ const FRESH_RESENDS: u32 = 2;
 /// opened on its behalf joins the pool. Dropped after the request was sent, it
 /// closes an HTTP/1.1 connection, since the response would still come over it;
 /// over HTTP/2 it resets its stream, and retires the connection too if nothing
-/// at all came over it meanwhile.
+/// at all came over it meanwhile, for at least as long as it took to open it.
 pub struct ResponseFuture<B: 'static> {
     stage: Stage<B>,
     /// How often the request met a dying connection, and how many of those were
@@ -107,7 +107,7 @@ where
             return Self::Refused(host.error(Kind::Wait(Duration::ZERO), None));
         }
         match host.take_free(now) {
-            Some(grant) => Self::Sent(Lease::send(grant, host, request, Duration::ZERO)),
+            Some(grant) => Self::Sent(Lease::send(grant, host, request, Duration::ZERO, now)),
             None => Self::Waiting(Wait::new(host, request, now, until)),
         }
     }

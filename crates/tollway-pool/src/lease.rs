@@ -68,7 +68,9 @@ enum Carrier<B> {
         awaited: Awaited<B>,
         replies: Arc<Replies<B>>,
         link: Arc<Link>,
-        /// How often the peer had been heard of when the request was sent.
+        /// When the request was sent, and how often the peer had been heard of
+        /// by then.
+        sent: Instant,
         reads: u64,
     },
 }
@@ -80,6 +82,7 @@ impl<B: 'static> Lease<B> {
         host: Arc<Host<B>>,
         mut request: Request<B>,
         waited: Duration,
+        now: Instant,
     ) -> Self
     where
         B: Body + Send + Unpin + 'static,
@@ -109,6 +112,7 @@ impl<B: 'static> Lease<B> {
                     awaited,
                     replies: conn.replies,
                     link: conn.link,
+                    sent: now,
                     reads,
                 }
             }
@@ -128,7 +132,13 @@ impl<B: 'static> Lease<B> {
     where
         B: Body + Send + Unpin + 'static,
     {
-        Self::send(granted.grant, granted.host, granted.request, granted.waited)
+        let Granted {
+            grant,
+            host,
+            request,
+            waited,
+        } = granted;
+        Self::send(grant, host, request, waited, Instant::now())
     }
 
     /// Whether a call used the connection before.
@@ -248,11 +258,15 @@ impl<B: 'static> Lease<B> {
             }
             Carrier::H2 {
                 link,
+                sent,
                 reads,
                 awaited,
                 ..
             } => {
-                let silent = link.wire.reads() == reads;
+                // No shorter than it took to open the connection: before that,
+                // not even the answer to a PING would be here.
+                let silent = link.wire.reads() == reads
+                    && now.saturating_duration_since(sent) >= link.facts.handshake;
                 self.host.with(|state| {
                     // One stream's end says nothing of the others; silence
                     // does.
@@ -288,14 +302,19 @@ fn is_stream_error(error: &hyper::Error) -> bool {
 /// What hyper's error means, of a request that it has taken. `above` is whether
 /// the peer ended the connection before it.
 fn judge<B>(failed: hyper::Error, above: bool, host: &Host<B>) -> PoolError {
-    let reset = find::<h2::Error>(&failed).is_some_and(|error| {
-        error.is_remote() && error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM)
+    let reset = find::<h2::Error>(&failed).filter(|error| error.is_reset());
+    let refused = reset.is_some_and(|error| {
+        error.is_remote() && error.reason() == Some(h2::Reason::REFUSED_STREAM)
     });
-    let refused = above || reset;
-    let kind = if refused {
+    // Neither the peer nor the protocol's rules: hyper's HTTP/2 resets a stream
+    // whose body fails, and keeps the reason to itself.
+    let own = reset.is_some_and(|error| !error.is_remote() && !error.is_library());
+    let kind = if above || refused {
         Kind::Refused
-    } else if failed.is_user() || failed.is_body_write_aborted() {
+    } else if own || failed.is_user() || failed.is_body_write_aborted() {
         Kind::Send
+    } else if failed.is_parse() {
+        Kind::Garbled
     } else {
         Kind::Head
     };

@@ -4,16 +4,23 @@
 
 mod support;
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::Uri;
+use bytes::Bytes;
+use http::{Request, Uri};
+use http_body::Frame;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
 use support::{Body, Server, Tls, fetch, get, pool, post, send, serve_http2, text, until};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 use tollway_core::{Fault, Phase, Verdict};
-use tollway_pool::{CloseReason, PoolError, Protocol};
+use tollway_pool::{CloseReason, Pool, PoolError, Protocol};
+use tower::ServiceExt;
 
 async fn failing(builder: tollway_pool::PoolBuilder<Body>, uri: Uri) -> PoolError {
     let pool = builder.build().unwrap();
@@ -150,7 +157,51 @@ async fn plain_http_on_a_tls_port_and_the_other_way_round_are_explained() {
     let uri: Uri = format!("http://{}/", tls.addr).parse().unwrap();
     let error = failing(pool(), uri).await;
     assert!(error.is_read(), "{error}");
+    assert!(
+        error.to_string().contains("https perhaps?"),
+        "not explained: {error}"
+    );
     assert_eq!(error.verdict(), Verdict::Unknown);
+}
+
+/// A body that fails after its first piece.
+struct Failing(bool);
+
+impl http_body::Body for Failing {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<std::io::Result<Frame<Bytes>>>> {
+        let first = !std::mem::replace(&mut self.0, true);
+        Poll::Ready(Some(if first {
+            Ok(Frame::data("pay".into()))
+        } else {
+            Err(std::io::Error::other("the disk is gone"))
+        }))
+    }
+}
+
+#[tokio::test]
+async fn a_body_of_the_callers_that_fails_is_not_blamed_on_the_connection() {
+    let handle = |request: Request<Incoming>| async move {
+        let _ = request.into_body().collect().await;
+        text("hello")
+    };
+    for (protocol, server) in [
+        (Protocol::Http1Only, Server::http1(handle).await),
+        (Protocol::Http2Only, Server::http2(100, handle).await),
+    ] {
+        let pool = Pool::builder().plain_http(true).protocol(protocol);
+        let pool: Pool<Failing> = pool.build().unwrap();
+        let request = Request::post(server.uri("/")).body(Failing(false)).unwrap();
+        let error = pool.clone().oneshot(request).await.unwrap_err();
+        assert!(error.is_write(), "{protocol:?}: {error}");
+        assert!(error.to_string().contains("its own body"), "{error}");
+        assert_eq!(error.verdict(), Verdict::Unknown);
+    }
 }
 
 #[tokio::test]
@@ -525,6 +576,30 @@ async fn a_call_that_times_out_on_a_silent_connection_takes_it_out_of_use() {
         "second"
     );
     assert_eq!(pool.stats().total().closed(CloseReason::Unresponsive), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_short_silence_is_not_held_against_a_connection() {
+    // A round trip away.
+    let server = Server::raw(|mut stream, _| async move {
+        sleep(Duration::from_millis(300)).await;
+        let _ = stream.write_all(SETTINGS).await;
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+    })
+    .await;
+    let pool = pool()
+        .protocol(Protocol::Http2Only)
+        .http2_keep_alive(None)
+        .build()
+        .unwrap();
+    pool.warm(&server.uri("/"), 1).await.unwrap();
+    sleep(Duration::from_millis(100)).await;
+    for (patience, open) in [(200, 1), (299, 1), (300, 0)] {
+        let patience = Duration::from_millis(patience);
+        let call = send(&pool, post(server.uri("/"), "pay"));
+        assert!(tokio::time::timeout(patience, call).await.is_err());
+        assert_eq!(pool.stats().total().open(), open, "{patience:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
