@@ -14,6 +14,7 @@ pub(crate) enum Step {
     Resolve,
     Connect,
     /// The way to the host is through a proxy, and ended there.
+    #[cfg_attr(not(feature = "proxy"), expect(dead_code, reason = "there are none"))]
     Proxy,
     Tls,
     Handshake,
