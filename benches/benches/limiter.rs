@@ -273,19 +273,18 @@ async fn round(work: impl Fn() + Clone + Send + 'static) -> Round {
     }
 }
 
-/// 10,000 waiters on one quota, in virtual time.
+/// 10,000 waiters on one quota.
 fn queue(report: &mut Report) {
     const WAITERS: usize = 10_000;
     let case = "10,000 waiters on one quota";
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
-        .start_paused(true)
         .build()
         .unwrap();
     let polls = Arc::new(AtomicUsize::new(0));
     let (inversions, bytes) = runtime.block_on(async {
         let limits = Limits::builder()
-            .every_call(Quota::per_second(100))
+            .every_call(Quota::new(100, Duration::from_millis(10)))
             .build()
             .unwrap();
         let call = Call::new(&Method::GET, "/");
@@ -314,7 +313,7 @@ fn queue(report: &mut Report) {
                 });
                 let _permit = permit.await.unwrap();
                 let _ = sender.send(index);
-                tokio::time::sleep(Duration::from_millis(50)).await;
+                tokio::time::sleep(Duration::from_millis(1)).await;
             });
         }
         drop(sender);

@@ -5,6 +5,10 @@
 //! provider and back. The provider enforces its rule with `tollway-sim`'s own
 //! arithmetic, at a phase of the clock that the client doesn't know, and blocks
 //! for a window whoever breaks it.
+//!
+//! Tokio's virtual time costs the programs that are built with it a lock in
+//! each round of the runtime, which the other benches would measure. So it is a
+//! feature, and without it this program only has itself built with it.
 
 #![allow(
     clippy::unwrap_used,
@@ -15,22 +19,21 @@
     reason = "a bench"
 )]
 
-mod callers;
-mod loads;
-mod peers;
-mod provider;
-mod rules;
-mod run;
+#[cfg(feature = "virtual-time")]
+mod measured;
 
-use tollway_benches::Report;
-
-/// How long a run takes, in seconds.
-const SPAN: u64 = 1200;
-
+#[cfg(feature = "virtual-time")]
 fn main() {
-    let mut report = Report::new("goodput");
-    rules::report(&mut report);
-    loads::report(&mut report);
-    peers::report(&mut report);
-    report.finish().unwrap();
+    measured::report().finish().unwrap();
+}
+
+#[cfg(not(feature = "virtual-time"))]
+fn main() {
+    use std::process::{Command, exit};
+
+    let command = "bench --package tollway-benches --bench goodput --features virtual-time";
+    println!("goodput is measured in virtual time: cargo {command}");
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let status = Command::new(cargo).args(command.split(' ')).status();
+    exit(status.unwrap().code().unwrap_or(1));
 }

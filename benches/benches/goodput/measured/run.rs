@@ -13,8 +13,8 @@ use tollway_limit::{Limits, Quota, RateLimitLayer};
 use tollway_sim::rule::Rule;
 use tower::{Layer, Service};
 
-use crate::callers::{Load, call};
-use crate::provider::{Delays, Provider, Seen, Shared, service};
+use super::callers::{Load, call};
+use super::provider::{Delays, Provider, Seen, Shared, service};
 
 pub(crate) struct Run {
     pub(crate) rule: Rule,

@@ -7,10 +7,10 @@ use tollway_benches::Report;
 use tollway_limit::{CountFrom, Quota, Shape};
 use tollway_sim::rule::Rule;
 
-use crate::SPAN;
-use crate::callers::Load;
-use crate::provider::Delays;
-use crate::run::Run;
+use super::SPAN;
+use super::callers::Load;
+use super::provider::Delays;
+use super::run::Run;
 
 const WINDOW: Duration = Duration::from_secs(10);
 const QUOTA: Quota = Quota::new(1000, WINDOW);

@@ -17,9 +17,9 @@ use tower::limit::rate::Rate;
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_resilience::ratelimiter::{RateLimiterLayer, WindowType};
 
-use crate::provider::{Delays, Seen, service};
-use crate::rules::Setting;
-use crate::run::Run;
+use super::provider::{Delays, Seen, service};
+use super::rules::Setting;
+use super::run::Run;
 
 type Contestant = fn(&Run) -> Seen;
 

@@ -7,9 +7,9 @@ use tollway_benches::Report;
 use tollway_limit::{CountFrom, Quota, Shape};
 use tollway_sim::rule::{Rule, RuleKind};
 
-use crate::SPAN;
-use crate::provider::Delays;
-use crate::run::Run;
+use super::SPAN;
+use super::provider::Delays;
+use super::run::Run;
 
 const RATES: [(u32, u64); 3] = [(1000, 10), (100, 1), (25, 1)];
 
