@@ -2,9 +2,9 @@
 //!
 //! `POST /checkout` with `{"reference": "...", "amount": 1250, "currency": "EUR"}`
 //! pays through a simulated Stripe that fails now and then. The inbound request
-//! has a deadline, which holds for all that its handler does: the outgoing call, its
-//! retries and its wait for a permit included, ends with it. Ctrl-C shuts down gracefully: calls in
-//! flight finish.
+//! has a deadline, which holds for all that its handler does: the outgoing call,
+//! its retries and its wait for a permit included, ends with it. Ctrl-C shuts
+//! down gracefully: calls in flight finish.
 
 use std::time::Duration;
 
@@ -75,20 +75,21 @@ async fn checkout(State(shop): State<Shop>, Json(order): Json<Order>) -> Result<
         .extension(Priority::High)
         .extension(key)
         .body(Body::from(body))?;
-    let (status, outcome) = match shop.client.send(request).await {
-        Ok(response) => match Verdict::of_response(&response) {
-            Verdict::Done => (StatusCode::OK, "paid"),
-            Verdict::Rejected => (StatusCode::PAYMENT_REQUIRED, "refused"),
-            Verdict::NotExecuted { .. } => (StatusCode::SERVICE_UNAVAILABLE, "not paid"),
-            Verdict::Unknown => (StatusCode::ACCEPTED, "unknown, we look it up"),
-        },
-        Err(error) if error.is_not_executed() => (StatusCode::SERVICE_UNAVAILABLE, "not paid"),
+    let verdict = match shop.client.send(request).await {
+        Ok(response) => Verdict::of_response(&response),
         Err(error) => {
-            // Where the outcome is unknown a real shop notes it, and asks the
-            // gateway later, or waits for its webhook.
             eprintln!("{}: {error:#}", order.reference);
-            (StatusCode::ACCEPTED, "unknown, we look it up")
+            error.verdict()
         }
+    };
+    let (status, outcome) = match verdict {
+        Verdict::Done => (StatusCode::OK, "paid"),
+        // By the gateway, or by the client: the reference of another order.
+        Verdict::Rejected => (StatusCode::PAYMENT_REQUIRED, "refused"),
+        Verdict::NotExecuted { .. } => (StatusCode::SERVICE_UNAVAILABLE, "not paid"),
+        // A real shop notes it, and asks the gateway later, or waits for its
+        // webhook.
+        Verdict::Unknown => (StatusCode::ACCEPTED, "unknown, we look it up"),
     };
     let reference = order.reference;
     Ok((status, Json(Paid { reference, outcome })).into_response())
@@ -129,7 +130,10 @@ async fn shop(faults: Faults) -> Result<(Shop, Gateway), BoxError> {
 async fn main() -> Result<(), BoxError> {
     let (shop, gateway) = shop(Faults::rate(0.2)).await?;
     let client = shop.client.clone();
-    let listener = TcpListener::bind("127.0.0.1:3000").await?;
+    let address = "127.0.0.1:3000";
+    let listener = TcpListener::bind(address)
+        .await
+        .map_err(|error| format!("can't listen on {address}: {error}"))?;
     println!("serving on http://{}; try", listener.local_addr()?);
     println!(
         "  curl -H 'content-type: application/json' http://127.0.0.1:3000/checkout \\\n    \
@@ -186,6 +190,23 @@ mod tests {
             assert_eq!(said, r#"{"reference":"order-1","outcome":"paid"}"#);
         }
         assert_eq!(gateway.ledger().times_applied("order-1"), 1);
+    }
+
+    #[tokio::test]
+    async fn another_order_under_the_same_reference_is_refused() {
+        let (shop, gateway) = shop(Faults::none()).await.unwrap();
+        let app = app(shop);
+        for (amount, status) in [
+            ("1250", StatusCode::OK),
+            ("9", StatusCode::PAYMENT_REQUIRED),
+        ] {
+            let body = format!(r#"{{"reference":"order-3","amount":{amount},"currency":"EUR"}}"#);
+            let request = Request::post("/checkout").header("content-type", "application/json");
+            let request = request.body(axum::body::Body::from(body)).unwrap();
+            let response = app.clone().oneshot(request).await.unwrap();
+            assert_eq!(response.status(), status);
+        }
+        assert_eq!(gateway.ledger().times_applied("order-3"), 1);
     }
 
     #[tokio::test]

@@ -1,9 +1,9 @@
 //! The layers composed by hand, among layers of others.
 //!
-//! First over hyper-util's client and over reqwest's, to a simulated gateway that
-//! is made to fail, then over a plain function. tower-http's tracing, sensitive headers and
-//! decompression stand among Tollway's layers: no secret shows in a trace, and
-//! verdicts hold, compressed answers or not.
+//! First over hyper-util's client and over reqwest's, to a simulated gateway
+//! that is made to fail, then over a plain function. tower-http's tracing,
+//! sensitive headers and decompression stand among Tollway's layers: no secret
+//! shows in a trace, and verdicts hold, compressed answers or not.
 
 use std::error::Error;
 use std::time::Duration;

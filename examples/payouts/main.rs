@@ -9,6 +9,7 @@ mod pay;
 mod provider;
 mod report;
 
+use std::fmt::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -17,7 +18,8 @@ use std::time::Duration;
 
 use clap::Parser;
 use http::{HeaderMap, HeaderName, HeaderValue};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
+use tokio::signal::ctrl_c;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 use tollway::Client;
@@ -50,8 +52,8 @@ struct Args {
     #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/payouts/payouts.csv"))]
     file: PathBuf,
     /// How many of them to send, from the top. [default: 2000, or with --file all]
-    #[arg(long)]
-    count: Option<usize>,
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    count: Option<u32>,
     /// How many at a time.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..))]
     concurrency: u16,
@@ -108,6 +110,7 @@ async fn run(args: &Args) -> Result<Report, BoxError> {
     let by_default = concat!(env!("CARGO_MANIFEST_DIR"), "/payouts/payouts.csv");
     let sample = args.file.as_os_str() == by_default;
     let count = args.count.or(sample.then_some(2000));
+    let count = count.map(usize::try_from).transpose()?;
     let payouts = file::read(&args.file, count)?;
     let gateway = match args.url {
         Some(_) => None,
@@ -116,11 +119,12 @@ async fn run(args: &Args) -> Result<Report, BoxError> {
     let payer = payer(args, gateway.as_ref())?;
 
     let started = Instant::now();
-    let lines = pay_all(&payer, &payouts, args).await;
+    let (lines, failed) = pay_all(&payer, &payouts, args).await;
     let elapsed = started.elapsed();
 
     let opened = payer.client.pool_stats().total().opened();
     let mut report = Report::new(&lines, elapsed, opened);
+    report.without_outcome(payouts.len() - lines.len() - failed, failed);
     let mut accepted = report.answered();
     if let Some(gateway) = &gateway {
         report.prove(gateway, &lines);
@@ -182,12 +186,14 @@ fn payer(args: &Args, gateway: Option<&Gateway>) -> Result<Payer, BoxError> {
     })
 }
 
-/// Pays all, so many at a time, and shows how far it is.
-async fn pay_all<'a>(payer: &Payer, payouts: &'a [Payout], args: &Args) -> Vec<Line<'a>> {
+/// Pays all, so many at a time, and shows how far it is. Says too how many
+/// workers failed, each with a payout in its hands.
+async fn pay_all<'a>(payer: &Payer, payouts: &'a [Payout], args: &Args) -> (Vec<Line<'a>>, usize) {
     let progress = Arc::new(Progress::new(payouts.len(), args.json));
     let shared: Arc<[Payout]> = payouts.into();
     let next = Arc::new(AtomicUsize::new(0));
     let settled = Arc::new(Mutex::new(Vec::with_capacity(payouts.len())));
+    let stopping = tokio::spawn(stop_on_ctrl_c(progress.clone(), next.clone()));
     let workers = (0..args.concurrency).map(|_| {
         let (payer, shared, next) = (payer.clone(), shared.clone(), next.clone());
         let (settled, progress) = (settled.clone(), progress.clone());
@@ -203,10 +209,11 @@ async fn pay_all<'a>(payer: &Payer, payouts: &'a [Payout], args: &Args) -> Vec<L
             }
         })
     });
+    let mut failed = 0;
     for worker in workers.collect::<Vec<_>>() {
-        // A worker that panicked leaves its payout out, and it counts as lost.
-        let _ = worker.await;
+        failed += usize::from(worker.await.is_err());
     }
+    stopping.abort();
     progress.bar.finish_and_clear();
     let mut lines = Vec::with_capacity(payouts.len());
     for (at, settled, took) in settled.lock().await.drain(..) {
@@ -216,7 +223,22 @@ async fn pay_all<'a>(payer: &Payer, payouts: &'a [Payout], args: &Args) -> Vec<L
             took,
         });
     }
-    lines
+    (lines, failed)
+}
+
+/// Begins no more payouts after Ctrl-C, but waits for what became of those that
+/// are under way. After another Ctrl-C it doesn't.
+async fn stop_on_ctrl_c(progress: Arc<Progress>, next: Arc<AtomicUsize>) {
+    if ctrl_c().await.is_err() {
+        return;
+    }
+    next.store(usize::MAX / 2, Ordering::Relaxed);
+    progress.bar.suspend(|| {
+        eprintln!("stopping once what is under way has an outcome; Ctrl-C again won't wait");
+    });
+    if ctrl_c().await.is_ok() {
+        std::process::exit(130);
+    }
 }
 
 /// A line on the terminal, on standard error: nothing where that is no terminal.
@@ -233,9 +255,14 @@ impl Progress {
         } else {
             ProgressBar::new(u64::try_from(len).unwrap_or(u64::MAX))
         };
-        let template = "{bar:30} {pos}/{len}  {per_sec:.0}  {msg}  {eta} left";
+        let template = "{bar:30} {pos}/{len}  {rate}  {msg}  {eta} left";
         if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style);
+            bar.set_style(
+                style.with_key("rate", |state: &ProgressState, text: &mut dyn Write| {
+                    // It fails where the text does, and then there is no line to show.
+                    let _ = write!(text, "{:.0}/s", state.per_sec());
+                }),
+            );
         }
         bar.enable_steady_tick(Duration::from_millis(200));
         Self {

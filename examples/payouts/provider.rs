@@ -165,7 +165,8 @@ pub(crate) struct Target {
 
 impl Target {
     pub(crate) fn new(url: &str, headers: http::HeaderMap) -> Result<Self, BoxError> {
-        let uri: Uri = url.parse()?;
+        let unusable = || format!("`{url}` is no URL; try https://host[:port]");
+        let uri: Uri = url.parse().map_err(|_| unusable())?;
         match (uri.scheme_str(), uri.host()) {
             (Some("https"), Some(_))
             | (Some("http"), Some("localhost" | "127.0.0.1" | "[::1]")) => {}
@@ -175,7 +176,7 @@ impl Target {
                 )
                 .into());
             }
-            _ => return Err(format!("`{url}` is no URL; try https://host[:port]").into()),
+            _ => return Err(unusable().into()),
         }
         Ok(Self {
             base: url.trim_end_matches('/').to_owned(),

@@ -30,6 +30,9 @@ pub(crate) struct Report {
     p99_ms: u64,
     /// `None` where the provider has no rate to compare with.
     allowed_ratio: Option<f64>,
+    /// What was left when the run was stopped: the end of the file.
+    #[serde(skip)]
+    not_begun: usize,
     #[serde(skip)]
     proven: bool,
     #[serde(skip)]
@@ -69,8 +72,18 @@ impl Report {
             p50_ms: quantile(50),
             p99_ms: quantile(99),
             allowed_ratio: None,
+            not_begun: 0,
             proven: false,
             troubles: lines.iter().filter_map(trouble).collect(),
+        }
+    }
+
+    /// Counts the payouts that weren't begun, and those whose worker failed.
+    pub(crate) fn without_outcome(&mut self, not_begun: usize, failed: usize) {
+        self.not_begun = not_begun;
+        self.unknown += failed;
+        if failed > 0 {
+            self.troubles.push(format!("{failed} workers failed"));
         }
     }
 
@@ -133,8 +146,12 @@ impl Report {
         self.proven = true;
     }
 
-    /// Whether nothing was lost, paid twice or left unknown.
+    /// Whether nothing was lost, paid twice, left unknown or left out.
     pub(crate) fn is_clean(&self) -> bool {
+        self.is_in_order() && self.not_begun == 0
+    }
+
+    fn is_in_order(&self) -> bool {
         self.lost == 0 && self.duplicates == 0 && self.unknown == 0
     }
 }
@@ -185,7 +202,14 @@ impl fmt::Display for Report {
         if let Some(more @ 1..) = self.troubles.len().checked_sub(20) {
             writeln!(f, "  and {more} more")?;
         }
-        match (self.is_clean(), self.proven) {
+        if self.not_begun > 0 {
+            writeln!(
+                f,
+                "Stopped: of the file the first {} were begun, and the last {} were not.",
+                self.submitted, self.not_begun
+            )?;
+        }
+        match (self.is_in_order(), self.proven) {
             (true, true) => write!(
                 f,
                 "The gateway's ledger has each payout exactly once: none twice, none missing."
