@@ -116,7 +116,11 @@ fn with_extras(quota: impl Strategy<Value = Quota>) -> impl Strategy<Value = Quo
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1500))]
+    #![proptest_config(ProptestConfig {
+        cases: 1500,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn bursts_are_exact_fair_and_never_stuck(
