@@ -61,6 +61,12 @@ impl Pace {
         }
     }
 
+    /// Forgets how far ahead attempts have got that nothing spaced, or that were
+    /// spaced more widely.
+    pub(crate) fn rein_in(&mut self, now: Nanos) {
+        self.next = self.next.min(now.saturating_add(self.interval));
+    }
+
     /// Lets nothing go before `at`.
     pub(crate) fn hold_until(&mut self, at: Nanos) {
         self.undo = None;

@@ -126,7 +126,14 @@ impl Gauge {
         {
             self.window.delay(nanos(is.saturating_sub(was)));
         }
+        let interval = self.pace.interval();
         self.prepare();
+        self.pace.rein_in(now);
+        // What the bucket holds drains at its new rate.
+        let ahead = u128::from(self.drained_at.saturating_sub(now));
+        let drops = ahead.div_ceil(u128::from(interval.max(1)));
+        let span = drops.saturating_mul(u128::from(self.pace.interval()));
+        self.drained_at = now.saturating_add(Nanos::try_from(span).unwrap_or(Nanos::MAX));
     }
 
     /// Counts from there from now on, attempts in flight among the rest.

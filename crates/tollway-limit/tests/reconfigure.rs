@@ -1,0 +1,105 @@
+//! Limits that change while calls wait, fly and are lent permits.
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+use std::time::Duration;
+
+use http::Method;
+use tokio::time::{Instant, advance};
+use tollway_core::{Scope, Verdict};
+use tollway_limit::{Call, Limits, LimitsBuilder, Quota, Shape};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+const fn millis(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+fn call(path: &str) -> Call<'_> {
+    Call::new(&Method::GET, path)
+}
+
+fn every(quota: Quota) -> LimitsBuilder {
+    Limits::builder().every_call(quota)
+}
+
+fn burst(limit: u32, window: Duration) -> Quota {
+    Quota::new(limit, window).shape(Shape::Burst)
+}
+
+/// How many of so many calls may go at once.
+fn at_once(limits: &Limits, calls: u32) -> usize {
+    let now = Instant::now().into_std();
+    let permits = (0..calls).filter_map(|_| limits.try_acquire(&call("/"), now).ok());
+    permits.count()
+}
+
+/// How long the next permit takes.
+async fn wait(limits: &Limits) -> Duration {
+    let start = Instant::now();
+    drop(limits.acquire(&call("/")).await.unwrap());
+    start.elapsed()
+}
+
+/// Attempts that weren't spaced, or more widely, say nothing of when the next may
+/// go under another pace.
+#[tokio::test(start_paused = true)]
+async fn a_new_pace_starts_when_it_comes() {
+    for old in [
+        Quota::unlimited(),
+        Quota::concurrent(10),
+        burst(2, millis(10)),
+        Quota::per_hour(2),
+    ] {
+        let limits = every(old).build().unwrap();
+        for _ in 0..1000 {
+            at_once(&limits, 1);
+            advance(millis(1)).await;
+        }
+        limits.reconfigure(every(Quota::per_second(101))).unwrap();
+        assert!(wait(&limits).await <= millis(11), "{old:?}");
+        assert!(wait(&limits).await <= millis(11), "{old:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_in_a_bucket_drains_at_the_new_rate() {
+    let limits = every(Quota::rate(4, HOUR).burst(4)).build().unwrap();
+    assert_eq!(at_once(&limits, 10), 4);
+    let faster = Quota::rate(4, millis(1000)).burst(4);
+    limits.reconfigure(every(faster)).unwrap();
+    assert_eq!(at_once(&limits, 10), 0);
+    assert_eq!(wait(&limits).await, millis(250));
+    let slower = Quota::rate(4, HOUR).burst(5);
+    limits.reconfigure(every(slower)).unwrap();
+    assert_eq!(at_once(&limits, 10), 1);
+}
+
+/// Whatever the shape spaced before the pause, and however many went.
+#[tokio::test(start_paused = true)]
+async fn after_a_pause_the_queue_restarts_evenly_whatever_went_before() {
+    for (quota, spacing) in [
+        (Quota::unlimited(), 20),
+        (burst(5, millis(500)), 125),
+        (Quota::rate(10, millis(1000)).burst(10), 100),
+    ] {
+        let limits = every(quota).build().unwrap();
+        for _ in 0..5000 {
+            at_once(&limits, 2);
+            advance(millis(1)).await;
+        }
+        advance(millis(1000)).await;
+        let refused = limits.acquire(&call("/")).await.unwrap();
+        refused.over(Verdict::NotExecuted {
+            retry_after: Some(millis(1000)),
+            scope: Scope::Unspecified,
+        });
+        assert_eq!(wait(&limits).await, millis(1000), "{quota:?}");
+        for _ in 0..2 {
+            let wait = wait(&limits).await;
+            assert!(
+                wait.abs_diff(millis(spacing)) <= millis(5),
+                "{wait:?} {quota:?}"
+            );
+        }
+    }
+}
