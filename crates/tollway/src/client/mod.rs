@@ -42,8 +42,8 @@ use stack::{Stack, WireBody};
 /// decompresses nothing. Don't ask for compressed answers in a request's
 /// headers where the profile's rules read bodies, as Savvy's do: they would find
 /// nothing in them. It connects directly, through no proxy. A stack by hand has
-/// a place for tower-http's layers, and its pool for any connector
-/// ([`PoolLayer`](tollway_pool::PoolLayer)).
+/// a place for tower-http's layers, and its pool for any transport
+/// ([`build_over`](tollway_pool::PoolBuilder::build_over)).
 ///
 /// # Runtime
 ///
