@@ -52,9 +52,9 @@ enum Fate {
     Done(bool),
 }
 
-const FATES: [Fate; 24] = [
+const FATES: [Fate; 26] = [
     Fate::Unconnected,
-    Fate::Door(302),
+    Fate::Door(307),
     Fate::Door(401),
     Fate::Door(403),
     Fate::Door(404),
@@ -65,6 +65,8 @@ const FATES: [Fate; 24] = [
     Fate::Throttled(425, None),
     Fate::Answered(500, true),
     Fate::Answered(503, false),
+    Fate::Answered(303, true),
+    Fate::Answered(302, false),
     Fate::Answered(408, true),
     Fate::Answered(502, true),
     Fate::Reset(true, true),

@@ -60,13 +60,15 @@ impl Verdict {
 
     /// What a status says when nothing else is known of the provider.
     ///
-    /// 2xx is done; 429 and 425 were not executed; 408 and every 5xx but 501 and
-    /// 505 leave the outcome unknown; everything else is final, redirects
-    /// included, since following one is not ours to decide. A 425 says that the
-    /// server was unwilling to process the request (RFC 8470, section 5.2), a
-    /// 408 that it gave up on it (RFC 9110, section 15.5.9). 600 and above are no
-    /// statuses of HTTP, and are taken for a 5xx (RFC 9110, section 15). 1xx
-    /// never gets here.
+    /// 2xx is done; 429 and 425 were not executed; 302, 303, 408 and every 5xx
+    /// but 501 and 505 leave the outcome unknown; everything else is final, the
+    /// other redirects included, since following one is not ours to decide. A 425
+    /// says that the server was unwilling to process the request (RFC 8470,
+    /// section 5.2), a 408 that it gave up on it (RFC 9110, section 15.5.9). A
+    /// 303 says that it was processed, and that what came of it stands elsewhere
+    /// (section 15.4.4); many servers send a 302 for that. 600 and above are no
+    /// statuses of HTTP, and are taken for a 5xx (section 15). 1xx never gets
+    /// here.
     #[must_use]
     pub fn of_status(status: StatusCode) -> Self {
         match status.as_u16() {
@@ -77,7 +79,7 @@ impl Verdict {
             },
             425 => Self::NO_EFFECT,
             501 | 505 => Self::Rejected,
-            408 | 500.. => Self::Unknown,
+            302 | 303 | 408 | 500.. => Self::Unknown,
             _ => Self::Rejected,
         }
     }
@@ -140,6 +142,12 @@ pub enum RetryAdvice {
     Never,
     /// One retry, and no more (425 Too Early).
     Once,
+    /// A retry is no use: the provider says that this was done before, by a call
+    /// with the same idempotency key. Where an earlier attempt of this very call
+    /// may have been the one, the call is [`Done`](Verdict::Done). Otherwise it
+    /// was another call, maybe of another process, maybe for something else: the
+    /// verdict stays [`Unknown`](Verdict::Unknown) until somebody looks it up.
+    DoneBefore,
     /// No retry sooner than this, although the outcome is unknown (503 with
     /// `Retry-After`). A delay after a refusal stands in the verdict itself.
     After(Duration),

@@ -158,12 +158,12 @@ impl<S, B, R: Seed> Call<S, B, R> {
     #[cold]
     pub(crate) fn settle<ResB>(&mut self, outcome: Result<Response<ResB>, BoxError>) -> Next<ResB> {
         let now = Instant::now();
-        let judgement = judge_outcome(&outcome);
         let (replayable, deadline) = match &self.kept {
             Kept::Resend(resend) => (resend.body.is_possible(), resend.head.deadline()),
             Kept::Nothing(_) => (false, None),
         };
         let (progress, settings) = self.progress();
+        let judgement = progress.judge(&outcome);
         progress.record(&outcome, judgement.verdict, now);
         if judgement.verdict.is_final() {
             match progress.paid.take() {
@@ -237,6 +237,13 @@ impl<S, B, R: Seed> Call<S, B, R> {
 }
 
 impl Progress {
+    /// What an attempt's outcome means in this call.
+    fn judge<B>(&self, outcome: &Result<Response<B>, BoxError>) -> Judgement {
+        let status = outcome.as_ref().ok().map(Response::status);
+        self.course
+            .read(judge_outcome(outcome), status, &self.evidence)
+    }
+
     /// Puts an attempt that has ended into the story.
     fn record<B>(
         &mut self,
@@ -316,12 +323,15 @@ impl Progress {
         let status = Some(response.status());
         let verdict = self.verdict(last, status);
         telemetry::stop(self.records.made(), verdict, stop, status, None);
+        let unknown = verdict == Verdict::Unknown;
+        // Whoever reads the answer further up is to read the same.
+        let is_read_so = Verdict::of_response(&response) == verdict;
         let extensions = response.extensions_mut();
-        if verdict == Verdict::Unknown {
+        if unknown || !is_read_so {
             extensions.insert(verdict);
-            if let Some(key) = self.evidence.key.take() {
-                extensions.insert(key);
-            }
+        }
+        if let Some(key) = self.evidence.key.take().filter(|_| unknown) {
+            extensions.insert(key);
         }
         extensions.insert(self.story(stop, would_have_waited));
         Ok(response)

@@ -58,6 +58,28 @@ impl Course {
         self.unknown |= verdict == Verdict::Unknown;
     }
 
+    /// What an answer of this status, or an error, means in this call, where
+    /// that hangs on what else it has come to, or on what was asked.
+    pub(crate) fn read(
+        &self,
+        judgement: Judgement,
+        status: Option<StatusCode>,
+        evidence: &Evidence,
+    ) -> Judgement {
+        match judgement.advice {
+            // Done before: by the attempt in doubt, since the key is this call's.
+            Some(RetryAdvice::DoneBefore) if self.unknown => Verdict::Done.into(),
+            // A redirect may tell of an effect, but not of one that nobody asked
+            // for.
+            Some(RetryAdvice::Never)
+                if evidence.safe && status.is_some_and(|status| status.is_redirection()) =>
+            {
+                Verdict::Rejected.into()
+            }
+            _ => judgement,
+        }
+    }
+
     /// What the call as a whole means, if it ends with this verdict, on an
     /// answer of this status or on an error. An attempt whose outcome is unknown
     /// stays so, unless the last answer speaks for it too.
@@ -110,7 +132,9 @@ impl Course {
             return Decision::Stop(Stop::Final, None);
         }
         match advice {
-            Some(RetryAdvice::Never) => return Decision::Stop(Stop::Advised, None),
+            Some(RetryAdvice::Never | RetryAdvice::DoneBefore) => {
+                return Decision::Stop(Stop::Advised, None);
+            }
             Some(RetryAdvice::Once) if std::mem::replace(&mut self.once_spent, true) => {
                 return Decision::Stop(Stop::Advised, None);
             }

@@ -19,6 +19,10 @@
 //!   of a 2xx). Not a 401, 404 or 409, which may come before anybody looks at
 //!   the key; nor any refusal without a key: a `DELETE` that is repeated finds
 //!   nothing because it was done.
+//! - An answer that the call was done before
+//!   ([`DoneBefore`](tollway_core::RetryAdvice::DoneBefore)) is a success where an
+//!   earlier attempt of it may have had that effect. Otherwise another call had
+//!   the same key, maybe for something else, and the outcome is unknown.
 //! - It waits as long as the provider asks ([`RetryPolicyBuilder::max_retry_after`]),
 //!   and otherwise by a [`BackOff`] with jitter. A wait that would outlast the
 //!   [`Deadline`](tollway_core::Deadline) ends the call at once.

@@ -15,9 +15,9 @@ use crate::{RandomSeed, ReplayBody, RetryError, RetryPolicy, Seed};
 /// The service below is cloned once per call that may be retried. It is given a
 /// [`ReplayBody`], and its response passes through untouched, but for what is
 /// put into the extensions of an answer that isn't simply final:
-/// [`Attempts`](crate::Attempts); and where the outcome stays unknown,
-/// [`Verdict::Unknown`](tollway_core::Verdict::Unknown) and the
-/// [`IdempotencyKey`](tollway_core::IdempotencyKey).
+/// [`Attempts`](crate::Attempts); the [`Verdict`](tollway_core::Verdict) on the
+/// whole call where the answer alone says something else, and where the outcome
+/// stays unknown; and then the [`IdempotencyKey`](tollway_core::IdempotencyKey).
 ///
 /// # Cancellation
 ///

@@ -1,6 +1,6 @@
 use http::Request;
 use serde_json::Value;
-use tollway::core::{Attempt, Verdict};
+use tollway::core::{Attempt, IdempotencyKey, Verdict};
 use tollway::limit::Limits;
 use tollway::{Body, profiles};
 use tollway_sim::{Fault, Gateway, Latency, Provider};
@@ -11,7 +11,7 @@ use super::{Test, client, failing, ms, not_done};
 const PAYALO: Provider = Provider::Payalo;
 
 #[tokio::test]
-async fn a_reference_that_was_used_before_means_done() -> Test {
+async fn a_reference_that_the_call_itself_used_before_means_done() -> Test {
     for fault in [Fault::ErrorAfter(503), Fault::ResetAfterEffect] {
         let gateway = failing(PAYALO, &[fault]).start().await?;
         let client = client(PAYALO)?.build()?;
@@ -23,6 +23,25 @@ async fn a_reference_that_was_used_before_means_done() -> Test {
         assert_eq!(body["paymentId"], ledger.entries[0].ids[0]);
         assert_eq!(ledger.effects(), 1);
     }
+    Ok(())
+}
+
+/// By another process, for another payment perhaps: nobody may take it for paid,
+/// nor pay again under another reference before he has looked.
+#[tokio::test]
+async fn a_reference_that_somebody_else_used_before_is_to_be_looked_up() -> Test {
+    let gateway = Gateway::builder(PAYALO).start().await?;
+    let theirs = client(PAYALO)?.build()?;
+    let paid = Seen::of(theirs.send(words::pay(&gateway, "r-1")?).await).await;
+    assert_eq!(paid.verdict, Verdict::Done);
+    let ours = client(PAYALO)?.build()?;
+    let response = ours.send(words::pay(&gateway, "r-1")?).await?;
+    let key = IdempotencyKey::of(response.extensions()).cloned();
+    assert_eq!(key.ok_or("no key")?.as_str(), "r-1");
+    let seen = Seen::of(Ok(response)).await;
+    assert_eq!(seen.status, Some(409));
+    assert_eq!((seen.verdict, seen.attempts), (Verdict::Unknown, 1));
+    assert_eq!(gateway.ledger().effects(), 1);
     Ok(())
 }
 

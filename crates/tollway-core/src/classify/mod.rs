@@ -98,8 +98,9 @@ impl From<Verdict> for Judgement {
 impl Judgement {
     /// What a head says when nothing else is known of the provider: the
     /// [verdict of its status](Verdict::of_status), with the delay that its
-    /// `Retry-After` asks for; and after a 425 one retry at the most (RFC 8470,
-    /// section 5.2: the client may retry once the handshake is complete).
+    /// `Retry-After` asks for; after a 425 one retry at the most (RFC 8470,
+    /// section 5.2: the client may retry once the handshake is complete), and
+    /// none after a redirect, which would only come again.
     #[must_use]
     pub fn of_head(status: StatusCode, headers: &HeaderMap, now: SystemTime) -> Self {
         Self::of_head_by(status, headers, || now)
@@ -109,7 +110,11 @@ impl Judgement {
     fn of_head_by(status: StatusCode, headers: &HeaderMap, clock: impl Fn() -> SystemTime) -> Self {
         let judgement = Self {
             verdict: Verdict::of_status(status),
-            advice: (status == StatusCode::TOO_EARLY).then_some(RetryAdvice::Once),
+            advice: match status {
+                StatusCode::TOO_EARLY => Some(RetryAdvice::Once),
+                StatusCode::FOUND | StatusCode::SEE_OTHER => Some(RetryAdvice::Never),
+                _ => None,
+            },
         };
         judgement.heeding(headers, clock)
     }
@@ -142,8 +147,10 @@ impl Judgement {
         let asked = || retry_after(headers, clock());
         match &mut self.verdict {
             Verdict::NotExecuted { retry_after, .. } => *retry_after = asked().max(*retry_after),
-            Verdict::Unknown => self.advice = asked().map(RetryAdvice::After),
-            Verdict::Done | Verdict::Rejected => {}
+            Verdict::Unknown if self.advice.is_none() => {
+                self.advice = asked().map(RetryAdvice::After);
+            }
+            Verdict::Unknown | Verdict::Done | Verdict::Rejected => {}
         }
         self
     }

@@ -82,19 +82,19 @@ impl Rules {
         self
     }
 
-    fn of_body(&self, answer: &Answer<'_>) -> Option<Verdict> {
+    fn of_body(&self, answer: &Answer<'_>) -> Option<Judgement> {
         self.body
             .iter()
             .filter(|rule| rule.applies(answer.status, answer.headers))
             .find_map(|rule| rule.read(answer.body))
     }
 
-    /// The verdict that the status alone has here, if it has one.
-    fn of_status(&self, status: StatusCode) -> Option<Verdict> {
+    /// What the status alone means here, if that was said.
+    fn of_status(&self, status: StatusCode) -> Option<Judgement> {
         let rules = self.statuses.iter();
         rules
             .rev()
-            .find_map(|(code, verdict)| (*code == status.as_u16()).then_some(*verdict))
+            .find_map(|(code, verdict)| (*code == status.as_u16()).then(|| (*verdict).into()))
     }
 
     fn scope(&self, headers: &HeaderMap) -> Option<Scope> {
@@ -118,9 +118,7 @@ impl Rules {
                 let unknown = Judgement::from(Verdict::Unknown);
                 *judgement = unknown.heeding(answer.headers, answer.clock);
             }
-            Some(b"false") if !judgement.verdict.is_final() => {
-                judgement.advice = Some(RetryAdvice::Never);
-            }
+            Some(b"false") => forbid(judgement),
             Some(b"true") => {}
             _ => self.retry_listed_only(judgement, answer.status),
         }
@@ -131,9 +129,16 @@ impl Rules {
             .retried
             .as_ref()
             .is_none_or(|list| list.contains(&status.as_u16()));
-        if !listed && !judgement.verdict.is_final() {
-            judgement.advice = Some(RetryAdvice::Never);
+        if !listed {
+            forbid(judgement);
         }
+    }
+}
+
+/// Advises against a retry, where nothing does yet.
+fn forbid(judgement: &mut Judgement) {
+    if !judgement.verdict.is_final() && judgement.advice != Some(RetryAdvice::DoneBefore) {
+        judgement.advice = Some(RetryAdvice::Never);
     }
 }
 
@@ -146,7 +151,7 @@ impl Classify for Rules {
         let (headers, clock) = (answer.headers, answer.clock);
         let ruled = self.of_body(answer);
         let mut judgement = match ruled.or_else(|| self.of_status(answer.status)) {
-            Some(verdict) => Judgement::from(verdict).heeding(headers, clock),
+            Some(judgement) => judgement.heeding(headers, clock),
             None => Judgement::of_head_by(answer.status, headers, clock),
         };
         if let (Verdict::NotExecuted { scope, .. }, Some(said)) =
@@ -203,6 +208,9 @@ pub enum Meaning {
     /// these words, as a number of seconds: `Try again in 19 seconds`. Without
     /// one, not executed, with no delay asked for.
     DelayAfter(Cow<'static, str>),
+    /// A call with the same idempotency key was done before: see
+    /// [`RetryAdvice::DoneBefore`].
+    DoneBefore,
 }
 
 impl BodyRule {
@@ -238,6 +246,14 @@ impl BodyRule {
         self
     }
 
+    /// That it holds means: a call with the same idempotency key was done before.
+    /// See [`RetryAdvice::DoneBefore`].
+    #[must_use]
+    pub fn done_before(mut self) -> Self {
+        self.meaning = Meaning::DoneBefore;
+        self
+    }
+
     /// The rule doesn't apply to answers with this header, whose bodies then
     /// needn't be read.
     #[must_use]
@@ -254,7 +270,7 @@ impl BodyRule {
         self.statuses.contains(&status.as_u16()) && !excepted
     }
 
-    fn read(&self, body: &[u8]) -> Option<Verdict> {
+    fn read(&self, body: &[u8]) -> Option<Judgement> {
         let scalar = json::scalar(body, &self.path);
         let holds = match (&self.test, scalar.as_deref()) {
             (Test::Is(wanted), Some(scalar)) => wanted == scalar,
@@ -263,10 +279,14 @@ impl BodyRule {
             _ => false,
         };
         holds.then(|| match &self.meaning {
-            Meaning::Verdict(verdict) => *verdict,
-            Meaning::DelayAfter(words) => Verdict::NotExecuted {
+            Meaning::Verdict(verdict) => (*verdict).into(),
+            Meaning::DelayAfter(words) => Judgement::from(Verdict::NotExecuted {
                 retry_after: scalar.and_then(|text| delay_after(&text, words)),
                 scope: Scope::Unspecified,
+            }),
+            Meaning::DoneBefore => Judgement {
+                verdict: Verdict::Unknown,
+                advice: Some(RetryAdvice::DoneBefore),
             },
         })
     }
@@ -316,7 +336,12 @@ mod tests {
         for (status, expected) in [
             (200, Verdict::Done),
             (204, Verdict::Done),
-            (302, Verdict::Rejected),
+            (301, Verdict::Rejected),
+            (302, Verdict::Unknown),
+            (303, Verdict::Unknown),
+            (304, Verdict::Rejected),
+            (307, Verdict::Rejected),
+            (308, Verdict::Rejected),
             (400, Verdict::Rejected),
             (402, Verdict::Rejected),
             (409, Verdict::Rejected),
@@ -371,6 +396,40 @@ mod tests {
     fn a_425_is_worth_one_retry() {
         let judgement = judge(&Rules::new(), 425, &HeaderMap::new(), "");
         assert_eq!(judgement.advice, Some(RetryAdvice::Once));
+    }
+
+    #[test]
+    fn a_redirect_to_what_came_of_it_would_only_come_again() {
+        // With or without a delay until it may be followed.
+        for headers in [HeaderMap::new(), header(RETRY_AFTER.as_str(), "7")] {
+            for status in [302, 303] {
+                let judgement = judge(&Rules::new(), status, &headers, "");
+                assert_eq!(judgement.verdict, Verdict::Unknown);
+                assert_eq!(judgement.advice, Some(RetryAdvice::Never));
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_done_before_is_said_whatever_else_the_rules_say() {
+        let rules = Rules::new()
+            .retry_only([503])
+            .should_retry_header(HeaderName::from_static("should-retry"))
+            .body(BodyRule::new(409..=409, "code", Test::Is("DUPLICATE".into())).done_before());
+        for headers in [
+            HeaderMap::new(),
+            header(RETRY_AFTER.as_str(), "7"),
+            header("should-retry", "false"),
+            header("should-retry", "true"),
+        ] {
+            let judgement = judge(&rules, 409, &headers, r#"{"code":"DUPLICATE"}"#);
+            assert_eq!(judgement.verdict, Verdict::Unknown);
+            assert_eq!(judgement.advice, Some(RetryAdvice::DoneBefore));
+        }
+        assert_eq!(
+            verdict(&rules, 409, r#"{"code":"OTHER"}"#),
+            Verdict::Rejected
+        );
     }
 
     #[test]

@@ -295,7 +295,7 @@ async fn an_unknown_outcome_stays_unknown_after_a_refusal() {
 #[tokio::test(start_paused = true)]
 async fn an_unknown_outcome_stays_unknown_after_a_rejection_that_is_not_about_the_request() {
     for (code, last) in [
-        (302, Verdict::Unknown),
+        (307, Verdict::Unknown),
         (401, Verdict::Unknown),
         (403, Verdict::Unknown),
         (404, Verdict::Unknown),
@@ -321,6 +321,78 @@ async fn an_unknown_outcome_stays_unknown_after_a_rejection_that_is_not_about_th
     assert!(error.is_unknown());
     assert_eq!(Verdict::of_error(&error), Verdict::Unknown);
     assert_eq!(error.idempotency_key().unwrap().as_str(), "order-1");
+}
+
+/// What somebody else did under the same key isn't what this call asked for.
+#[tokio::test(start_paused = true)]
+async fn what_was_done_before_was_done_by_an_attempt_in_doubt_or_is_unknown() {
+    let before = || advice(409, RetryAdvice::DoneBefore);
+    let said = |answer: Answer| {
+        answer.map(|mut response| {
+            response.extensions_mut().insert(Verdict::Unknown);
+            response
+        })
+    };
+    for (answers, made, verdict, stop) in [
+        (vec![], 1, Verdict::Unknown, Stop::Advised),
+        // A refusal leaves no doubt behind.
+        (vec![Ok(status(429))], 2, Verdict::Unknown, Stop::Advised),
+        (
+            vec![error(Verdict::NO_EFFECT)],
+            2,
+            Verdict::Unknown,
+            Stop::Advised,
+        ),
+        (vec![Ok(status(503))], 2, Verdict::Done, Stop::Final),
+        (
+            vec![error(Verdict::Unknown), Ok(status(429))],
+            3,
+            Verdict::Done,
+            Stop::Final,
+        ),
+    ] {
+        let gateway = Gateway::answering(answers);
+        gateway.answer([said(before())]);
+        let response = call(policy(), &gateway, post_with_key()).await.unwrap();
+        assert_eq!(response.status(), StatusCode::CONFLICT);
+        assert_eq!(Verdict::of_response(&response), verdict);
+        assert_eq!(gateway.made(), made);
+        assert_eq!(story(&response).stop(), stop);
+        let last = story(&response).records().last().unwrap();
+        assert_eq!(last.verdict, verdict);
+        let key = IdempotencyKey::of(response.extensions());
+        assert_eq!(key.is_some(), verdict == Verdict::Unknown);
+    }
+}
+
+/// A 303 says that the request was processed; what came of it stands elsewhere.
+#[tokio::test(start_paused = true)]
+async fn a_redirect_is_final_only_where_nothing_was_asked_for() {
+    let put = || {
+        let mut request = post();
+        *request.method_mut() = Method::PUT;
+        request
+    };
+    for code in [302, 303] {
+        for (request, verdict) in [
+            (get(), Verdict::Rejected),
+            (put(), Verdict::Unknown),
+            (post(), Verdict::Unknown),
+            (post_with_key(), Verdict::Unknown),
+        ] {
+            let gateway = Gateway::answering([Ok(status(code))]);
+            let response = call(policy(), &gateway, request).await.unwrap();
+            assert_eq!(response.status(), code);
+            assert_eq!(Verdict::of_response(&response), verdict);
+            assert_eq!(gateway.made(), 1);
+        }
+    }
+    // A new address for the same request: nothing was done at the old one.
+    for code in [301, 307, 308] {
+        let gateway = Gateway::answering([Ok(status(code))]);
+        let response = call(policy(), &gateway, post()).await.unwrap();
+        assert_eq!(Verdict::of_response(&response), Verdict::Rejected);
+    }
 }
 
 /// The second `DELETE` finds nothing because the first one took effect.

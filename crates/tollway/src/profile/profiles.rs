@@ -256,8 +256,12 @@ pub fn savvy() -> Profile {
 ///
 /// - 50 status checks a second, `GET /payments/{reference}/status` *(docs)*; 20
 ///   calls in flight *(docs: 10 to 20)*.
-/// - The key is the body's field `merchantReference` *(docs)*. A refusal that
-///   names the first use of it means: done before *(ours)*.
+/// - The key is the body's field `merchantReference` *(docs)*. A 409 that names
+///   the first use of it means: done before *(ours)*. It is a success where an
+///   earlier attempt of the same call may have been that first use. Where none
+///   may, somebody else used the reference, or this program before it was
+///   restarted, and whether it was for the same payment is not said: then the
+///   outcome is unknown, to be looked up by the reference *(ours)*.
 /// - 30 s for an attempt *(docs)*.
 /// - 20 connections, as many as calls in flight.
 #[must_use]
@@ -275,7 +279,7 @@ pub fn payalo() -> Profile {
             "code",
             Test::Is("DUPLICATE_MERCHANT_REFERENCE".into()),
         )
-        .means(Verdict::Done),
+        .done_before(),
     );
     profile.keys = Some(Dialect::body_field("merchantReference"));
     profile
