@@ -49,8 +49,11 @@ impl ClientBuilder {
         self
     }
 
-    /// The quotas, in place of the profile's. Only this client and its clones
-    /// count there; [`share_limits`](Self::share_limits) is for several clients.
+    /// The quotas, in place of all of the profile's. To add to those, change
+    /// the profile before: `profile.limits = profile.limits.endpoint(…)`.
+    ///
+    /// Only this client and its clones count there;
+    /// [`share_limits`](Self::share_limits) is for several clients.
     pub fn limits(mut self, limits: LimitsBuilder) -> Self {
         self.profile.limits = limits;
         self.shared_limits = None;
