@@ -27,6 +27,9 @@ use crate::reaper::{self, Bell};
 use crate::state::State;
 use crate::stats::{PoolStats, Stats};
 
+/// How many hosts are remembered without a connection.
+const HOSTS_KEPT: usize = 64;
+
 /// A keep-alive connection pool: a tower service from requests to responses.
 ///
 /// A clone is another handle to the same pool. `B` is the type of the
@@ -227,6 +230,10 @@ impl<B: 'static> Shared<B> {
         };
         let mut hosts = self.hosts.write().unwrap_or_else(PoisonError::into_inner);
         let host = hosts.get_or_insert(uri, &key, make).map_err(bad)?;
+        // Hosts to which no connection ever opens bring the reaper no news.
+        if hosts.len() > HOSTS_KEPT {
+            self.bell.ring();
+        }
         // A drain under way has its list of hosts; this one is late for it.
         if self.draining.load(Ordering::SeqCst) {
             host.with(|state| state.drain(Instant::now()));
@@ -256,10 +263,8 @@ impl<B: 'static> Shared<B> {
     /// Forgets hosts without connections, so that a crawler's pool doesn't
     /// grow for ever. What a few hosts are known to speak is worth keeping.
     fn forget_hosts(&self) {
-        const KEPT: usize = 64;
-
         let mut hosts = self.hosts.write().unwrap_or_else(PoisonError::into_inner);
-        if hosts.len() <= KEPT {
+        if hosts.len() <= HOSTS_KEPT {
             return;
         }
         let mut past = self.past.lock().unwrap_or_else(PoisonError::into_inner);

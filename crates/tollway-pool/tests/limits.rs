@@ -343,6 +343,20 @@ async fn warming_waits_for_what_others_have_begun_to_open() {
 }
 
 #[tokio::test]
+async fn hosts_that_cannot_be_reached_are_forgotten_too() {
+    let nowhere = service_fn(|_: http::Uri| async {
+        Err::<TokioIo<TcpStream>, _>(std::io::Error::other("nobody there"))
+    });
+    let pool = pool().build_over(nowhere).unwrap();
+    for host in 0..500 {
+        let uri = format!("http://gateway-{host}.test/").parse().unwrap();
+        fetch(&pool, get(uri)).await.unwrap_err();
+    }
+    assert!(pool.stats().hosts().count() <= 100);
+    assert_eq!(pool.stats().total().failed(), 500);
+}
+
+#[tokio::test]
 async fn hosts_that_nobody_calls_any_more_are_forgotten() {
     let server = Server::http1(|_| async { text("hello") }).await;
     let addr = server.addr;
