@@ -3,9 +3,10 @@
 use std::fmt;
 use std::future::{Future, pending, poll_fn};
 use std::marker::PhantomData;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::task::Poll;
 
 use http::{Request, Response};
 use http_body::Body;
@@ -176,9 +177,11 @@ pub(crate) async fn drive_h1<T, B>(
 }
 
 /// Drives the requests of an HTTP/2 connection, and keeps an eye on how many
-/// streams the peer allows.
+/// streams the peer allows. A request that is sent or answered makes it look. Where
+/// the peer allows none, there will be none, so whatever comes from it does.
 pub(crate) async fn drive_h2<T, B>(
     mut conn: http2::Connection<Watched<T>, Sent<B>, H2Executor>,
+    wire: Arc<Wire>,
     mut limit: usize,
     host: Arc<Host<B>>,
     id: Id,
@@ -188,16 +191,36 @@ pub(crate) async fn drive_h2<T, B>(
     B::Data: Send,
     B::Error: Into<BoxError>,
 {
-    let ended = poll_fn(|cx| {
-        let polled = Pin::new(&mut conn).poll(cx);
-        let now = conn.current_max_send_streams();
-        if now != limit {
-            limit = now;
-            host.limit_changed(id, limit);
+    wire.watch(limit == 0);
+    let ended = loop {
+        let mut progress = pin!(wire.progress.notified());
+        let ended = poll_fn(|cx| {
+            let polled = Pin::new(&mut conn).poll(cx);
+            loop {
+                let now = conn.current_max_send_streams();
+                if now == limit {
+                    break;
+                }
+                if !host.limit_changed(id, now) {
+                    // It is about to be reported as open.
+                    cx.waker().wake_by_ref();
+                    break;
+                }
+                limit = now;
+                // And looks again, since it may have been raised before anybody
+                // watched.
+                wire.watch(limit == 0);
+            }
+            match polled {
+                Poll::Ready(ended) => Poll::Ready(Some(ended)),
+                Poll::Pending if limit == 0 => progress.as_mut().poll(cx).map(|()| None),
+                Poll::Pending => Poll::Pending,
+            }
+        });
+        if let Some(ended) = ended.await {
+            break ended;
         }
-        polled
-    })
-    .await;
+    };
     // GOAWAY, or the end. Streams may still be on it, but no new one will be.
     host.gone_away(id);
     tell(ended);

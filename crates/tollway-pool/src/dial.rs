@@ -322,7 +322,8 @@ where
         wire,
         facts: facts(began.elapsed()),
     });
-    let driver = tokio::spawn(drive_h2(conn, limit, host.clone(), id)).abort_handle();
+    let wire = link.wire.clone();
+    let driver = tokio::spawn(drive_h2(conn, wire, limit, host.clone(), id)).abort_handle();
     Ok(Opened {
         conn: Conn::Shared(H2 {
             sender,

@@ -229,8 +229,8 @@ impl<B: 'static> Host<B> {
 
     // ===== Connections =====
 
-    pub(crate) fn limit_changed(self: &Arc<Self>, id: Id, limit: usize) {
-        self.with(|state| state.limit_changed(id, limit, Instant::now()));
+    pub(crate) fn limit_changed(self: &Arc<Self>, id: Id, limit: usize) -> bool {
+        self.with(|state| state.limit_changed(id, limit, Instant::now()))
     }
 
     /// The peer takes no further stream.

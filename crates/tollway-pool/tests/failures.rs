@@ -14,7 +14,9 @@ use http::{Request, Uri};
 use http_body::Frame;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use support::{Body, Server, Tls, fetch, get, pool, post, send, serve_http2, text, until};
+use support::{
+    Body, Server, Tls, fetch, fetch_later, get, pool, post, send, serve_http2, text, until,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
@@ -435,6 +437,40 @@ async fn a_stream_that_breaks_off_is_of_unknown_outcome() {
         assert!(error.is_read(), "{error:?}");
         assert_eq!(error.verdict(), Verdict::Unknown);
     }
+}
+
+#[tokio::test]
+async fn a_peer_that_allows_no_calls_for_now_is_waited_for() {
+    /// `SETTINGS_MAX_CONCURRENT_STREAMS`.
+    const fn allow(calls: u8) -> [u8; 15] {
+        [0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, calls]
+    }
+    let ready = Arc::new(tokio::sync::Notify::new());
+    let server = Server::raw({
+        let ready = ready.clone();
+        move |mut stream, _| {
+            let ready = ready.clone();
+            async move {
+                let _ = stream.write_all(&allow(0)).await;
+                ready.notified().await;
+                let _ = stream.write_all(&allow(10)).await;
+                headers_of(&mut stream, 1).await;
+                // 200, and that is all.
+                let _ = stream.write_all(&[0, 0, 1, 1, 5, 0, 0, 0, 1, 0x88]).await;
+                let _ = stream.read_to_end(&mut Vec::new()).await;
+            }
+        }
+    })
+    .await;
+    let pool = pool().protocol(Protocol::Http2Only).http2_keep_alive(None);
+    let pool = pool.build().unwrap();
+    let call = tokio::spawn(fetch_later(&pool, &server));
+    until(|| pool.stats().total().opened() == 1).await;
+    let stats = *pool.stats().total();
+    assert_eq!((stats.waiting(), stats.calls(), stats.opening()), (1, 0, 0));
+    ready.notify_one();
+    call.await.unwrap();
+    assert_eq!(server.seen.accepted(), 1);
 }
 
 #[tokio::test]

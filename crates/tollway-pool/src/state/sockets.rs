@@ -14,9 +14,22 @@ impl<K: Kind> State<K> {
             // One at a time. While the protocol is unknown, the first
             // handshake tells whether all of them need more than one; where it
             // is HTTP/2, the one will carry them all.
-            Some(Spoken::Http2) | None => usize::from(self.opening == 0 && !self.queue.is_empty()),
+            Some(Spoken::Http2) | None => {
+                usize::from(self.opening == 0 && !self.queue.is_empty() && !self.is_held_off())
+            }
         };
         self.dial(wanted);
+    }
+
+    /// The peer takes no call on a connection that is new, so it would take none
+    /// on a further one.
+    fn is_held_off(&self) -> bool {
+        self.shared.iter().any(|id| {
+            let entry = self.table.get(*id);
+            entry.is_some_and(|entry| {
+                entry.uses == 0 && matches!(entry.stage, Stage::Shared { limit: 0, .. })
+            })
+        })
     }
 
     pub(super) fn dial(&mut self, wanted: usize) {
@@ -113,7 +126,7 @@ impl<K: Kind> State<K> {
                 entry.stage = Stage::Shared {
                     conn,
                     streams: 0,
-                    limit: limit.max(1),
+                    limit,
                     until,
                 };
                 self.shared.push(id);
@@ -183,16 +196,20 @@ impl<K: Kind> State<K> {
         }
     }
 
-    /// The peer allows another number of streams than it did.
-    pub(crate) fn limit_changed(&mut self, id: Id, to: usize, now: Instant) {
-        if let Some(Entry {
-            stage: Stage::Shared { limit, .. },
-            ..
-        }) = self.table.get_mut(id)
-        {
-            *limit = to.max(1);
-            self.serve(now);
+    /// The peer allows another number of streams than it did, perhaps none for
+    /// now. False where the connection has yet to be reported as
+    /// [`opened`](Self::opened).
+    pub(crate) fn limit_changed(&mut self, id: Id, to: usize, now: Instant) -> bool {
+        match self.table.get_mut(id).map(|entry| &mut entry.stage) {
+            Some(Stage::Opening(_)) => return false,
+            Some(Stage::Shared { limit, .. }) => {
+                *limit = to;
+                self.serve(now);
+                self.dial_for_waiters();
+            }
+            _ => {}
         }
+        true
     }
 
     /// A socket is closed.

@@ -25,6 +25,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (at(), any::<u8>()).prop_map(|(at, how)| Step::LeaseEnds(at, how)),
         2 => (at(), any::<bool>()).prop_map(|(at, ready)| Step::ReadOut(at, ready)),
         2 => at().prop_map(Step::Settles),
+        1 => (at(), 0..4_usize).prop_map(|(at, to)| Step::Limit(at, to)),
         1 => (0..40_000_u64).prop_map(Step::Pass),
         1 => (0..8_usize).prop_map(Step::Warm),
     ]
@@ -147,6 +148,24 @@ fn a_full_http2_connection_is_joined_by_another_within_the_cap() {
     assert_eq!(world.state.gauges().calls, 20);
     assert_eq!(world.attempts.len(), 0);
     assert_eq!(world.state.gauges().waiting, 5);
+}
+
+#[test]
+fn a_peer_that_takes_no_calls_for_now_is_not_asked_on_one_connection_after_the_other() {
+    let mut world = World::new(limits(3), Some(Spoken::Http2), 0);
+    world.check_out();
+    world.attempt_succeeds(0, true);
+    world.check_out();
+    assert_eq!((world.waiters.len(), world.attempts.len()), (2, 0));
+    world.h2_limit = 100;
+    world.limit_changes(0, 100);
+    world.poll_waiter(0);
+    world.poll_waiter(0);
+    assert_eq!(world.leases.len(), 2);
+    // One that has taken calls may be about to be closed.
+    world.limit_changes(0, 0);
+    world.check_out();
+    assert_eq!((world.waiters.len(), world.attempts.len()), (1, 1));
 }
 
 #[test]

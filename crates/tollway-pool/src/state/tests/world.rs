@@ -204,6 +204,14 @@ impl World {
         self.carry_out();
     }
 
+    /// A shared connection takes so many calls from now on, and none for now
+    /// where that is zero.
+    pub(super) fn limit_changes(&mut self, at: usize, to: usize) {
+        let (id, to) = (self.sockets[at], to.min(self.h2_limit));
+        assert!(self.state.limit_changed(id, to, self.now));
+        self.carry_out();
+    }
+
     pub(super) fn pass(&mut self, time: Duration) {
         self.now += time;
         while let Some(at) = self.state.alarm().filter(|at| *at <= self.now) {
@@ -308,6 +316,11 @@ impl World {
                     self.settles(at);
                 }
             }
+            Step::Limit(at, to) => {
+                if let Some(at) = pick(at, self.sockets.len()) {
+                    self.limit_changes(at, *to);
+                }
+            }
             Step::Pass(millis) => self.pass(Duration::from_millis(*millis)),
             Step::Warm(count) => {
                 let ids = self.state.warm(*count);
@@ -353,8 +366,13 @@ impl World {
                 !state.shared.iter().any(roomy),
                 "waits beside a free stream"
             );
+            let held_off = |id: &Id| {
+                let stage = &state.table.get(*id).unwrap().stage;
+                matches!(stage, Stage::Shared { limit: 0, .. })
+            };
             let coming = gauges.opening + gauges.in_use + gauges.closing;
-            assert!(coming > 0, "waits for nothing");
+            let held_off = state.shared.iter().any(held_off);
+            assert!(coming > 0 || held_off, "waits for nothing");
             // What closes comes round once its last stream has ended, and that
             // may take for ever.
             let opens = gauges.opening > 0 || !state.shared.is_empty();
@@ -373,6 +391,9 @@ impl World {
     /// Everything that is under way ends well. Then nobody waits, and once
     /// idle for long enough, nothing is left.
     pub(super) fn finish(mut self) {
+        for at in 0..self.sockets.len() {
+            self.limit_changes(at, self.h2_limit);
+        }
         for _ in 0..10_000 {
             if let Some((_, _)) = self.attempts.first() {
                 self.attempt_succeeds(0, self.state.spoken == Some(Spoken::Http2));
@@ -415,6 +436,7 @@ pub(super) enum Step {
     LeaseEnds(usize, u8),
     ReadOut(usize, bool),
     Settles(usize),
+    Limit(usize, usize),
     Pass(u64),
     Warm(usize),
     Drain,
