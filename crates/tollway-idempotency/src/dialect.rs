@@ -111,8 +111,11 @@ impl Dialect {
     /// missing it is put in, before all others. The rest of the body stays as
     /// it is, byte for byte, and a `Content-Length` header is corrected.
     ///
-    /// Not for payloads that are signed by the caller: the signature would no
-    /// longer match.
+    /// Not for payloads that the caller signs or sums up: the signature would no
+    /// longer match. A call is refused where it would have to change a body that
+    /// a header of the standards vouches for, or a trailer (`Content-Digest`,
+    /// `Repr-Digest`, `Digest`, `Content-MD5`, `Signature`); others aren't known
+    /// here.
     #[must_use]
     pub fn inserted_body_field(name: impl Into<Cow<'static, str>>) -> Self {
         Self::at(Place::Field {
@@ -185,6 +188,12 @@ impl Dialect {
             Calls::Methods(methods) => methods.contains(method),
             Calls::Endpoints(endpoints) => endpoints.at(method, path).is_some(),
         }
+    }
+
+    /// Whether the key is all that stands in its header: not in quotes, nor in a
+    /// body.
+    pub(crate) const fn is_plain_header(&self) -> bool {
+        matches!(self.place, Place::Header { quoted: false, .. })
     }
 
     /// The header that takes a UUID as it is, where one that was just made needs

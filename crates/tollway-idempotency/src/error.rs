@@ -49,6 +49,8 @@ pub(crate) enum Field {
     Missing,
     Unreadable(Unreadable),
     Misfit(Misfit),
+    /// It is missing, and this header vouches for the body as it is.
+    Sealed(&'static str),
 }
 
 impl KeyError {
@@ -177,6 +179,12 @@ impl fmt::Display for Why {
                         f.write_str("is neither a string nor a whole number")
                     }
                     Field::Misfit(misfit) => misfit.fmt(f),
+                    Field::Sealed(header) => write!(
+                        f,
+                        "is the idempotency key, and can't be put in, because the \
+                         request's `{header}` vouches for the body as it is; put the \
+                         field in before that is made"
+                    ),
                 }
             }
             Self::Body => write!(

@@ -227,7 +227,12 @@ where
             }
         };
         let trailers = body.trailers().cloned();
-        let (data, chosen) = keys.read(chosen, head.headers_mut(), body.to_bytes())?;
+        let (data, chosen) = keys.read(
+            chosen,
+            head.headers_mut(),
+            trailers.as_ref(),
+            body.to_bytes(),
+        )?;
         Poll::Ready(Ok(Readying {
             inner,
             keys,

@@ -155,6 +155,7 @@ impl<G: KeyGenerator> Keys<G> {
         &self,
         chosen: Option<Chosen>,
         headers: &mut HeaderMap,
+        trailers: Option<&HeaderMap>,
         body: Bytes,
     ) -> Result<(Bytes, Chosen), KeyError> {
         match (&self.dialect.place, chosen) {
@@ -164,14 +165,18 @@ impl<G: KeyGenerator> Keys<G> {
                 (Some(found), None) => Ok((body, found)),
                 (Some(found), Some(given)) => Ok((body, agree(given, &found.key)?)),
                 (None, given) if *insert => {
+                    if let Some(seal) = seal(headers).or_else(|| seal(trailers?)) {
+                        let why = Why::Field(name.as_ref().into(), Field::Sealed(seal));
+                        return Err(KeyError::refused(why, None));
+                    }
                     let chosen = match given {
                         Some(given) => given,
                         None => self.mint()?,
                     };
                     let body = json::with_field(&body, name, chosen.key.as_str())
                         .map_err(|why| unreadable(name, why))?;
-                    if let Some(len) = headers.get_mut(CONTENT_LENGTH) {
-                        *len = body.len().into();
+                    if headers.contains_key(CONTENT_LENGTH) {
+                        headers.insert(CONTENT_LENGTH, body.len().into());
                     }
                     Ok((body, chosen))
                 }
@@ -205,7 +210,7 @@ impl<G: KeyGenerator> Keys<G> {
     ) -> Result<Outcome, KeyError> {
         let Chosen { mut key, by } = chosen;
         let mut ticket = None;
-        let mut tell = by == By::Extension || matches!(self.dialect.place, Place::Field { .. });
+        let mut tell = by == By::Extension || !self.dialect.is_plain_header();
         // A key just made, in a header, that lives as long as everybody thinks,
         // ends here: the header says it all, and the clock isn't asked. An
         // extension costs an allocation, the first one three.
@@ -246,6 +251,19 @@ impl<G: KeyGenerator> Keys<G> {
             ticket,
         })
     }
+}
+
+/// The field that vouches for the body as it is, if there is one (RFC 9530, RFC
+/// 3230, RFC 1864, RFC 9421).
+fn seal(fields: &HeaderMap) -> Option<&'static str> {
+    const SEALS: [&str; 5] = [
+        "content-digest",
+        "repr-digest",
+        "digest",
+        "content-md5",
+        "signature",
+    ];
+    SEALS.into_iter().find(|seal| fields.contains_key(*seal))
 }
 
 /// Takes away the last value of the header `name`.

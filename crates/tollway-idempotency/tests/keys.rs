@@ -466,6 +466,27 @@ mod answers {
     }
 }
 
+/// The layers below trust what stands in the extensions, and in the header see
+/// the quotes.
+#[tokio::test]
+async fn a_quoted_key_is_told_below_without_its_quotes() {
+    let seen = Seen::default();
+    let service = IdempotencyKeyLayer::new()
+        .dialect(Dialect::quoted_header(KEY))
+        .generator(|| "fresh".parse())
+        .layer(seen.answering(200));
+    for (request, text) in [
+        (post("{}"), "fresh"),
+        (with_header("\"mine\"", "{}"), "mine"),
+        (with_header("\"more\"; v=1", "{}"), "more"),
+    ] {
+        service.clone().oneshot(request).await.unwrap();
+        let below = seen.extension(seen.calls() - 1).unwrap();
+        assert_eq!(below.as_str(), text);
+        assert!(below.forgotten_at().is_some());
+    }
+}
+
 mod body_fields {
     use super::*;
 
@@ -642,6 +663,50 @@ mod body_fields {
         let both = with_extension(key("mine"), r#"{"RequestId":"there"}"#);
         let error = service.oneshot(both).await.unwrap_err();
         refusal(&error);
+    }
+
+    /// What vouches for the body would no longer match it.
+    #[tokio::test]
+    async fn nothing_is_put_into_a_body_that_is_signed() {
+        let seen = Seen::default();
+        let service = IdempotencyKeyLayer::new()
+            .dialect(Dialect::inserted_body_field("RequestId"))
+            .layer(seen.answering(200));
+        for name in [
+            "content-digest",
+            "repr-digest",
+            "digest",
+            "content-md5",
+            "signature",
+        ] {
+            let sealed = |body: &'static str| {
+                let mut request = with_extension(key("mine"), body);
+                let value = HeaderValue::from_static("sum");
+                request.headers_mut().insert(name, value);
+                request
+            };
+            let calls = seen.calls();
+            let call = service.clone().oneshot(sealed("{}"));
+            let text = refusal(&call.await.unwrap_err()).to_string();
+            assert!(text.contains(name), "{text}");
+            assert_eq!(seen.calls(), calls);
+            // With the key in it, the body stays as it is.
+            let there = sealed(r#"{"RequestId":"mine"}"#);
+            service.clone().oneshot(there).await.unwrap();
+            assert_eq!(seen.calls(), calls + 1);
+        }
+        // The sum may stand behind the body.
+        let inner = service_fn(|_: Request<KeyBody<Unsized>>| async {
+            Ok::<_, BoxError>(Response::new(()))
+        });
+        let service = IdempotencyKeyLayer::new()
+            .dialect(Dialect::inserted_body_field("RequestId"))
+            .layer(inner);
+        let mut trailers = HeaderMap::new();
+        trailers.insert("content-digest", HeaderValue::from_static("sum"));
+        let body = Unsized::new("{}", Some(trailers), false);
+        let call = service.oneshot(Request::post("/").body(body).unwrap());
+        refusal(&call.await.unwrap_err());
     }
 
     #[tokio::test]
