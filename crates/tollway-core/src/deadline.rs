@@ -183,7 +183,9 @@ impl Drop for Held {
 ///
 /// Under a [held](Deadline::hold) deadline the clock is read once in each call
 /// and each poll of the innermost layer that holds one, and all who ask inside
-/// are told the same. Elsewhere it is read each time. `read` reads it; tokio's is
+/// are told the same, however long that poll takes: a stack that is called from
+/// a handler under somebody else's deadline needs a layer of its own that holds
+/// one. Elsewhere it is read each time. `read` reads it; tokio's is
 /// to be preferred, which a test can pause.
 #[inline]
 pub fn recent(read: impl FnOnce() -> Instant) -> Instant {

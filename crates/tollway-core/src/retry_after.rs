@@ -23,7 +23,9 @@ const SKEW: Duration = Duration::from_secs(2);
 /// millisecond. A delay of more than 136 years (`u32::MAX` seconds) is reported
 /// as that.
 ///
-/// Anything that is in neither form is ignored, as if it weren't there.
+/// Anything that is in neither form is ignored, as if it weren't there. Where
+/// the field stands there more than once, which it shouldn't, the longest delay
+/// counts.
 ///
 /// ```
 /// use std::time::{Duration, SystemTime};
@@ -40,7 +42,11 @@ const SKEW: Duration = Duration::from_secs(2);
 /// [RFC 9110, section 10.2.3]: https://www.rfc-editor.org/rfc/rfc9110#section-10.2.3
 #[must_use]
 pub fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
-    let text = text(headers.get(RETRY_AFTER)?)?;
+    let fields = headers.get_all(RETRY_AFTER).iter().filter_map(text);
+    fields.filter_map(|text| delay(text, headers, now)).max()
+}
+
+fn delay(text: &str, headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     if let Some(delay) = seconds(text) {
         return Some(delay);
     }
@@ -139,6 +145,24 @@ mod tests {
         for (text, millis) in [("0", 0), ("1.5", 1500), ("0.0001", 1), ("2.000", 2000)] {
             let expected = Some(Duration::from_millis(millis));
             assert_eq!(retry_after(&headers(text), now), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_longest_of_several_counts() {
+        let mut headers = headers("soon");
+        for text in ["7", "Sun, 06 Nov 1994 08:50:07 GMT", "19"] {
+            headers.append(RETRY_AFTER, HeaderValue::from_static(text));
+        }
+        assert_eq!(retry_after(&headers, then()), Some(Duration::from_secs(30)));
+    }
+
+    #[test]
+    fn the_obsolete_forms_of_a_date_are_read() {
+        let now = then() - Duration::from_secs(3);
+        for text in ["Sunday, 06-Nov-94 08:49:37 GMT", "Sun Nov  6 08:49:37 1994"] {
+            let delay = retry_after(&headers(text), now);
+            assert_eq!(delay, Some(Duration::from_secs(3)), "{text}");
         }
     }
 

@@ -95,6 +95,12 @@
 //! );
 //! ```
 //!
+//! Give the client's stack a `DeadlineLayer` of its own all the same, be it an
+//! [inherited](DeadlineLayer::inherited) one: it reads the clock anew for each
+//! call. Under the handler's layer alone, all calls within one poll of the
+//! handler are told one time. After one that computes for long, or blocks, an
+//! attempt would seem to have begun before that, and be ended so much too early.
+//!
 //! # What exactly is limited
 //!
 //! - **Readiness.** Both services are always ready. Where the inner one isn't,
