@@ -73,11 +73,16 @@ impl BackOff {
     /// The highest that a delay can be before retry number `retry`, counted
     /// from one.
     fn ceiling(&self, retry: u32) -> Duration {
-        let doublings = retry.saturating_sub(1);
-        1_u32
-            .checked_shl(doublings)
-            .and_then(|factor| self.base.checked_mul(factor))
-            .map_or(self.cap, |ceiling| ceiling.min(self.cap))
+        let mut ceiling = self.base;
+        // Fewer than a hundred doublings lead from a nanosecond to the longest
+        // duration there is.
+        for _ in 1..retry {
+            if ceiling >= self.cap {
+                break;
+            }
+            ceiling = ceiling.saturating_mul(2);
+        }
+        ceiling.min(self.cap)
     }
 }
 
@@ -178,6 +183,9 @@ mod tests {
         let ceilings: Vec<_> = (1..=6).map(|retry| back_off.ceiling(retry)).collect();
         assert_eq!(ceilings, [100, 200, 400, 800, 1000, 1000].map(millis));
         assert_eq!(back_off.ceiling(u32::MAX), millis(1000));
+        let steep = BackOff::exponential(Duration::from_nanos(1), Duration::MAX).unwrap();
+        assert_eq!(steep.ceiling(34), Duration::from_nanos(1 << 33));
+        assert_eq!(steep.ceiling(u32::MAX), Duration::MAX);
     }
 
     /// Some back-offs cut their jitter to whole units, and so the first delay
