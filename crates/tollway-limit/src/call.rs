@@ -1,5 +1,7 @@
 //! What the limiter needs to know of a call.
 
+use std::fmt;
+
 use http::{Extensions, HeaderMap, Method, Request};
 use tollway_core::{Deadline, Endpoint, Priority};
 
@@ -13,7 +15,7 @@ use tollway_core::{Deadline, Endpoint, Priority};
 ///
 /// let call = Call::new(&Method::POST, "/v1/payouts").priority(Priority::High);
 /// ```
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Call<'a> {
     pub(crate) method: &'a Method,
     pub(crate) path: &'a str,
@@ -117,5 +119,18 @@ impl<'a> Call<'a> {
     #[must_use]
     pub fn extension<T: Clone + Send + Sync + 'static>(&self) -> Option<&'a T> {
         self.extensions?.get()
+    }
+}
+
+/// Headers and extensions hold secrets.
+impl fmt::Debug for Call<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Call")
+            .field("method", self.method)
+            .field("path", &self.path)
+            .field("endpoint", &self.endpoint)
+            .field("priority", &self.priority)
+            .field("deadline", &self.deadline)
+            .finish_non_exhaustive()
     }
 }
