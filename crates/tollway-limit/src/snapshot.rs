@@ -4,7 +4,6 @@ use std::time::Instant;
 
 use tollway_core::Priority;
 
-use crate::gauge::Full;
 use crate::limits::Limits;
 use crate::quota::{Quota, level};
 use crate::time::now;
@@ -37,8 +36,9 @@ pub struct QuotaState {
     pub used: u32,
     /// Attempts sent and neither answered nor failed.
     pub in_flight: u32,
-    /// When it has room for an attempt of normal priority: `at`, or later.
-    /// `None` where that hangs on an attempt in flight.
+    /// When it has room for an attempt of normal priority: `at`, or later. A
+    /// share that is kept for others may put it off. `None` where that hangs on an
+    /// attempt in flight.
     pub free_at: Option<Instant>,
     /// Until when an answer of the provider has paused it, if it has.
     pub paused_until: Option<Instant>,
@@ -72,11 +72,7 @@ impl Limits {
                         continue;
                     };
                     let gauge = &mut meter.gauge;
-                    let free_at = match gauge.room(level(Priority::Normal), now) {
-                        Ok(()) => Some(at),
-                        Err(Full::Until(time)) => Some(instant(time)),
-                        Err(Full::UntilEvent) => None,
-                    };
+                    let free_at = gauge.free_at(level(Priority::Normal), now);
                     let paused = Some(gauge.paused_until()).filter(|&until| until > now);
                     quotas.push(QuotaState {
                         rule: rule.target.name(),
@@ -84,7 +80,7 @@ impl Limits {
                         quota: *gauge.quota(),
                         used: gauge.taken(now),
                         in_flight: gauge.in_flight(),
-                        free_at,
+                        free_at: free_at.map(|free| instant(free).max(at)),
                         paused_until: paused.map(instant),
                         waiting: gauge.waiting(),
                     });

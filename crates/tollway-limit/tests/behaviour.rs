@@ -668,6 +668,23 @@ async fn a_snapshot_shows_every_quota() {
     assert_eq!(every.paused_until, None);
 }
 
+/// It is free a window after the last of them may have arrived.
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_says_when_attempts_that_are_lost_make_room() {
+    let limits = limits(burst(2, millis(1000)));
+    for _ in 0..2 {
+        let permit = limits.acquire(&call("/")).await.unwrap();
+        permit.failed(&Fault::new(Verdict::Unknown));
+        sleep(millis(100)).await;
+    }
+    let snapshot = limits.snapshot();
+    let free_in = snapshot.quotas[0].free_at.unwrap() - snapshot.at;
+    // Each may be on its way for a second.
+    assert_eq!(free_in.as_millis(), 1800);
+    let waited = wait(&limits, &call("/")).await;
+    assert!(waited.abs_diff(free_in) <= millis(1));
+}
+
 #[test]
 fn nonsense_is_refused_by_name() {
     let refused = |builder: LimitsBuilder| builder.build().unwrap_err().to_string();
@@ -696,6 +713,20 @@ fn nonsense_is_refused_by_name() {
     );
     let nowhere = Limits::builder().keyed(Key::param("id"), quota);
     assert!(refused(nowhere).contains("`param` = `id`"));
+}
+
+#[test]
+fn a_call_is_shown_without_its_secrets() {
+    let mut request = http::Request::new(());
+    let secret = http::HeaderValue::from_static("Bearer secret");
+    request.headers_mut().insert("authorization", secret);
+    let limits = limits(Quota::per_second(1));
+    let call = Call::of(&request);
+    let shown = format!("{:?} {:?}", call, limits.acquire(&call));
+    assert!(
+        shown.contains("GET") && !shown.contains("secret"),
+        "{shown}"
+    );
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Attempts whose answer nobody awaits any more.
 
 use super::Gauge;
+use super::pending::Pending;
 use crate::quota::Rate;
 use crate::time::{NANOS_PER_SEC, Nanos};
 
@@ -42,14 +43,45 @@ impl Gauge {
         }
     }
 
-    /// When the `index`th of the window's places is free.
+    /// When the `index`th of the window's places is free, among them those that
+    /// attempts astray will take: both are known. `None` where that hangs on an
+    /// attempt in flight.
     pub(super) fn place_frees(&self, index: usize) -> Option<Nanos> {
-        let at = self.window.free_at(index)?;
-        // Where the window was shortened, one astray may make place before those
-        // that were counted under the longer one.
-        let astray = self.astray.free_at(0);
-        let astray = astray.map(|at| at.saturating_add(self.window_nanos));
-        Some(astray.map_or(at, |astray| at.min(astray)))
+        let astray = |nth| Some(self.astray.free_at(nth)?.saturating_add(self.window_nanos));
+        // How many of those astray are among the first: of two that are sorted,
+        // so many that one more would come after what it takes the place of.
+        let (mut few, mut many) = (0, self.astray.len().min(index + 1));
+        while few < many {
+            let middle = few.midpoint(many);
+            let other = self.window.free_at(index - middle);
+            match other.is_none_or(|other| astray(middle).is_some_and(|at| at < other)) {
+                true => few = middle + 1,
+                false => many = middle,
+            }
+        }
+        let counted = index.checked_sub(few).map(|nth| self.window.free_at(nth));
+        let Some(last) = few.checked_sub(1).and_then(astray) else {
+            return counted?;
+        };
+        let at = counted.map_or(Some(last), |at| at.map(|at| at.max(last)))?;
+        // One that is pending may be counted before.
+        let pending = self.pending.as_ref().and_then(Pending::first);
+        Some(pending.map_or(at, |pending| {
+            at.min(pending.saturating_add(self.window_nanos))
+        }))
+    }
+
+    /// When so many of those astray have arrived in a bucket and drained. `None`
+    /// where that hangs on an attempt in flight.
+    pub(super) fn drops_drain(&self, count: u32) -> Option<Nanos> {
+        // One that is pending may be counted before.
+        if self.pending.is_some() || count as usize > self.astray.len() {
+            return None;
+        }
+        let arrivals = (0..count as usize).filter_map(|nth| self.astray.free_at(nth));
+        Some(arrivals.fold(self.drained_at, |drained, at| {
+            drained.max(at).saturating_add(self.pace.interval())
+        }))
     }
 
     /// Counts those that have arrived by now, if they ever do.

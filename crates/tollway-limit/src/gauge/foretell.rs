@@ -51,10 +51,14 @@ impl Gauge {
         let rounds = (ahead / limit).saturating_mul(window);
         let first = match (used + ahead % limit).checked_sub(limit) {
             None => now,
-            Some(index) => self
-                .place_frees(usize::try_from(index).unwrap_or(usize::MAX))
-                // Still in flight.
-                .unwrap_or_else(|| now.saturating_add(window)),
+            Some(index) => {
+                let at = self.place_frees(usize::try_from(index).unwrap_or(usize::MAX));
+                let answered = now.saturating_add(window);
+                match at {
+                    Some(at) if self.awaited().total() == 0 => at,
+                    at => at.map_or(answered, |at| at.min(answered)),
+                }
+            }
         };
         first.saturating_add(rounds)
     }

@@ -163,11 +163,15 @@ impl Gauge {
 
     /// Attempts that may still arrive at any time.
     fn uncertain(&self) -> Tally {
-        let awaited = match &self.pending {
-            Some(pending) => pending.unanswered(),
-            None => &self.in_flight,
-        };
-        awaited.and(self.astray.tally())
+        self.awaited().and(self.astray.tally())
+    }
+
+    /// Those of them whose answer somebody awaits.
+    fn awaited(&self) -> Tally {
+        match &self.pending {
+            Some(pending) => *pending.unanswered(),
+            None => self.in_flight,
+        }
     }
 
     /// Limits nothing from now on.

@@ -40,6 +40,21 @@ impl Gauge {
         }
     }
 
+    /// When there is room for an attempt of `level`, if nothing happens before.
+    /// `None` where that hangs on an attempt in flight.
+    pub(crate) fn free_at(&mut self, level: usize, now: Nanos) -> Option<Nanos> {
+        self.settle(now);
+        let mut from = now;
+        loop {
+            let at = self.frees(level, from);
+            // What is kept for others may be lent out again before that.
+            match self.lapse(level, from) {
+                Some(lapse) if at.is_none_or(|at| lapse < at) => from = lapse,
+                _ => return at,
+            }
+        }
+    }
+
     /// When an attempt of `level` may go: the past, a time, or `None` where
     /// that hangs on an attempt in flight.
     fn frees(&self, level: usize, now: Nanos) -> Option<Nanos> {
@@ -84,7 +99,10 @@ impl Gauge {
     fn bucket_frees(&self, burst: u32, level: usize, now: Nanos) -> Option<Nanos> {
         let uncertain = self.uncertain();
         let kept = self.kept_from(level, burst, |other| uncertain.of(other), now);
-        let left = burst.checked_sub(uncertain.total() + kept + 1)?;
+        let taken = uncertain.total() + kept + 1;
+        let Some(left) = burst.checked_sub(taken) else {
+            return self.drops_drain(taken - burst);
+        };
         let slack = self.pace.interval().saturating_mul(Nanos::from(left));
         Some(self.drained_at.saturating_sub(slack))
     }

@@ -42,6 +42,8 @@ enum Op {
     Change(usize, Quota),
     /// Asks how long it would be, and holds it to its word.
     Probe(usize),
+    /// Asks a quota when it has room, and holds it to its word.
+    Foretell(usize),
 }
 
 fn ops(changes: bool) -> impl Strategy<Value = Vec<Op>> {
@@ -60,7 +62,10 @@ fn ops(changes: bool) -> impl Strategy<Value = Vec<Op>> {
                 .prop_map(|(meter, left, time)| Op::Tighten(meter, left, time)),
             now_and_then => (0..2usize, any_quota())
                 .prop_map(|(meter, quota)| Op::Change(meter, quota)),
-            1 => (0..3usize).prop_map(Op::Probe),
+            1 => prop_oneof![
+                (0..3usize).prop_map(Op::Probe),
+                (0..2usize).prop_map(Op::Foretell),
+            ],
         ],
         1..150,
     )

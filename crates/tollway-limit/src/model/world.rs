@@ -13,7 +13,7 @@ use crate::express::{Express, TILLS, Till};
 use crate::gauge::Full;
 use crate::lanes::{Fate, Plan};
 use crate::meter::{Meters, Role};
-use crate::quota::{EXPRESS, LEVELS, Quota, Rate, Shape};
+use crate::quota::{CountFrom, EXPRESS, LEVELS, Quota, Rate, Shape};
 use crate::state::{Admission, State, Wakers};
 use crate::time::{NANOS_PER_MILLI, Nanos, Origin};
 
@@ -356,6 +356,7 @@ impl World {
                 self.pump();
             }
             Op::Probe(plan) => self.probe(plan),
+            Op::Foretell(meter) => self.foretell(meter),
         }
     }
 
@@ -403,14 +404,47 @@ impl World {
         }
     }
 
-    /// However soon everything in flight is answered, there is no permit before
-    /// the wait that was foretold.
-    fn probe(&mut self, plan: usize) {
+    fn send_away(&mut self) {
         while let Some(waiter) = self.waiters.pop() {
             let mut wakers = Wakers::new();
             self.state.drop_waiter(waiter.id, self.now, &mut wakers);
             self.collect();
         }
+    }
+
+    fn room(&mut self, meter: usize) -> Result<(), Full> {
+        let now = self.now;
+        let meter = self.state.meters.get_mut(meter as u32).unwrap();
+        meter.gauge.room(EXPRESS, now)
+    }
+
+    /// If nothing happens, there is room at the time that was foretold, and not
+    /// before.
+    fn foretell(&mut self, meter: usize) {
+        let quota = &self.providers[meter].quota;
+        // Where time counts those in flight, room hangs on them; and what is kept
+        // for others may grow meanwhile.
+        if quota.count_from != CountFrom::Response || quota.reserved != [0; LEVELS] {
+            return;
+        }
+        self.send_away();
+        let now = self.now;
+        let gauge = &mut self.state.meters.get_mut(meter as u32).unwrap().gauge;
+        let Some(at) = gauge.free_at(EXPRESS, now) else {
+            return;
+        };
+        if at > now {
+            self.advance(now.max(at - 4));
+            assert!(self.room(meter).is_err(), "room before {at}");
+            self.advance(at);
+        }
+        assert_eq!(self.room(meter), Ok(()), "no room at {at}");
+    }
+
+    /// However soon everything in flight is answered, there is no permit before
+    /// the wait that was foretold.
+    fn probe(&mut self, plan: usize) {
+        self.send_away();
         let ask = |world: &mut Self| {
             let plan = world.plans[plan].clone();
             let now = world.now;
