@@ -253,6 +253,8 @@ async fn an_error_says_what_it_means_and_why() {
     assert_eq!(error.attempts().unwrap().made(), 1);
     assert_eq!(error.to_string(), "the call had no effect");
     assert!(format!("{error:#}").contains("refused"), "{error:#}");
+    // What a `main` shows can be read.
+    assert_eq!(format!("{error:?}"), format!("Error({error:#})"));
     assert!(error.source().is_some());
 }
 

@@ -14,7 +14,8 @@ use tollway_retry::{Attempts, RetryError};
 /// certainly had no effect, or may have had one. `{}` says that alone; `{:#}`
 /// goes on with what failed and why, the whole chain of causes in one line: it
 /// is what to log. The chain is [`source()`](StdError::source), as ever.
-#[derive(Debug)]
+/// `{:?}`, which is what a `main` or an `unwrap` shows, is that line too;
+/// `{:#?}` has every field.
 pub struct Error {
     source: BoxError,
 }
@@ -26,6 +27,10 @@ impl Error {
 
     /// What the error means. [`Unknown`](Verdict::Unknown) unless a layer knows
     /// better.
+    ///
+    /// [`Rejected`](Verdict::Rejected) is a call that can't be sent as it is, and
+    /// wasn't: its key stands for another payload, its body has no key where the
+    /// provider looks for one, its URL is of no use.
     #[must_use]
     pub fn verdict(&self) -> Verdict {
         Verdict::of_error(&*self.source)
@@ -38,7 +43,8 @@ impl Error {
         self.verdict() == Verdict::Unknown
     }
 
-    /// Whether the call certainly had no effect.
+    /// Whether the call certainly had no effect, and may have one when it is sent
+    /// again: one that was [`Rejected`](Verdict::Rejected) is not meant.
     #[must_use]
     pub fn is_not_executed(&self) -> bool {
         matches!(self.verdict(), Verdict::NotExecuted { .. })
@@ -99,6 +105,18 @@ impl fmt::Display for Error {
             write!(f, ": {link}")?;
         }
         Ok(())
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if f.alternate() {
+            f.debug_struct("Error")
+                .field("source", &self.source)
+                .finish()
+        } else {
+            write!(f, "Error({self:#})")
+        }
     }
 }
 
