@@ -44,7 +44,7 @@ pub(crate) enum Kind {
     Dying,
     /// The peer says that it didn't process the request.
     Refused,
-    /// The request's own body failed, or the task that sent it was ended.
+    /// The request's own body failed.
     Send,
     Head,
     /// What came can't be read as HTTP.
@@ -132,8 +132,8 @@ impl PoolError {
         self.step() == Some(Step::Handshake)
     }
 
-    /// The request couldn't be sent whole: its own body failed, one connection
-    /// after the other died under it, or the pool or its runtime ended.
+    /// The request couldn't be sent, or not whole: its own body failed, or one
+    /// connection after the other died before they took it.
     #[must_use]
     pub fn is_write(&self) -> bool {
         matches!(self.0.kind, Kind::Send | Kind::Dying)
@@ -219,8 +219,8 @@ impl fmt::Display for PoolError {
             Kind::Refused => write!(f, "{host} refused the request without processing it"),
             Kind::Send => write!(
                 f,
-                "the request to {host} was cut off: its own body failed, or the pool or its \
-                 runtime ended"
+                "the request to {host} was broken off, since its own body failed: it may or may \
+                 not have taken effect"
             ),
             Kind::Head => write!(
                 f,

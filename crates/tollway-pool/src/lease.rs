@@ -299,6 +299,14 @@ fn is_stream_error(error: &hyper::Error) -> bool {
     find::<h2::Error>(error).is_some_and(h2::Error::is_reset)
 }
 
+/// Whether the connection's task ended with the request in its hands: with the
+/// pool, its runtime, or a connection that broke just then. hyper counts it among
+/// the user's errors, of which those of bodies are the only others here, and has
+/// no predicate for it.
+fn is_orphan(error: &hyper::Error) -> bool {
+    error.to_string() == "dispatch task is gone"
+}
+
 /// What hyper's error means, of a request that it has taken. `above` is whether
 /// the peer ended the connection before it.
 fn judge<B>(failed: hyper::Error, above: bool, host: &Host<B>) -> PoolError {
@@ -311,7 +319,7 @@ fn judge<B>(failed: hyper::Error, above: bool, host: &Host<B>) -> PoolError {
     let own = reset.is_some_and(|error| !error.is_remote() && !error.is_library());
     let kind = if above || refused {
         Kind::Refused
-    } else if own || failed.is_user() || failed.is_body_write_aborted() {
+    } else if own || (failed.is_user() && !is_orphan(&failed)) {
         Kind::Send
     } else if failed.is_parse() {
         Kind::Garbled

@@ -119,6 +119,7 @@ async fn whoever_waits_when_the_drain_cuts_off_is_told_so() {
     assert_eq!(pool.drain(Duration::from_secs(2)).await, 2);
     let error = in_flight.await.unwrap().unwrap_err();
     assert_eq!(error.verdict(), Verdict::Unknown, "{error}");
+    assert!(error.is_read() && !error.is_write(), "{error:?}");
     let error = waiting.await.unwrap().unwrap_err();
     assert!(error.is_draining() && !error.is_connect(), "{error}");
     assert_eq!(error.verdict(), Verdict::NO_EFFECT);
