@@ -378,6 +378,22 @@ async fn of_two_headers_the_tighter_one_holds() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_left_for_longer_holds_beyond_what_is_left_for_now() {
+    let limits = limits(burst(10, millis(100)));
+    let call = call("/");
+    let mut response = Response::new(());
+    let header = r#""now";r=1;t=1, "later";r=2;t=5"#.parse().unwrap();
+    response.headers_mut().insert("ratelimit", header);
+    let permit = limits.acquire(&call).await.unwrap();
+    permit.answered(&response);
+    let start = Instant::now();
+    for expected in [0, 1000, 5000] {
+        drop(limits.acquire(&call).await.unwrap());
+        assert_eq!(start.elapsed(), millis(expected));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn headers_are_about_the_quota_that_they_describe() {
     for (policy, whose) in [
         (r#""m";w=60"#, "everybody's"),

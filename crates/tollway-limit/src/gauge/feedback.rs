@@ -3,13 +3,6 @@
 use super::Gauge;
 use crate::time::Nanos;
 
-/// What the provider said is left, where that is less than we believed.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Ceiling {
-    pub(super) left: u32,
-    pub(super) until: Nanos,
-}
-
 impl Gauge {
     /// Lets nothing through for `period`, and goes gently after it.
     pub(crate) fn pause(&mut self, now: Nanos, period: Nanos) {
@@ -36,12 +29,6 @@ impl Gauge {
         self.settle(now);
         let under_way = self.in_flight.and(self.astray.tally()).total();
         let left = left.saturating_sub(under_way);
-        let until = now.saturating_add(period);
-        // Of two with different ends the tighter one, until its end: the next
-        // answer says the rest.
-        let is_tighter = |ceiling: Ceiling| (left, ceiling.until) < (ceiling.left, until);
-        if self.ceiling.is_none_or(is_tighter) {
-            self.ceiling = Some(Ceiling { left, until });
-        }
+        self.ceilings.lower(left, now.saturating_add(period));
     }
 }

@@ -11,11 +11,7 @@ impl Gauge {
     pub(crate) fn earliest(&mut self, ahead: u32, now: Nanos) -> Nanos {
         self.settle(now);
         let mut at = now.max(self.paused_until);
-        if let Some(ceiling) = self.ceiling
-            && ahead >= ceiling.left
-        {
-            at = at.max(ceiling.until);
-        }
+        at = at.max(self.ceilings.closed_until(ahead));
         match self.quota.rate {
             Rate::Unlimited => at,
             Rate::Window { limit, .. } => {

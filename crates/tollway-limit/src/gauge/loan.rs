@@ -27,7 +27,7 @@ impl Gauge {
             Rate::Bucket { burst, .. } => burst,
         };
         let places = limit.saturating_sub(self.taken(now));
-        if self.ceiling.is_some() || now < self.paused_until.max(self.gentle_until) {
+        if !self.ceilings.is_empty() || now < self.paused_until.max(self.gentle_until) {
             return 0;
         }
         match self.quota.in_flight {

@@ -2,6 +2,7 @@
 //! through.
 
 mod astray;
+mod ceilings;
 mod feedback;
 mod foretell;
 mod loan;
@@ -14,7 +15,7 @@ use crate::quota::{CountFrom, LEVELS, Quota, Rate, Shape};
 use crate::tally::Tally;
 use crate::time::{NANOS_PER_MILLI, NANOS_PER_SEC, Nanos, nanos};
 use crate::window::Window;
-use feedback::Ceiling;
+use ceilings::Ceilings;
 use pending::Pending;
 
 /// Why a gauge lets nothing through now.
@@ -56,7 +57,7 @@ pub(crate) struct Gauge {
     paused_until: Nanos,
     /// Until then it goes gently, whatever its shape.
     gentle_until: Nanos,
-    ceiling: Option<Ceiling>,
+    ceilings: Ceilings,
     /// When an attempt of a level was last about.
     seen: [Option<Nanos>; LEVELS],
     /// Waiting, by level.
@@ -86,7 +87,7 @@ impl Gauge {
             paced_by: 0,
             paused_until: 0,
             gentle_until: 0,
-            ceiling: None,
+            ceilings: Ceilings::default(),
             seen: [None; LEVELS],
             waiting: [0; LEVELS],
         };
@@ -179,7 +180,7 @@ impl Gauge {
         self.set_quota(Quota::unlimited(), now);
         self.astray = Window::default();
         self.window = Window::default();
-        self.ceiling = None;
+        self.ceilings = Ceilings::default();
         self.drained_at = 0;
         self.paused_until = 0;
         self.gentle_until = 0;
@@ -219,9 +220,7 @@ impl Gauge {
             pending.push(now, level);
         }
         self.pace.take(now);
-        if let Some(ceiling) = &mut self.ceiling {
-            ceiling.left = ceiling.left.saturating_sub(1);
-        }
+        self.ceilings.take();
         self.saw(level, now);
     }
 
@@ -267,9 +266,7 @@ impl Gauge {
         if let Some(sent) = sent {
             self.pace.give_back(sent);
         }
-        if let Some(ceiling) = &mut self.ceiling {
-            ceiling.left = ceiling.left.saturating_add(1);
-        }
+        self.ceilings.give_back();
     }
 
     /// An attempt that was taken at `sent` is sent only now. Says whether that
@@ -303,9 +300,7 @@ impl Gauge {
     fn settle(&mut self, now: Nanos) {
         self.count_overdue(now);
         self.window.expire(now);
-        if self.ceiling.is_some_and(|ceiling| ceiling.until <= now) {
-            self.ceiling = None;
-        }
+        self.ceilings.expire(now);
     }
 
     /// Counts those that were sent a margin ago, and those astray that have
@@ -356,7 +351,7 @@ impl Gauge {
             && self.uncertain().total() == 0
             && self.waiting == [0; LEVELS]
             && self.window.len() == 0
-            && self.ceiling.is_none()
+            && self.ceilings.is_empty()
             && self
                 .drained_at
                 .max(self.paused_until)

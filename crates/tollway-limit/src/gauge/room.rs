@@ -59,11 +59,7 @@ impl Gauge {
     /// that hangs on an attempt in flight.
     fn frees(&self, level: usize, now: Nanos) -> Option<Nanos> {
         let mut at = now.max(self.paused_until);
-        if let Some(ceiling) = self.ceiling
-            && ceiling.left == 0
-        {
-            at = at.max(ceiling.until);
-        }
+        at = at.max(self.ceilings.closed_until(0));
         at = at.max(self.paced_until(0));
         at = at.max(match self.quota.rate {
             Rate::Unlimited => now,

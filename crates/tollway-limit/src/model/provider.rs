@@ -51,8 +51,8 @@ impl Attempt {
 pub(super) struct Provider {
     pub(super) meter: usize,
     pub(super) quota: Quota,
-    /// What it said is left, and until when that holds.
-    said: Option<(u32, Nanos)>,
+    /// All that it said: so many are left, and until when that holds.
+    said: Vec<(u32, Nanos)>,
 }
 
 impl Provider {
@@ -60,7 +60,7 @@ impl Provider {
         Self {
             meter,
             quota,
-            said: None,
+            said: Vec::new(),
         }
     }
 
@@ -126,9 +126,9 @@ impl Provider {
             }
     }
 
-    /// Notes an attempt. What the provider said was left must not be exceeded.
+    /// Notes an attempt. Nothing that the provider said was left must be exceeded.
     pub(super) fn take(&mut self, now: Nanos) {
-        if let Some((left, _)) = self.said.as_mut().filter(|(_, until)| *until > now) {
+        for (left, _) in self.said.iter_mut().filter(|(_, until)| *until > now) {
             *left = left
                 .checked_sub(1)
                 .expect("the provider said that none is left");
@@ -149,19 +149,15 @@ impl Provider {
     }
 
     pub(super) fn give_back(&mut self) {
-        if let Some((left, _)) = &mut self.said {
+        for (left, _) in &mut self.said {
             *left += 1;
         }
     }
 
-    /// So many are left, those under way not yet taken off. Words that say less,
-    /// or as little for longer, replace those before.
-    pub(super) fn say(&mut self, left: u32, until: Nanos, under_way: usize, now: Nanos) {
-        let left = left.saturating_sub(under_way as u32);
-        let said = self.said.filter(|&(_, until)| until > now);
-        if said.is_none_or(|(before, end)| (left, end) < (before, until)) {
-            self.said = Some((left, until));
-        }
+    /// So many are left, those under way not yet taken off.
+    pub(super) fn say(&mut self, left: u32, until: Nanos, under_way: usize) {
+        self.said
+            .push((left.saturating_sub(under_way as u32), until));
     }
 
     /// The quota changes. What is over and done with under the old numbers is no

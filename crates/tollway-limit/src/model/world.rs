@@ -335,7 +335,7 @@ impl World {
                 let under_way = self.covered(meter);
                 let under_way = under_way.filter(|a| provider.is_under_way(a, now));
                 let under_way = under_way.count();
-                self.providers[meter].say(left, now + period, under_way, now);
+                self.providers[meter].say(left, now + period, under_way);
                 let gauge = &mut self.state.meters.get_mut(meter as u32).unwrap().gauge;
                 gauge.tighten(left, period, now);
             }
