@@ -18,19 +18,29 @@ pub mod profiles;
 /// [`ClientBuilder`](crate::ClientBuilder) has a method for each. A profile for
 /// another provider starts from [`Profile::new`].
 ///
+/// Clients that are built from clones of one profile have quotas of their own,
+/// and share the retry budget that `retry` holds;
+/// [`share_limits`](crate::ClientBuilder::share_limits) has them share both.
+///
 /// ```
 /// use std::time::Duration;
+/// use tollway::core::Endpoint;
+/// use tollway::limit::Quota;
 /// use tollway::profiles;
 ///
 /// let mut profile = profiles::stripe();
 /// profile.deadline = Duration::from_secs(20);
+/// // Beside the quotas that it has already.
+/// profile.limits = profile
+///     .limits
+///     .endpoint(Endpoint::post("/v1/refunds"), Quota::per_second(5));
 /// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Profile {
     /// The provider's name, for telemetry.
     pub name: Cow<'static, str>,
-    /// Its quotas.
+    /// Its quotas. A method of the builder adds one.
     pub limits: LimitsBuilder,
     /// What its answers mean.
     pub rules: Rules,
@@ -44,7 +54,7 @@ pub struct Profile {
     pub attempt_timeout: AttemptTimeout,
     /// Which HTTP it speaks.
     pub protocol: Protocol,
-    /// The most connections to one host.
+    /// The most connections to one host. Further calls wait for one of them.
     pub max_connections: usize,
     /// How long a connection may be idle before it is closed.
     pub idle_timeout: Duration,

@@ -64,6 +64,14 @@ pub fn payrix() -> Profile {
 ///   each subscription 10 new invoices a minute and 20 a day, and 200 updates an
 ///   hour (the documented limit is on changes of quantity; *ours* counts every
 ///   update).
+/// - Endpoints that most integrations call are known by their paths. Calls of
+///   all others share one quota of 25 a second *(ours: stricter than the
+///   documentation, never looser)*, until they are added with
+///   [`known_endpoints`](LimitsBuilder::known_endpoints) or a request carries
+///   its `Endpoint`.
+/// - An invoice names its subscription in the body, which a limiter doesn't
+///   read: put a [`Subscription`] into the request's extensions, or new invoices
+///   are limited by their endpoint alone.
 /// - `Stripe-Rate-Limited-Reason` says which limit was hit *(docs)*;
 ///   `lock_timeout` without it is a lock on the object, which slows nothing else
 ///   *(docs)*. `Stripe-Should-Retry` overrides *(official SDKs)*. A 409 is
@@ -205,7 +213,7 @@ fn known_to_stripe() -> Vec<Endpoint> {
 /// - 60 s for an attempt, which is when its own servers give up *(docs)*; 180 s
 ///   for a call *(ours: an attempt and one retry that both take their time, and
 ///   the back-off)*.
-/// - `Idempotency-Key` *(docs)*.
+/// - `Idempotency-Key` *(docs)*, taken to be remembered for 24 h *(ours)*.
 /// - HTTP/2 and TLS 1.3 wherever possible *(docs)*; idle connections are closed
 ///   after 15 s, inside its 2 to 30 s *(docs)*.
 /// - No documented rate: 100 a second, as one stays polite *(ours)*.
@@ -229,8 +237,9 @@ pub fn modern_treasury() -> Profile {
 ///   without a readable one is of unknown outcome *(ours)*, and so is any other
 ///   2xx, which is no success here *(docs)*.
 /// - A 429 never reached the core; its delay stands in a text *(docs)*.
-/// - The key is the body's field `RequestId` *(docs)*; the caller puts it there,
-///   and calls without it are refused.
+/// - The key is the body's field `RequestId` *(docs)*, taken to be remembered
+///   for 24 h *(ours)*; the caller puts it there, and calls without it are
+///   refused.
 /// - 90 s for an attempt, and more for later ones *(docs)*: 120 s *(ours)*;
 ///   300 s for a call *(ours)*.
 /// - No documented rate: 100 a second, as one stays polite *(ours)*.
