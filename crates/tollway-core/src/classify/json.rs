@@ -4,6 +4,11 @@ use std::fmt;
 
 use serde::de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
+/// With its feature `arbitrary_precision`, which any crate in a build can turn on
+/// for all, `serde_json` hands some numbers over as an object of this one field,
+/// whose value is their text.
+const PRECISE: &str = "$serde_json::private::Number";
+
 /// The longest part of a scalar that is looked at, in bytes.
 const MAX_SCALAR: usize = 512;
 
@@ -122,8 +127,8 @@ impl<'de> Visitor<'de> for Seek<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<(), A::Error> {
         let (wanted, rest) = match self.path.map(split) {
-            Some((name, rest)) => (Some(name), rest),
-            None => (None, None),
+            Some((name, rest)) => (name, rest),
+            None => (PRECISE, None),
         };
         while let Some(is_wanted) = fields.next_key_seed(IsName(wanted))? {
             if is_wanted {
@@ -140,7 +145,7 @@ impl<'de> Visitor<'de> for Seek<'_> {
 }
 
 /// Compares a field's name where it stands, without keeping it.
-struct IsName<'a>(Option<&'a str>);
+struct IsName<'a>(&'a str);
 
 impl<'de> DeserializeSeed<'de> for IsName<'_> {
     type Value = bool;
@@ -158,7 +163,7 @@ impl Visitor<'_> for IsName<'_> {
     }
 
     fn visit_str<E: Error>(self, name: &str) -> Result<bool, E> {
-        Ok(self.0 == Some(name))
+        Ok(self.0 == name)
     }
 }
 
@@ -185,6 +190,13 @@ mod tests {
         ] {
             assert_eq!(scalar(json, path).as_deref(), text, "{path}");
         }
+    }
+
+    #[test]
+    fn a_number_of_any_precision_is_a_scalar() {
+        // As it is handed over with the feature, so that the test needs none.
+        let json = br#"{"code":{"$serde_json::private::Number":"-2.50"}}"#;
+        assert_eq!(scalar(json, "code").as_deref(), Some("-2.50"));
     }
 
     #[test]
