@@ -14,7 +14,8 @@ use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Full};
 use tokio::time::{Instant, Sleep, sleep};
 use tollway_core::{
-    BoxError, Deadline, Fault, IdempotencyKey, Phase, Priority, RetryAdvice, Scope, Verdict,
+    Attempt, BoxError, Deadline, Fault, IdempotencyKey, Phase, Priority, RetryAdvice, Scope,
+    Verdict,
 };
 use tollway_retry::{
     Attempts, Budget, Outcome, ReplayBody, RetryError, RetryFuture, RetryLayer, RetryPolicy, Stop,
@@ -232,6 +233,40 @@ async fn a_retry_after_the_life_of_a_header_s_key_is_refused() {
     let response = call(policy, &gateway, post_with_key()).await.unwrap();
     assert_eq!(gateway.made(), 2);
     assert_eq!(story(&response).stop(), Stop::KeyExpired);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_that_would_die_in_the_wait_ends_the_call_before_it() {
+    let gateway = Gateway::answering([advice(503, RetryAdvice::After(secs(20)))]);
+    let start = Instant::now();
+    let policy = policy().key_life(secs(20));
+    let response = call(policy, &gateway, post_with_key()).await.unwrap();
+    assert_eq!(gateway.made(), 1);
+    assert_eq!(story(&response).stop(), Stop::KeyExpired);
+    assert_eq!(start.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_life_of_a_key_bounds_only_an_attempt_after_one_in_doubt() {
+    for (code, bound) in [(429, None), (503, Some(secs(20)))] {
+        let start = Instant::now();
+        let service = service_fn(move |request: Request<ReplayBody<Full<Bytes>>>| {
+            let is_first = Attempt::of(request.extensions()) == Attempt::FIRST;
+            let deadline = Deadline::of(request.extensions()).map(Deadline::instant);
+            async move {
+                if is_first {
+                    return Ok::<_, BoxError>(status(code));
+                }
+                let end = bound.map(|life| (start + life).into_std());
+                assert_eq!(deadline, end, "{code}");
+                Ok(status(200))
+            }
+        });
+        let policy = policy().key_life(secs(20)).build().unwrap();
+        let service = RetryLayer::new(policy).layer(service);
+        let response = service.oneshot(post_with_key()).await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+    }
 }
 
 #[tokio::test(start_paused = true)]
