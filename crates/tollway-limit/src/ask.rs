@@ -143,7 +143,7 @@ impl Shared {
         if !self.is_plain() {
             return None;
         }
-        let till = self.express.as_ref().map(Express::till);
+        let till = self.express.get().map(Express::till);
         let lent = till.and_then(|till| asking.take(till));
         if lent.is_some() {
             return lent;

@@ -246,6 +246,8 @@ mod tests {
     use tollway_core::Endpoint;
 
     use super::*;
+    use crate::key::Key;
+    use crate::meter::Meter;
     use crate::quota::Quota;
     use crate::sync::lock;
 
@@ -267,5 +269,24 @@ mod tests {
         }
         limits.reconfigure(rule(99)).unwrap();
         assert_eq!(meters(), 1);
+    }
+
+    #[test]
+    fn a_quota_that_comes_to_be_the_only_one_lends() {
+        let plain = || Limits::builder().every_call(Quota::concurrent(9));
+        let keyed = Limits::builder().keyed(Key::path(), Quota::concurrent(9));
+        for first in [plain(), keyed, plain().every_call(Quota::concurrent(3))] {
+            let limits = first.build().unwrap();
+            let call = Call::new(&Method::GET, "/");
+            let before = limits.try_acquire(&call, now()).unwrap();
+            limits.reconfigure(plain()).unwrap();
+            let after = limits.try_acquire(&call, now()).unwrap();
+            let core = lock(&limits.shared.core);
+            let meter = core.state.meters.get(core.only_meter().unwrap());
+            assert!(meter.is_some_and(Meter::is_lending));
+            drop(core);
+            drop((before, after));
+            assert_eq!(limits.snapshot().quotas[0].in_flight, 0);
+        }
     }
 }

@@ -1,8 +1,8 @@
 //! What all handles share: the lock, and the ways through it and around it.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
@@ -21,8 +21,9 @@ use crate::time::{self, Nanos, Origin};
 
 /// What all handles share.
 pub(crate) struct Shared {
-    /// Where permits are taken without the lock, if all calls have one quota.
-    pub(crate) express: Option<Express>,
+    /// Where permits are taken without the lock, once all calls have one quota.
+    /// They are of the first such quota, for good.
+    pub(crate) express: OnceLock<Express>,
     pub(crate) origin: Origin,
     /// Whether `Core::only` may be there. A hint: the lock tells.
     is_plain: AtomicBool,
@@ -34,29 +35,34 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(mut core: Core, way: Way, origin: Origin) -> Arc<Self> {
-        Arc::new_cyclic(|shared| {
-            let express = core
-                .only_meter()
-                .map(|meter| Express::new(meter, origin, shared));
-            core.lend_at(express.as_ref());
-            Self {
-                express,
-                origin,
-                is_plain: AtomicBool::new(core.only.is_some()),
-                way: ArcSwap::from_pointee(way),
-                core: Box::new(Mutex::new(core)),
-                #[cfg(feature = "tokio")]
-                timer: crate::timer::Timer::default(),
-            }
-        })
+    pub(crate) fn new(core: Core, way: Way, origin: Origin) -> Arc<Self> {
+        let shared = Arc::new(Self {
+            express: OnceLock::new(),
+            origin,
+            is_plain: AtomicBool::new(false),
+            way: ArcSwap::from_pointee(way),
+            core: Box::new(Mutex::new(core)),
+            #[cfg(feature = "tokio")]
+            timer: crate::timer::Timer::default(),
+        });
+        shared.lend(&mut lock(&shared.core));
+        shared
     }
 
     /// Makes the way to other limits known.
-    pub(crate) fn publish(&self, core: &mut Core, way: Way) {
-        core.lend_at(self.express.as_ref());
-        self.is_plain.store(core.only.is_some(), Ordering::Relaxed);
+    pub(crate) fn publish(self: &Arc<Self>, core: &mut Core, way: Way) {
+        self.lend(core);
         self.way.store(Arc::new(way));
+    }
+
+    /// Lends without the lock what one quota has for all calls, if that is so.
+    fn lend(self: &Arc<Self>, core: &mut Core) {
+        if let Some(meter) = core.only_meter() {
+            let new = || Express::new(meter, self.origin, &Arc::downgrade(self));
+            self.express.get_or_init(new);
+        }
+        core.lend_at(self.express.get());
+        self.is_plain.store(core.only.is_some(), Ordering::Relaxed);
     }
 
     #[inline]
