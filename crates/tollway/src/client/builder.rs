@@ -111,7 +111,27 @@ impl ClientBuilder {
         self
     }
 
-    /// The TLS settings, in place of TLS 1.3 and 1.2 with the platform's roots.
+    /// The TLS settings, in place of TLS 1.3 and 1.2 with the platform's roots: a
+    /// configuration of the `rustls` crate, version 0.23. Its `alpn_protocols`
+    /// stay empty; the profile's protocol sets them.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use tollway::core::BoxError;
+    /// # use tollway::{Client, profiles};
+    /// // Trusts nobody but one authority, of a company or of a simulated gateway.
+    /// fn client(authority: &[u8]) -> Result<Client, BoxError> {
+    ///     let mut roots = rustls::RootCertStore::empty();
+    ///     roots.add(authority.to_vec().into())?;
+    ///     // Named, since with two of them in a program rustls can't choose.
+    ///     let ring = Arc::new(rustls::crypto::ring::default_provider());
+    ///     let tls = rustls::ClientConfig::builder_with_provider(ring)
+    ///         .with_safe_default_protocol_versions()?
+    ///         .with_root_certificates(roots)
+    ///         .with_no_client_auth();
+    ///     Ok(Client::builder(profiles::stripe()).tls(tls).build()?)
+    /// }
+    /// ```
     pub fn tls(mut self, config: rustls::ClientConfig) -> Self {
         self.pool = self.pool.tls(config);
         self
@@ -124,7 +144,8 @@ impl ClientBuilder {
         self
     }
 
-    /// Adjusts the pool's settings.
+    /// Adjusts the pool's settings: its queue, how long a connection lives, and
+    /// the like.
     pub fn pool(
         mut self,
         adjust: impl FnOnce(PoolBuilder<WireBody>) -> PoolBuilder<WireBody>,

@@ -81,7 +81,14 @@ impl fmt::Debug for ResponseFuture {
 }
 
 pin_project! {
-    /// The body of a [`Client`](crate::Client)'s response.
+    /// The body of a [`Client`](crate::Client)'s response, as it comes in.
+    /// `BodyExt` of the crate `http-body-util` reads it: `collect().await` to its
+    /// end, `frame().await` piece by piece.
+    ///
+    /// Where it breaks off, its error says whether
+    /// [time ran out](tollway_timeout::is_timeout). What became of the call was
+    /// known before: the verdict on the response holds, whether or not its body
+    /// arrives.
     ///
     /// The attempt's limit on pauses and the call's deadline go on counting
     /// until its end. Dropped unread, its connection is emptied in the
