@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::fmt;
 
+use http_body_util::LengthLimitError;
 use tollway_core::{BoxError, Fault, IdempotencyKey, InvalidKey, Verdict};
 
 use crate::dialect::{Dialect, Misfit};
@@ -40,7 +41,10 @@ pub(crate) enum Why {
     Contradiction,
     Generated(Misfit),
     Field(Box<str>, Field),
-    Body,
+    /// The body is longer than is read.
+    TooLong,
+    /// The body failed.
+    Broken,
 }
 
 /// What is wrong with the field of a body.
@@ -76,8 +80,13 @@ impl KeyError {
 
     /// The body couldn't be read.
     pub(crate) fn body(key: Option<IdempotencyKey>, source: BoxError) -> Self {
+        let why = if source.is::<LengthLimitError>() {
+            Why::TooLong
+        } else {
+            Why::Broken
+        };
         let fault = Fault::new(Verdict::Rejected).caused_by(source);
-        Self::new(Why::Body, key, fault.into())
+        Self::new(why, key, fault.into())
     }
 
     fn new(why: Why, key: Option<IdempotencyKey>, source: BoxError) -> Self {
@@ -187,12 +196,13 @@ impl fmt::Display for Why {
                     ),
                 }
             }
-            Self::Body => write!(
+            Self::TooLong => write!(
                 f,
-                "not sent: the body failed, or has more than the {} bytes within which \
-                 its idempotency key is looked for",
+                "not sent: the body has more than the {} bytes that are read for its \
+                 idempotency key",
                 Dialect::MAX_BODY
             ),
+            Self::Broken => f.write_str("not sent: the body failed while it was read"),
         }
     }
 }

@@ -314,6 +314,7 @@ async fn a_body_longer_than_it_said_is_refused() {
     let request = pay("k", "/p", "").map(|_| Liar);
     let error = guarded(&gateway).oneshot(request).await.unwrap_err();
     assert!(refusal(&error).is_refused());
+    assert!(error.to_string().contains("more than the 65536 bytes"));
     assert_eq!(gateway.calls(), 0);
 }
 

@@ -728,7 +728,11 @@ mod body_fields {
             .layer(seen.answering(200));
         let request = Request::post("/").body(Broken).unwrap();
         let error = service.oneshot(request).await.unwrap_err();
-        refusal(&error);
+        assert!(
+            refusal(&error)
+                .to_string()
+                .ends_with("the body failed while it was read")
+        );
         assert_eq!(seen.calls(), 0);
     }
 
