@@ -23,6 +23,11 @@ use crate::{RandomSeed, ReplayBody, RetryError, RetryPolicy, Seed};
 ///
 /// Dropping the future drops the attempt under way with it, and gives back the
 /// token of a retry that wasn't sent.
+///
+/// # Panics
+///
+/// Outside a tokio runtime with its timer enabled, when a call waits between two
+/// attempts or for its hedge.
 pub struct RetryService<S, R = RandomSeed> {
     inner: S,
     policy: RetryPolicy<R>,

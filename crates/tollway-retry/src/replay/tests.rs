@@ -129,6 +129,9 @@ where
         panic!("not an error");
     };
     assert!(error.is::<Superseded>());
+    // Nothing of it may look like a whole body.
+    assert!(!body.is_end_stream());
+    assert_eq!(body.size_hint().exact(), None);
 }
 
 #[test]
@@ -246,6 +249,17 @@ fn a_body_that_outgrows_the_bound_is_sent_but_not_again() {
     assert!(!replay.is_possible());
 }
 
+#[test]
+fn a_first_frame_that_was_there_at_once_counts_against_the_bound() {
+    let mut script = Script::of([data(&"x".repeat(60)), data(&"x".repeat(60))]);
+    script.exact = Some(120);
+    let (mut first, replay) = open(script, 100);
+    assert!(poll(&mut first).is_ready());
+    assert!(replay.is_possible());
+    assert!(poll(&mut first).is_ready());
+    assert!(!replay.is_possible());
+}
+
 /// A frame costs memory of its own, so a body sent byte by byte is bounded as
 /// well.
 #[test]
@@ -271,7 +285,9 @@ fn a_body_that_fails_cannot_be_sent_again() {
     script.exact = Some(9);
     let (mut first, replay) = open(script, 99);
     assert!(!replay.is_possible());
+    // Else a connection could take it for an empty one, and send it.
     assert!(!first.is_end_stream());
+    assert_eq!(first.size_hint().exact(), None);
     assert!(matches!(poll(&mut first), Poll::Ready(Some(Err(_)))));
 }
 
@@ -286,8 +302,9 @@ fn an_attempt_that_is_still_sending_is_superseded_and_told_so() {
         }
     }
 
-    let script = [data("ab"), Step::Pending, data("cd"), Step::End];
-    let (mut first, replay) = open(Script::of(script), 99);
+    let mut script = Script::of([data("ab"), Step::Pending, data("cd"), Step::End]);
+    script.exact = Some(4);
+    let (mut first, replay) = open(script, 99);
     assert!(poll(&mut first).is_ready());
     let woken = Arc::new(Woken(AtomicBool::new(false)));
     let waker = Waker::from(Arc::clone(&woken));
