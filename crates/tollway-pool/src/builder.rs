@@ -115,9 +115,11 @@ impl<B> PoolBuilder<B> {
         self
     }
 
-    /// How many calls to one host may wait for a connection; a further one is
-    /// refused at once. 1024 by default: at 200 ms a call over 20 connections,
-    /// that is a wait of ten seconds.
+    /// How many calls to one host may wait for a connection that others use; a
+    /// further one is refused at once. Those for which new ones are opened come on
+    /// top, so zero means that a call is refused while all connections are in use.
+    /// 1024 by default: at 200 ms a call over 20 connections, that is a wait of ten
+    /// seconds.
     pub fn max_waiting_per_host(mut self, max: usize) -> Self {
         self.config.limits.waiting = max;
         self

@@ -10,7 +10,7 @@ use std::time::Duration;
 use hyper_util::rt::TokioIo;
 use support::{Server, Tls, fetch, fetch_later, get, pool, serve_http1, text, until};
 use tokio::net::TcpStream;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::{Instant, sleep};
 use tollway_core::{Deadline, Verdict};
 use tollway_pool::{CloseReason, Pool, Protocol};
@@ -88,6 +88,43 @@ async fn a_full_queue_refuses_at_once() {
     assert_eq!(before.elapsed(), Duration::ZERO);
     first.await.unwrap();
     second.await.unwrap();
+}
+
+#[tokio::test]
+async fn without_a_queue_there_are_still_as_many_calls_as_connections() {
+    for alpn in [None, Some("http/1.1"), Some("h2")] {
+        let gate = Arc::new(Semaphore::new(0));
+        let handle = {
+            let gate = gate.clone();
+            move |_| {
+                let gate = gate.clone();
+                async move {
+                    gate.acquire().await.unwrap().forget();
+                    text("hello")
+                }
+            }
+        };
+        let server = match alpn {
+            None => Server::http1(handle).await,
+            Some(alpn) => Server::tls(Box::leak(Box::new([alpn])), handle).await,
+        };
+        let pool = pool().max_connections_per_host(4).max_waiting_per_host(0);
+        let pool = pool.build().unwrap();
+        let mut calls: Vec<_> = (0..6)
+            .map(|_| {
+                let (pool, uri) = (pool.clone(), server.uri("/"));
+                tokio::spawn(async move { fetch(&pool, get(uri)).await })
+            })
+            .collect();
+        for refused in calls.split_off(4) {
+            let error = refused.await.unwrap().unwrap_err();
+            assert!(error.is_queue_full(), "{alpn:?}: {error}");
+        }
+        gate.add_permits(4);
+        for call in calls {
+            call.await.unwrap().unwrap();
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -20,7 +20,10 @@ impl<K: Kind> State<K> {
         if let Some(grant) = self.take(now) {
             return CheckOut::Ready(grant);
         }
-        if self.queue.len() >= self.limits.waiting {
+        // Whoever is the reason for a new connection doesn't wait for another
+        // call's.
+        let coming = self.opening + self.room();
+        if self.queue.len() >= self.limits.waiting.saturating_add(coming) {
             return CheckOut::Full(self.queue.len());
         }
         let id = self.queue.join();

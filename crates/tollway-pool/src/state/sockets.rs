@@ -32,9 +32,13 @@ impl<K: Kind> State<K> {
         })
     }
 
+    /// How many connections more there may be.
+    pub(super) fn room(&self) -> usize {
+        self.limits.connections.saturating_sub(self.table.len())
+    }
+
     pub(super) fn dial(&mut self, wanted: usize) {
-        let room = self.limits.connections.saturating_sub(self.table.len());
-        for _ in 0..wanted.min(room) {
+        for _ in 0..wanted.min(self.room()) {
             let id = self.table.insert(Entry {
                 stage: Stage::Opening(Socket::None),
                 uses: 0,
