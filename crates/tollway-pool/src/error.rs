@@ -206,6 +206,10 @@ impl fmt::Display for PoolError {
                  or raise max_connections_per_host or max_waiting_per_host"
             ),
             Kind::Draining => f.write_str("the pool is being drained and takes no new calls"),
+            Kind::Wait(Duration::ZERO) => write!(
+                f,
+                "no connection to {host} was asked for, since the call's deadline has passed"
+            ),
             Kind::Wait(waited) => write!(
                 f,
                 "no connection to {host} within {waited:.1?}: all were in use, or none could be \
@@ -222,6 +226,10 @@ impl fmt::Display for PoolError {
                 "the request to {host} was broken off, since its own body failed: it may or may \
                  not have taken effect"
             ),
+            #[cfg(feature = "tls")]
+            Kind::Head if crate::connect::refuses_client(&self.0.fault) => {
+                f.write_str(&crate::connect::client_refused(host))
+            }
             Kind::Head => write!(
                 f,
                 "the connection to {host} broke before the response came: the request may or may \

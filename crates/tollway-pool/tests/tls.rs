@@ -74,6 +74,34 @@ async fn both_versions_are_spoken_and_a_session_is_resumed() {
 }
 
 #[tokio::test]
+async fn a_client_without_the_certificate_that_is_wanted_is_told_so() {
+    let tls = Tls::get();
+    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(tls.chain[0].clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(
+            Arc::new(roots),
+            provider.clone(),
+        );
+        let key = rustls::pki_types::PrivatePkcs8KeyDer::from(tls.key.clone());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[version])
+            .unwrap()
+            .with_client_cert_verifier(verifier.build().unwrap())
+            .with_single_cert(tls.chain.clone(), key.into())
+            .unwrap();
+        let server = Server::tls_with(config, |_| async { text("hello") }).await;
+        let pool = pool().build().unwrap();
+        let error = fetch(&pool, get(server.uri("/"))).await.unwrap_err();
+        assert!(
+            error.to_string().contains("client's certificate"),
+            "{error}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_certificate_may_be_that_of_an_address() {
     let address: IpAddr = [127, 0, 0, 1].into();
     let tls = Tls::of(|params| {

@@ -45,7 +45,7 @@ pub use self::https::{Https, HttpsStream};
 pub use self::proxy::{Proxy, ProxyStream};
 pub use self::tcp::{Connecting, Tcp};
 #[cfg(feature = "tls")]
-pub(crate) use self::tls::{explain_tls, platform_tls};
+pub(crate) use self::tls::{client_refused, explain_tls, platform_tls, refuses_client};
 
 /// What is known of a TLS session, in a connector's `Connected`.
 #[derive(Clone, Copy, Debug)]

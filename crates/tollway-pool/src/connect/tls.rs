@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rustls::{CertificateError, ClientConfig, Error};
+use rustls::{AlertDescription, CertificateError, ClientConfig, Error};
 use rustls_platform_verifier::BuilderVerifierExt;
 
 use crate::builder::ConfigError;
@@ -30,6 +30,7 @@ pub(crate) fn platform_tls() -> Result<ClientConfig, ConfigError> {
 /// What went wrong, for somebody who doesn't know TLS.
 pub(crate) fn explain_tls(host: &str, error: &OpenError) -> String {
     match find::<Error>(error) {
+        _ if refuses_client(error) => client_refused(host),
         Some(Error::InvalidCertificate(error)) => match error {
             CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
                 format!("the certificate of {host} has expired: or is this machine's clock wrong?")
@@ -53,18 +54,37 @@ pub(crate) fn explain_tls(host: &str, error: &OpenError) -> String {
             "{host} answered the TLS handshake with something that is not TLS: does the port \
              speak plain http?"
         ),
-        Some(Error::AlertReceived(rustls::AlertDescription::NoApplicationProtocol)) => {
+        Some(Error::AlertReceived(AlertDescription::NoApplicationProtocol)) => {
             format!("{host} doesn't speak the version of HTTP that protocol() asks for")
         }
-        Some(Error::AlertReceived(
-            rustls::AlertDescription::CertificateRequired
-            | rustls::AlertDescription::BadCertificate
-            | rustls::AlertDescription::UnknownCA,
-        )) => format!("{host} doesn't accept this client's certificate, or wants one: see tls()"),
         Some(Error::PeerIncompatible(_))
-        | Some(Error::AlertReceived(rustls::AlertDescription::ProtocolVersion)) => {
+        | Some(Error::AlertReceived(AlertDescription::ProtocolVersion)) => {
             format!("{host} has no TLS version or cipher in common with this client")
         }
         _ => format!("TLS with {host} could not be established"),
     }
+}
+
+/// Whether the peer found fault with the client's certificate. With TLS 1.3 it
+/// says so only after the handshake has ended here, in place of an answer.
+pub(crate) fn refuses_client(error: &(dyn std::error::Error + 'static)) -> bool {
+    use AlertDescription as Alert;
+
+    matches!(
+        find::<Error>(error),
+        Some(Error::AlertReceived(
+            Alert::CertificateRequired
+                | Alert::BadCertificate
+                | Alert::UnsupportedCertificate
+                | Alert::CertificateRevoked
+                | Alert::CertificateExpired
+                | Alert::CertificateUnknown
+                | Alert::UnknownCA
+                | Alert::AccessDenied
+        ))
+    )
+}
+
+pub(crate) fn client_refused(host: &str) -> String {
+    format!("{host} doesn't accept this client's certificate, or wants one: see tls()")
 }
