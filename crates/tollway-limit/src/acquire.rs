@@ -47,7 +47,12 @@ impl Place {
         }
     }
 
-    pub(crate) fn poll(&mut self, cx: &Context<'_>) -> Poll<Result<Permit, RateLimitError>> {
+    /// Where the rules have changed, `call` asks again.
+    pub(crate) fn poll<'c>(
+        &mut self,
+        call: impl FnOnce() -> Call<'c>,
+        cx: &Context<'_>,
+    ) -> Poll<Result<Permit, RateLimitError>> {
         if self.left {
             return Poll::Ready(Err(RateLimitError::deadline(None)));
         }
@@ -55,9 +60,14 @@ impl Place {
         self.left = fate.is_some();
         self.shared.arm(!self.left);
         match fate {
-            Some(fate) => Poll::Ready(fate),
-            None => Phase::Permit.pending(),
+            Some(Some(outcome)) => return Poll::Ready(outcome),
+            Some(None) => match Self::ask(&self.shared, &call(), cx)? {
+                Ok(permit) => return Poll::Ready(Ok(permit)),
+                Err(place) => *self = place,
+            },
+            None => {}
         }
+        Phase::Permit.pending()
     }
 }
 
@@ -115,7 +125,7 @@ impl Future for Acquire<'_> {
                 }
             };
         };
-        let outcome = ready!(place.poll(cx));
+        let outcome = ready!(place.poll(|| this.call, cx));
         this.place = None;
         Poll::Ready(outcome)
     }

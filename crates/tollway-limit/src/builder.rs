@@ -227,6 +227,15 @@ impl LimitsBuilder {
         in_rules.chain(&self.known)
     }
 
+    /// Whether the rules are for the same calls, whatever their quotas.
+    pub(crate) fn has_rules_of(&self, other: &Self) -> bool {
+        let (rules, others) = (&self.rules, &other.rules);
+        let same = |(rule, other): (&Rule, &Rule)| rule.target.is(&other.target);
+        rules.len() == others.len()
+            && rules.iter().zip(others).all(same)
+            && self.known == other.known
+    }
+
     /// The rule of the same target and position in `old`: position among the
     /// rules of that target.
     pub(crate) fn same_rule(&self, index: usize, old: &Self) -> Option<usize> {

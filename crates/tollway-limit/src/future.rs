@@ -83,7 +83,7 @@ impl Claim {
     ) -> Poll<Result<bool, RateLimitError>> {
         let mut permit = match self {
             Self::Held(_) => return Poll::Ready(Ok(false)),
-            Self::Queue(place) => ready!(place.poll(cx))?,
+            Self::Queue(place) => ready!(place.poll(|| Call::of(request), cx))?,
             Self::Ask(_) | Self::Over => {
                 let Self::Ask(shared) = std::mem::replace(self, Self::Over) else {
                     return Poll::Pending;

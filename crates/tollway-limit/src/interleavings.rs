@@ -50,8 +50,9 @@ async fn acquire_for(limits: &Limits, call: Call<'_>) -> Permit {
             };
         };
         match limits.shared.check(waiter, now(), cx.waker()) {
-            Some(Ok(permit)) => Poll::Ready(permit),
-            Some(Err(error)) => panic!("{error}"),
+            Some(Some(Ok(permit))) => Poll::Ready(permit),
+            Some(Some(Err(error))) => panic!("{error}"),
+            Some(None) => panic!("nobody changes the rules"),
             None => Poll::Pending,
         }
     })

@@ -64,6 +64,8 @@ pub(crate) enum Fate {
     TooLate {
         wait: Nanos,
     },
+    /// There are other rules now, and it is to ask again.
+    Void,
 }
 
 /// All lanes and all waiters. Every operation takes constant time.
@@ -128,8 +130,16 @@ impl Lanes {
             .find_map(|(_, lane)| lane.queues.iter().find_map(|queue| queue.head))?;
         match &self.waiter(lane)?.fate {
             Fate::Waiting(waker) => Some(waker),
-            Fate::Granted { .. } | Fate::TooLate { .. } => None,
+            Fate::Granted { .. } | Fate::TooLate { .. } | Fate::Void => None,
         }
+    }
+
+    /// All that wait, in the order in which they came.
+    pub(crate) fn all_waiting(&self) -> Vec<u32> {
+        let waits = |&(_, waiter): &(usize, &Waiter)| matches!(waiter.fate, Fate::Waiting(_));
+        let mut waiting: Vec<_> = self.waiters.iter().filter(waits).collect();
+        waiting.sort_unstable_by_key(|(_, waiter)| waiter.ticket);
+        waiting.into_iter().map(|(id, _)| index(id)).collect()
     }
 
     /// Puts a newcomer at the end of its queue. Says who it is, in which lane,

@@ -110,8 +110,9 @@ impl Limits {
     /// Puts other limits in the place of these, while calls wait and fly.
     ///
     /// A rule with the same target as before keeps what it has counted. Calls
-    /// that wait already are held to the rules that they came under, with the
-    /// new numbers; rules that are gone hold nobody up any more.
+    /// that wait are held to the new numbers; where rules come or go, they ask
+    /// again, one after the other. Attempts in flight don't count in rules that
+    /// are new.
     ///
     /// # Errors
     ///
@@ -123,6 +124,9 @@ impl Limits {
         let now = self.shared.nanos(now());
         self.shared.with(now, |core, now, wakers| {
             let old = self.shared.way.load();
+            if !builder.has_rules_of(&old.routes.builder) {
+                core.state.void_all(now, wakers);
+            }
             let routes = core.reconfigure(builder, &old.routes, endpoints, now);
             self.shared.publish(core, Way::new(routes));
             core.state.look_at_all(now);
@@ -176,7 +180,7 @@ impl Core {
         let gone = homes.into_iter().flatten();
         self.retired
             .extend(gone.flat_map(|home| home.meters()).map(|(_, meter)| meter));
-        self.state.retire(&mut self.retired, now);
+        self.state.retire(&mut self.retired);
         self.homes = adapted;
         self.state.max_waiting = builder.max_waiting;
         self.version += 1;

@@ -121,14 +121,14 @@ impl Shared {
         });
     }
 
-    /// What became of a waiter, if its wait is over. Otherwise `waker` will be
-    /// woken.
+    /// What became of a waiter, if its wait is over: an outcome, or none if it is
+    /// to ask again. Otherwise `waker` will be woken.
     pub(crate) fn check(
         self: &Arc<Self>,
         waiter: u32,
         now: Instant,
         waker: &Waker,
-    ) -> Option<Result<Permit, RateLimitError>> {
+    ) -> Option<Option<Result<Permit, RateLimitError>>> {
         let mut old = None;
         let fate = self.decide(self.nanos(now), |core, now, wakers| {
             // The timer may be late, or this poll early.
@@ -141,7 +141,7 @@ impl Shared {
                     core.state.waits_in(runtime());
                     None
                 }
-                Fate::Granted { .. } | Fate::TooLate { .. } => {
+                Fate::Granted { .. } | Fate::TooLate { .. } | Fate::Void => {
                     let mut gone = core.state.drop_waiter(waiter, now, wakers)?;
                     if let Fate::Granted { at } = &mut gone.fate
                         && *at < now
@@ -167,12 +167,17 @@ impl Shared {
                     { tollway.limit.wait = waited.as_secs_f64() },
                     "waited for a permit"
                 );
-                Ok(Permit::taken(Arc::clone(self), gone.plan, gone.level, at))
+                Some(Ok(Permit::taken(
+                    Arc::clone(self),
+                    gone.plan,
+                    gone.level,
+                    at,
+                )))
             }
-            Fate::TooLate { wait } => Err(RateLimitError::deadline(
+            Fate::TooLate { wait } => Some(Err(RateLimitError::deadline(
                 (wait > 0).then(|| Duration::from_nanos(wait)),
-            )),
-            Fate::Waiting(_) => Err(RateLimitError::deadline(None)),
+            ))),
+            Fate::Void | Fate::Waiting(_) => None,
         })
     }
 

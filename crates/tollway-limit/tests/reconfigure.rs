@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use http::Method;
 use tokio::time::{Instant, advance};
-use tollway_core::{Scope, Verdict};
-use tollway_limit::{Call, Limits, LimitsBuilder, Quota, Shape};
+use tokio_test::{assert_pending, assert_ready, task};
+use tollway_core::{Endpoint, Scope, Verdict};
+use tollway_limit::{Call, Key, Limits, LimitsBuilder, Quota, Shape};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -38,6 +39,61 @@ async fn wait(limits: &Limits) -> Duration {
     let start = Instant::now();
     drop(limits.acquire(&call("/")).await.unwrap());
     start.elapsed()
+}
+
+/// Whatever held them up before: they don't come as a herd.
+#[tokio::test(start_paused = true)]
+async fn whoever_waits_is_held_to_rules_that_are_new() {
+    let quota = burst(5, HOUR);
+    let keyed = || Limits::builder().keyed(Key::path(), quota);
+    let one = || Limits::builder().endpoint(Endpoint::get("/"), quota);
+    for (old, new, expected) in [
+        (every(quota), keyed(), 5),
+        (keyed(), every(quota), 5),
+        // The old rule stays, and is full.
+        (keyed(), keyed().every_call(quota), 0),
+        (one(), every(quota), 5),
+        (every(quota), one(), 5),
+    ] {
+        let limits = old.build().unwrap();
+        assert_eq!(at_once(&limits, 10), 5);
+        let waiting: Vec<_> = (0..20)
+            .map(|number| {
+                let limits = limits.clone();
+                tokio::spawn(async move {
+                    drop(limits.acquire(&call("/")).await.unwrap());
+                    (Instant::now(), number)
+                })
+            })
+            .collect();
+        advance(millis(1)).await;
+        limits.reconfigure(new).unwrap();
+        let start = Instant::now();
+        let mut granted = Vec::new();
+        for waiting in waiting {
+            granted.push(waiting.await.unwrap());
+        }
+        assert!(granted.is_sorted(), "{granted:?}");
+        let at_once = granted.iter().filter(|(at, _)| *at == start).count();
+        assert_eq!(at_once, expected);
+        assert!(start.elapsed() >= 3 * HOUR - millis(1));
+        assert_eq!(limits.snapshot().waiting, 0);
+    }
+}
+
+/// Rules that stay keep those who wait in their places.
+#[tokio::test(start_paused = true)]
+async fn whoever_waits_keeps_its_place_where_numbers_change() {
+    let limits = every(burst(1, HOUR)).build().unwrap();
+    assert_eq!(at_once(&limits, 1), 1);
+    let call = call("/");
+    let mut first = task::spawn(limits.acquire(&call));
+    let mut second = task::spawn(limits.acquire(&call));
+    assert_pending!(first.poll());
+    assert_pending!(second.poll());
+    limits.reconfigure(every(burst(2, HOUR))).unwrap();
+    assert!(first.is_woken() && !second.is_woken());
+    drop(assert_ready!(first.poll()).unwrap());
 }
 
 /// Attempts that weren't spaced, or more widely, say nothing of when the next may

@@ -175,19 +175,6 @@ impl Gauge {
         }
     }
 
-    /// Limits nothing from now on.
-    pub(crate) fn lift(&mut self, now: Nanos) {
-        self.set_quota(Quota::unlimited(), now);
-        self.astray = Window::default();
-        self.window = Window::default();
-        self.ceilings = Ceilings::default();
-        self.drained_at = 0;
-        self.paused_until = 0;
-        self.gentle_until = 0;
-        self.pace = Pace::default();
-        self.set_interval();
-    }
-
     fn set_interval(&mut self) {
         let window = self.window_nanos;
         self.paced_by = self.hold.nanos();

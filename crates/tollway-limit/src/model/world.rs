@@ -134,7 +134,7 @@ impl World {
                     self.state.drop_waiter(waiter.id, self.now, &mut wakers);
                     granted.push(waiter);
                 }
-                Fate::TooLate { .. } => {
+                Fate::TooLate { .. } | Fate::Void => {
                     let waiter = self.waiters.remove(index);
                     self.state.drop_waiter(waiter.id, self.now, &mut wakers);
                 }

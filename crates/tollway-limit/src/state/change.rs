@@ -31,6 +31,13 @@ impl State {
         }
     }
 
+    /// Sends all away who wait, to ask again.
+    pub(crate) fn void_all(&mut self, now: Nanos, wakers: &mut Wakers) {
+        for waiter in self.lanes.all_waiting() {
+            wakers.extend(self.end_wait(waiter, now, Fate::Void));
+        }
+    }
+
     /// Sees to it that every line is looked at.
     pub(crate) fn look_at_all(&mut self, now: Nanos) {
         let lines: Vec<_> = self
@@ -44,19 +51,15 @@ impl State {
         }
     }
 
-    /// Lifts the limits of meters whose rules are gone, and forgets those that
-    /// nothing refers to any more.
-    pub(crate) fn retire(&mut self, retired: &mut Vec<u32>, now: Nanos) {
+    /// Forgets those meters whose rules are gone that nothing refers to any more.
+    pub(crate) fn retire(&mut self, retired: &mut Vec<u32>) {
         retired.retain(|&id| {
-            let Some(meter) = self.meters.get_mut(id) else {
-                return false;
-            };
-            meter.gauge.lift(now);
-            if meter.is_idle(now) {
+            let meter = self.meters.get_mut(id);
+            let is_used = meter.is_some_and(|meter| meter.lanes > 0 || meter.gauge.in_flight() > 0);
+            if !is_used {
                 self.meters.remove(id);
-                return false;
             }
-            true
+            is_used
         });
     }
 }
