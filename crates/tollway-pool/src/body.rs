@@ -144,8 +144,20 @@ impl Drop for PoolBody {
         } else if body.size_hint().lower() <= DRAIN_BYTES
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
-            runtime.spawn(drain(body, lease));
+            runtime.spawn(drain(body, Draining(Some(lease))));
         } else {
+            lease.abandon(CloseReason::Unread);
+        }
+    }
+}
+
+/// The connection under a body that is read in the background: closed, unless that
+/// comes to its end. The runtime may end first, without the connection's.
+struct Draining(Option<Lease>);
+
+impl Drop for Draining {
+    fn drop(&mut self) {
+        if let Some(lease) = self.0.take() {
             lease.abandon(CloseReason::Unread);
         }
     }
@@ -153,7 +165,7 @@ impl Drop for PoolBody {
 
 /// Reads what is left of a body, within the bounds, and lets go of its
 /// connection accordingly.
-async fn drain(mut body: Incoming, lease: Lease) {
+async fn drain(mut body: Incoming, mut draining: Draining) {
     let read = async {
         let mut left = DRAIN_BYTES;
         while let Some(frame) = body.frame().await {
@@ -168,10 +180,10 @@ async fn drain(mut body: Incoming, lease: Lease) {
         }
         true
     };
-    if let Ok(true) = timeout(DRAIN_TIME, read).await {
+    if let Ok(true) = timeout(DRAIN_TIME, read).await
+        && let Some(lease) = draining.0.take()
+    {
         lease.finish();
-    } else {
-        lease.abandon(CloseReason::Unread);
     }
 }
 

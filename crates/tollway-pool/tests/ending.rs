@@ -195,6 +195,29 @@ fn a_runtime_that_ends_takes_nobody_with_it_who_waits_in_another() {
 }
 
 #[test]
+fn a_body_dropped_by_a_runtime_that_ends_leaves_its_connection_to_others() {
+    let runtime = || {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        builder.worker_threads(1).enable_all().build().unwrap()
+    };
+    let (staying, ending) = (runtime(), runtime());
+    let server = staying.block_on(slow(Protocol::Http1Only, Duration::ZERO));
+    let pool = pool().max_connections_per_host(1).build().unwrap();
+    staying.block_on(pool.warm(&server.uri("/"), 1)).unwrap();
+    let (hold, held) = std::sync::mpsc::channel();
+    let call = pool.clone().oneshot(get(server.uri("/")));
+    ending.spawn(async move {
+        let response = call.await.unwrap();
+        hold.send(()).unwrap();
+        std::future::pending::<()>().await;
+        drop(response);
+    });
+    held.recv().unwrap();
+    drop(ending);
+    staying.block_on(fetch_later(&pool, &server));
+}
+
+#[test]
 fn a_call_outside_of_a_runtime_says_so() {
     let pool = pool().build().unwrap();
     let call = send(&pool, get("http://127.0.0.1:1/".parse().unwrap()));
