@@ -67,7 +67,7 @@ impl<G: KeyGenerator> Keys<G> {
             return None;
         }
         Some(Outcome {
-            key,
+            key: Some(key),
             echo: self.echo,
             ticket: None,
         })
@@ -246,7 +246,7 @@ impl<G: KeyGenerator> Keys<G> {
             }
         }
         Ok(Outcome {
-            key,
+            key: Some(key),
             echo: self.echo,
             ticket,
         })
@@ -294,7 +294,8 @@ fn unreadable(name: &str, why: Unreadable) -> KeyError {
 
 /// What is done with a call's key once the call has ended.
 pub(crate) struct Outcome {
-    key: IdempotencyKey,
+    // There until it is told.
+    key: Option<IdempotencyKey>,
     echo: bool,
     // Boxed, since calls seldom have one, and every layer above moves this.
     ticket: Option<Box<Ticket>>,
@@ -312,13 +313,15 @@ impl Outcome {
     #[cold]
     fn tell(&mut self, verdict: Verdict, extensions: &mut Extensions) {
         self.settle(verdict);
-        extensions.insert(self.key.clone());
+        if let Some(key) = self.key.take() {
+            extensions.insert(key);
+        }
     }
 
     #[cold]
     pub(crate) fn failed(&mut self, error: BoxError) -> KeyError {
         self.settle(Verdict::of_error(&*error));
-        KeyError::inner(Some(self.key.clone()), error)
+        KeyError::inner(self.key.take(), error)
     }
 
     fn settle(&mut self, verdict: Verdict) {
