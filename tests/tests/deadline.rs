@@ -258,18 +258,12 @@ async fn a_deadline_above_a_hedge_sees_both_attempts() -> Result<(), BoxError> {
     let made = Arc::new(AtomicU32::new(0));
     let gateway = service_fn(move |_: Sent| {
         let nth = made.fetch_add(1, Ordering::Relaxed);
-        let mut permit = Box::pin(sleep(ms(50)));
+        let mut answered = Box::pin(sleep(FOR_EVER));
         poll_fn(move |cx| match nth {
             // So that a quantile is known.
             ..200 => Poll::Ready(Ok::<_, BoxError>(answer(200))),
-            // The first waits for its permit, and then for its answer.
-            200 => match permit.as_mut().poll(cx) {
-                Poll::Pending => Phase::Permit.pending(),
-                Poll::Ready(()) => {
-                    permit.set(sleep(FOR_EVER));
-                    permit.as_mut().poll(cx).map(|()| Ok(answer(200)))
-                }
-            },
+            // The first waits for its answer, the second for its permit.
+            200 => answered.as_mut().poll(cx).map(|()| Ok(answer(200))),
             _ => Phase::Permit.pending(),
         })
     });

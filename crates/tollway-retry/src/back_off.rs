@@ -159,6 +159,10 @@ mod tests {
 
     use super::*;
 
+    fn secs(secs: u64) -> Duration {
+        Duration::from_secs(secs)
+    }
+
     fn millis(ms: u64) -> Duration {
         Duration::from_millis(ms)
     }
@@ -214,6 +218,24 @@ mod tests {
             tenths.iter().all(|&n| (850..1150).contains(&n)),
             "{tenths:?}"
         );
+    }
+
+    #[test]
+    fn decorrelated_delays_follow_those_before_them() {
+        let back_off = BackOff::exponential(millis(100), secs(60))
+            .unwrap()
+            .with_jitter(Jitter::Decorrelated);
+        let mut longest = [Duration::ZERO; 3];
+        for seed in 0..1000 {
+            let mut delays = Delays::new(seed);
+            for (retry, longest) in (1..).zip(&mut longest) {
+                *longest = delays.next(&back_off, retry).max(*longest);
+            }
+        }
+        for (longest, ceiling) in longest.into_iter().zip([300, 900, 2700]) {
+            let close = longest > millis(ceiling / 2) && longest <= millis(ceiling);
+            assert!(close, "{longest:?} of {ceiling} ms");
+        }
     }
 
     proptest! {

@@ -20,6 +20,9 @@ use crate::error::InvalidPolicy;
 /// - The body is empty, or whole in its first frame.
 /// - The budget has a token. It isn't paid back, so that a provider that turns
 ///   slow isn't asked twice by everybody: by default one call in ten.
+/// - The first attempt was sent. One that still waits for a permit or for a
+///   connection, by what the layers below tell, isn't made faster by another one
+///   in the same queue.
 /// - The quantile is known, from at least 100 attempts.
 ///
 /// The second attempt is an attempt like any other: it counts in

@@ -117,7 +117,8 @@ impl<S, B, R: Seed> Call<S, B, R> {
         let Some(rival) = slot else {
             return note.unwrap_or(Phase::Head).pending();
         };
-        let (poll, rival_note) = Phase::observe(|| self.poll_rival(rival, cx));
+        let unsent = note.is_some_and(Phase::is_before_sending);
+        let (poll, rival_note) = Phase::observe(|| self.poll_rival(rival, unsent, cx));
         let Poll::Ready(outcome) = poll else {
             let sent = matches!(rival.stage, Stage::UnderWay(_));
             return pending(note, if sent { rival_note } else { note });
@@ -135,10 +136,12 @@ impl<S, B, R: Seed> Call<S, B, R> {
         }
     }
 
-    /// Ready with what came of it, or with nothing if it isn't made after all.
+    /// Ready with what came of it, or with nothing if it isn't made after all:
+    /// `unsent` says that the first attempt wasn't sent yet.
     fn poll_rival<ResB>(
         &mut self,
         rival: &mut Rival<S::Future>,
+        unsent: bool,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Response<ResB>, BoxError>>>
     where
@@ -153,6 +156,11 @@ impl<S, B, R: Seed> Call<S, B, R> {
                 },
                 Stage::Waiting(sleep) => {
                     ready!(sleep.as_mut().poll(cx));
+                    // It isn't the provider that is slow, and a second one would
+                    // only queue behind the first.
+                    if unsent {
+                        return Poll::Ready(None);
+                    }
                     let budget = self.policy.budget();
                     match budget.withdraw(Instant::now(), Cost::Transient) {
                         Some(paid) => Stage::Readying(paid),

@@ -1,12 +1,23 @@
 //! Hedging: a second attempt beside a slow first one.
 
-use std::pin::pin;
+use std::convert::Infallible;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::time::Instant;
-use tollway_core::Verdict;
-use tollway_retry::{BackOff, Budget, Hedge, Outcome, RetryLayer, RetryPolicyBuilder, Seed, Stop};
-use tower::{Layer, Service, ServiceExt};
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::{Body, Frame};
+use http_body_util::{BodyExt, Full};
+use tokio::time::{Instant, sleep};
+use tollway_core::{BoxError, Phase, Verdict};
+use tollway_retry::{
+    BackOff, Budget, Hedge, Outcome, ReplayBody, RetryLayer, RetryPolicyBuilder, Seed, Stop,
+};
+use tower::{Layer, Service, ServiceExt, service_fn};
 
 use crate::support::*;
 
@@ -93,6 +104,91 @@ async fn only_an_idempotent_method_is_hedged() {
         call(policy, &gateway, request).await.unwrap();
         assert_eq!(gateway.made(), made);
     }
+}
+
+/// A streamed body has one reader: a second attempt would take it from the first.
+#[tokio::test(start_paused = true)]
+async fn a_body_that_is_not_there_at_once_is_not_sent_twice_at_the_same_time() {
+    struct Stream(Option<Bytes>);
+    impl Body for Stream {
+        type Data = Bytes;
+        type Error = Infallible;
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            Poll::Ready(self.0.take().map(|data| Ok(Frame::data(data))))
+        }
+    }
+    let made = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&made);
+    let gateway = service_fn(move |request: Request<ReplayBody<Stream>>| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        async {
+            sleep(secs(1)).await;
+            let body = request.into_body().collect().await?.to_bytes();
+            Ok::<_, BoxError>(Response::new(Full::new(body)))
+        }
+    });
+    let policy = hedged().await.build().unwrap();
+    let body = Stream(Some(Bytes::from_static(b"amount=1")));
+    let call = RetryLayer::new(policy).layer(gateway);
+    let response = call.oneshot(Request::put("/").body(body).unwrap()).await;
+    let body = response.unwrap().into_body().collect().await.unwrap();
+    assert_eq!(body.to_bytes(), "amount=1");
+    assert_eq!(made.load(Ordering::Relaxed), 1);
+}
+
+/// Where the quota is what takes so long, a second place in the queue would only
+/// cost the tokens that retries need.
+#[tokio::test(start_paused = true)]
+async fn an_attempt_that_was_not_sent_yet_is_not_hedged() {
+    let budget = Budget::builder().per_success(0.0).per_second(0.0);
+    let budget = budget.build().unwrap();
+    for (phase, attempts) in [
+        (Phase::Permit, 1),
+        (Phase::Connect, 1),
+        (Phase::Send, 2),
+        (Phase::Head, 2),
+    ] {
+        let made = Arc::new(AtomicU32::new(0));
+        let counted = Arc::clone(&made);
+        let gateway = service_fn(move |_: Request<ReplayBody<Full<Bytes>>>| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            let mut wait = Box::pin(sleep(secs(1)));
+            poll_fn(move |cx| match wait.as_mut().poll(cx) {
+                Poll::Ready(()) => Poll::Ready(Ok::<_, BoxError>(status(200))),
+                Poll::Pending => phase.pending(),
+            })
+        });
+        let before = budget.available();
+        let policy = hedged().await.budget(budget.clone()).build().unwrap();
+        let call = RetryLayer::new(policy).layer(gateway).oneshot(get());
+        call.await.unwrap();
+        assert_eq!(made.load(Ordering::Relaxed), attempts, "{phase}");
+        assert_eq!(budget.available() == before, attempts == 1, "{phase}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_hedged_call_took_is_seen_and_pays_for_its_first_attempt() {
+    let budget = Budget::builder()
+        .capacity(200)
+        .per_success(0.5)
+        .per_second(0.0);
+    let budget = budget.build().unwrap();
+    let hedge = hedge().await;
+    let before = hedge.delay();
+    for nth in 1..=30 {
+        // The first attempt wins, its rival being under way.
+        let gateway = Gateway::lasting([millis(150), secs(30)]);
+        let policy = policy().hedge(hedge.clone()).budget(budget.clone());
+        call(policy, &gateway, get()).await.unwrap();
+        if nth == 20 {
+            assert_eq!(budget.available(), Some(200.0 - 20.0 + 10.0));
+        }
+    }
+    assert!(hedge.delay() > before);
 }
 
 #[tokio::test(start_paused = true)]
