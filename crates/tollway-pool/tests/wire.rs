@@ -5,13 +5,18 @@
 
 mod support;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, StatusCode, Version};
+use http::header::HOST;
+use http::{Method, Request, StatusCode, Version};
 use http_body_util::BodyExt;
-use support::{Server, fetch, get, pool, post, send, text, until};
+use hyper::body::Incoming;
+use support::{Server, Tls, fetch, get, pool, post, send, serve_http1, serve_http2, text, until};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::Notify;
+use tokio_rustls::TlsAcceptor;
 use tollway_core::Verdict;
 use tollway_pool::Protocol;
 
@@ -274,4 +279,62 @@ async fn an_address_in_brackets_is_a_host() {
     let pool = pool().build().unwrap();
     let answer = fetch(&pool, get(uri.parse().unwrap())).await.unwrap();
     assert_eq!(answer.body, format!("host: {host}"));
+}
+
+#[tokio::test]
+async fn a_request_that_is_sent_again_by_another_protocol_keeps_the_callers_host() {
+    /// HTTP/2 first, on a connection that ends, and HTTP/1.1 after that.
+    async fn changing(ends: Arc<Notify>) -> Server {
+        Server::raw(move |stream, seen| {
+            let ends = ends.clone();
+            async move {
+                let first = seen.accepted() == 1;
+                let alpn = if first { "h2" } else { "http/1.1" };
+                let tls = TlsAcceptor::from(Arc::new(Tls::get().server(&[alpn])));
+                let stream = tls.accept(stream).await.unwrap();
+                let host = |request: Request<Incoming>| async move {
+                    let authority = request.uri().authority().map(ToString::to_string);
+                    let header = request.headers().get(HOST);
+                    let header = header.map(|host| host.to_str().unwrap().to_owned());
+                    text(authority.or(header).unwrap())
+                };
+                if first {
+                    tokio::select! {
+                        () = serve_http2(stream, seen, 100, host) => {}
+                        () = ends.notified() => {}
+                    }
+                } else {
+                    serve_http1(stream, seen, host).await;
+                }
+            }
+        })
+        .await
+    }
+
+    for _ in 0..100 {
+        let ends = Arc::new(Notify::new());
+        let server = changing(ends.clone()).await;
+        let pool = pool().build().unwrap();
+        let request = || {
+            let url = format!("https://localhost:{}/", server.addr.port());
+            let mut request = get(url.parse().unwrap());
+            let host = "other.example.com".parse().unwrap();
+            request.headers_mut().insert(HOST, host);
+            request
+        };
+        let first = fetch(&pool, request()).await.unwrap();
+        assert_eq!(first.info.protocol(), Version::HTTP_2);
+        assert_eq!(first.body, "other.example.com");
+        ends.notify_one();
+        tokio::task::yield_now().await;
+        // Whether the request is written before the end is seen is a race.
+        if let Ok(second) = fetch(&pool, request()).await
+            && pool.stats().total().resent() == 1
+        {
+            assert_eq!(second.info.protocol(), Version::HTTP_11);
+            assert_eq!(second.body, "other.example.com");
+            return;
+        }
+    }
+    panic!("no request was ever sent again");
 }
