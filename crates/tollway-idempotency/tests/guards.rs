@@ -9,7 +9,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
-use tollway_core::{BoxError, Fault, IdempotencyKey, Verdict};
+use tokio::time::Instant;
+use tollway_core::{BoxError, Deadline, Fault, IdempotencyKey, Phase, Verdict};
 use tollway_idempotency::{
     Dialect, IdempotencyKeyLayer, IdempotencyKeyService, KeyBody, KeyError, key_of,
 };
@@ -348,5 +349,42 @@ async fn a_call_whose_body_is_read_takes_its_readiness_along() {
         let call = ready.unwrap().call(pay("a", "/a", body));
         let call = tokio::time::timeout(Duration::from_secs(5), call);
         call.await.expect("no deadlock").unwrap();
+    }
+}
+
+/// Until it is called, nothing has left.
+#[tokio::test(start_paused = true)]
+async fn a_call_that_waits_for_its_service_says_that_it_sent_nothing() {
+    let gateway = Gateway {
+        busy: true,
+        ..Gateway::default()
+    };
+    let mut service = guarded(&gateway);
+    let mut call = std::pin::pin!(service.call(pay("k", "/p", "{}")));
+    let mut cx = Context::from_waker(std::task::Waker::noop());
+    let (poll, phase) = Phase::observe(|| call.as_mut().poll(&mut cx));
+    assert!(poll.is_pending());
+    assert_eq!(phase, Some(Phase::Prepare));
+}
+
+/// However long it waits for a permit: the provider may have forgotten it then.
+#[tokio::test(start_paused = true)]
+async fn a_key_whose_end_the_caller_knows_is_sent_no_later() {
+    let end = Instant::now() + Duration::from_secs(60);
+    for (key, deadline) in [("new", None), ("old", Some(end.into_std()))] {
+        let inner = tower::service_fn(move |request: Request<KeyBody<Full<Bytes>>>| async move {
+            let told = Deadline::of(request.extensions()).map(Deadline::instant);
+            assert_eq!(told, deadline);
+            Ok::<_, BoxError>(Response::new(()))
+        });
+        let mut given: IdempotencyKey = key.parse().unwrap();
+        if deadline.is_some() {
+            given = given.valid_until(end);
+        }
+        let mut request = pay("x", "/p", "{}");
+        request.headers_mut().clear();
+        request.extensions_mut().insert(given);
+        let service = IdempotencyKeyLayer::new().layer(inner);
+        service.oneshot(request).await.unwrap();
     }
 }
