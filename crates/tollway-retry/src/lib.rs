@@ -34,6 +34,12 @@
 //! - It tells what it did: [`Attempts`], in the response's extensions or on the
 //!   [`RetryError`].
 //!
+//! What an error means stands as a [`Fault`](tollway_core::Fault) in its chain, put
+//! there by Tollway's pool and layers. An error without one counts as unknown, a
+//! connect error of another client among them: over hyper-util's client or
+//! reqwest's, tell it apart with
+//! [`Classify::classify_error`](tollway_core::Classify::classify_error).
+//!
 //! tower's `Retry` leaves all of that to a policy that you write, copies every
 //! request whether or not it can be retried, and holds a failed response while
 //! it waits.

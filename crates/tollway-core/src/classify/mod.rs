@@ -39,6 +39,30 @@ pub trait Classify {
     /// What an error of the service below means, where this knows better than
     /// the [`Fault`](crate::Fault) in its chain. `None` leaves the error as it
     /// is; without a fault it will count as [`Verdict::Unknown`].
+    ///
+    /// Tollway's pool puts faults into its errors. Over another client, this is
+    /// the place to say which of its errors are connect errors, so that such a
+    /// call is repeated whatever its method:
+    ///
+    /// ```
+    /// # use std::{error::Error, io};
+    /// use tollway_core::{Answer, Classify, Judgement, Rules, Verdict};
+    ///
+    /// /// Rules for a client whose connect errors are plain I/O errors.
+    /// struct Over(Rules);
+    ///
+    /// impl Classify for Over {
+    ///     fn classify(&self, answer: &Answer<'_>) -> Judgement {
+    ///         self.0.classify(answer)
+    ///     }
+    ///
+    ///     fn classify_error(&self, error: &(dyn Error + 'static)) -> Option<Verdict> {
+    ///         let error: &io::Error = error.downcast_ref()?;
+    ///         let refused = error.kind() == io::ErrorKind::ConnectionRefused;
+    ///         refused.then_some(Verdict::NO_EFFECT)
+    ///     }
+    /// }
+    /// ```
     fn classify_error(&self, error: &(dyn Error + 'static)) -> Option<Verdict> {
         let _ = error;
         None
