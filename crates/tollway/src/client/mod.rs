@@ -85,6 +85,32 @@ impl Client {
     /// The request's URI is absolute. What it carries in its extensions is
     /// heeded: `Deadline`, `Priority`, `Endpoint`, `IdempotencyKey`.
     ///
+    /// ```
+    /// use tollway::core::{BoxError, Priority, Verdict};
+    /// use tollway::idempotency::key_from_reference;
+    /// use tollway::{Body, Client};
+    ///
+    /// /// Whether the order is paid; `None` where nobody knows yet.
+    /// async fn pay(client: &Client, order: &str) -> Result<Option<bool>, BoxError> {
+    ///     let request = http::Request::post("https://api.stripe.com/v1/payouts")
+    ///         .extension(Priority::High)
+    ///         // Made of the order, so that a program that was restarted repeats it.
+    ///         .extension(key_from_reference("orders", order)?)
+    ///         .body(Body::from("amount=1100&currency=usd"))?;
+    ///     let verdict = match client.send(request).await {
+    ///         Ok(response) => Verdict::of_response(&response),
+    ///         Err(error) => error.verdict(),
+    ///     };
+    ///     Ok(match verdict {
+    ///         Verdict::Done => Some(true),
+    ///         Verdict::Rejected | Verdict::NotExecuted { .. } => Some(false),
+    ///         // Look it up, or call this again: the key is the same, so the
+    ///         // provider knows what it has done already.
+    ///         Verdict::Unknown => None,
+    ///     })
+    /// }
+    /// ```
+    ///
     /// # Errors
     ///
     /// An [`Error`] where there is no response to return, with a
