@@ -219,3 +219,38 @@ impl fmt::Display for Report {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_that_was_stopped_is_not_clean_and_says_where() {
+        let payout = Payout {
+            reference: "po-1".to_owned(),
+            amount: 1,
+            currency: "EUR".to_owned(),
+            beneficiary: "X".to_owned(),
+        };
+        let lines = [Line {
+            payout: &payout,
+            settled: Settled {
+                fate: Fate::Succeeded,
+                attempts: 1,
+                retries: 0,
+                throttled: 0,
+                reconciled: false,
+            },
+            took: Duration::from_millis(1),
+        }];
+        let mut report = Report::new(&lines, Duration::from_secs(1), 1);
+        assert!(report.is_clean());
+        report.without_outcome(3, 0);
+        assert!(!report.is_clean());
+        let shown = report.to_string();
+        assert!(
+            shown.contains("the first 1 were begun, and the last 3 were not"),
+            "{shown}"
+        );
+    }
+}
