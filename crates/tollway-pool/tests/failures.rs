@@ -166,6 +166,19 @@ async fn plain_http_on_a_tls_port_and_the_other_way_round_are_explained() {
     assert_eq!(error.verdict(), Verdict::Unknown);
 }
 
+#[tokio::test]
+async fn a_peer_that_closes_during_the_tls_handshake_is_explained() {
+    let server = Server::raw(|mut stream, _| async move {
+        let _ = stream.read(&mut [0; 1024]).await;
+    })
+    .await;
+    let error = failing(pool(), localhost(&server)).await;
+    assert!(error.is_tls(), "{error}");
+    assert_no_effect(&error);
+    let text = error.to_string();
+    assert!(text.contains("closed the connection during"), "{text}");
+}
+
 /// A body that fails after its first piece.
 struct Failing(bool);
 

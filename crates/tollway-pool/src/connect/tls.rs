@@ -1,12 +1,13 @@
 //! TLS.
 
+use std::io;
 use std::sync::Arc;
 
 use rustls::{AlertDescription, CertificateError, ClientConfig, Error};
 use rustls_platform_verifier::BuilderVerifierExt;
 
 use crate::builder::ConfigError;
-use crate::failure::{OpenError, find};
+use crate::failure::{OpenError, find, find_io};
 
 /// The platform's roots, TLS 1.3 and 1.2, session resumption.
 pub(crate) fn platform_tls() -> Result<ClientConfig, ConfigError> {
@@ -61,7 +62,18 @@ pub(crate) fn explain_tls(host: &str, error: &OpenError) -> String {
         | Some(Error::AlertReceived(AlertDescription::ProtocolVersion)) => {
             format!("{host} has no TLS version or cipher in common with this client")
         }
-        _ => format!("TLS with {host} could not be established"),
+        _ => match find_io(error).map(io::Error::kind) {
+            Some(
+                io::ErrorKind::UnexpectedEof
+                | io::ErrorKind::ConnectionReset
+                | io::ErrorKind::ConnectionAborted
+                | io::ErrorKind::BrokenPipe,
+            ) => format!(
+                "{host} closed the connection during the TLS handshake: does the port speak TLS, \
+                 and for this host's name?"
+            ),
+            _ => format!("TLS with {host} could not be established"),
+        },
     }
 }
 
