@@ -148,6 +148,24 @@ async fn a_body_in_pieces_is_understood_and_handed_on_frame_for_frame() {
     assert_eq!(body.to_bytes(), r#"{"responseCode":51}"#);
 }
 
+/// Of a body that was read to its end, everything is still to be handed on.
+#[tokio::test]
+async fn a_body_that_was_read_is_at_its_end_only_once_it_was_handed_on() {
+    let text = r#"{"responseCode":0}"#;
+    let service = ClassifyLayer::new(savvy()).layer(service_fn(move |_: Request<()>| async move {
+        Ok::<_, Infallible>(Response::new(Full::<Bytes>::from(text)))
+    }));
+    let response = service.oneshot(Request::new(())).await.unwrap();
+    let mut body = response.into_body();
+    assert!(!body.is_end_stream());
+    assert_eq!(body.size_hint().exact(), Some(text.len() as u64));
+    let frame = body.frame().await.unwrap().unwrap();
+    assert_eq!(frame.into_data().unwrap(), text);
+    assert!(body.is_end_stream());
+    assert_eq!(body.size_hint().exact(), Some(0));
+    assert!(body.frame().await.is_none());
+}
+
 #[tokio::test]
 async fn an_error_in_the_body_comes_to_the_caller_where_it_came() {
     let mut body = Script::text(&[r#"{"responseCo"#]);

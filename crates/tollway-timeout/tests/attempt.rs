@@ -14,7 +14,7 @@ use support::{Slow, secs};
 use tokio::time::{Instant, advance, sleep};
 use tollway_core::{Attempt, BoxError, Deadline, Fault, Phase, Verdict};
 use tollway_timeout::{AttemptTimeout, AttemptTimeoutLayer, TimeoutError, is_deadline, is_timeout};
-use tower::{Layer, ServiceExt};
+use tower::{Layer, Service, ServiceExt};
 
 fn timeout(error: &BoxError) -> &TimeoutError {
     error.downcast_ref().expect("a time-out")
@@ -105,6 +105,27 @@ async fn the_deadline_ends_an_attempt_that_would_outlast_it() {
     assert_eq!(start.elapsed(), secs(5));
     assert!(is_deadline(&*error));
     assert_eq!(timeout(&error).phase(), Phase::Head);
+}
+
+#[tokio::test(start_paused = true)]
+async fn under_a_deadline_an_attempt_counts_from_its_call() {
+    for (deadline, ends) in [(None, secs(31)), (Some(secs(60)), secs(30))] {
+        let start = Instant::now();
+        let slow = Slow {
+            head: secs(60),
+            ..Slow::default()
+        };
+        let mut service = AttemptTimeoutLayer::new(secs(30)).layer(slow);
+        let mut request = Request::new(());
+        if let Some(limit) = deadline {
+            request.extensions_mut().insert(Deadline::at(start + limit));
+        }
+        let call = service.call(request);
+        advance(secs(1)).await;
+        let error = call.await.unwrap_err();
+        assert_eq!(start.elapsed(), ends);
+        assert_eq!(timeout(&error).after(), secs(30));
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -4,7 +4,7 @@ mod support;
 
 use std::future::poll_fn;
 use std::pin::pin;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,6 +16,7 @@ use tollway_core::{BoxError, Deadline, Fault, Phase, Verdict};
 use tollway_timeout::{
     AttemptTimeoutLayer, DeadlineLayer, TimeoutBody, TimeoutError, is_deadline, is_timeout,
 };
+use tower::limit::ConcurrencyLimit;
 use tower::{Layer, Service, ServiceExt, service_fn};
 
 fn timeout(error: &BoxError) -> &TimeoutError {
@@ -88,6 +89,49 @@ async fn waiting_for_the_inner_service_to_be_ready_counts() {
     assert_eq!(timeout(&error).phase(), Phase::Permit);
     assert_eq!(Verdict::of_error(&*error), Verdict::NO_EFFECT);
     assert_eq!(state.calls(), 0);
+}
+
+/// Its place in a queue belongs to the one that was asked: a clone would wait
+/// behind it for ever.
+#[tokio::test(start_paused = true)]
+async fn a_place_in_the_queue_is_taken_along_into_the_call() {
+    let gateway = service_fn(|_: Request<()>| async {
+        sleep(secs(1)).await;
+        Ok::<_, BoxError>(Response::new(String::new()))
+    });
+    let one = ConcurrencyLimit::new(gateway, 1);
+    let mut service = DeadlineLayer::new(secs(10)).layer(one);
+    for _ in 0..2 {
+        let mut other = service.clone();
+        let first = other.ready().await.unwrap().call(Request::new(()));
+        let second = service.ready().await.unwrap().call(Request::new(()));
+        let (first, second) = tokio::join!(first, second);
+        first.unwrap();
+        second.unwrap();
+    }
+}
+
+/// What a service waits for before it is called isn't about the request, say it
+/// what it may.
+#[tokio::test(start_paused = true)]
+async fn a_service_that_was_never_called_has_sent_nothing_whatever_it_notes() {
+    #[derive(Clone)]
+    struct Busy;
+    impl Service<Request<()>> for Busy {
+        type Response = Response<String>;
+        type Error = BoxError;
+        type Future = std::future::Pending<Result<Response<String>, BoxError>>;
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+            Phase::Head.pending()
+        }
+        fn call(&mut self, _: Request<()>) -> Self::Future {
+            unreachable!("it is never ready")
+        }
+    }
+    let mut service = DeadlineLayer::new(secs(5)).layer(Busy);
+    let error = service.call(Request::new(())).await.unwrap_err();
+    assert_eq!(timeout(&error).phase(), Phase::Permit);
+    assert_eq!(Verdict::of_error(&*error), Verdict::NO_EFFECT);
 }
 
 #[tokio::test(start_paused = true)]
