@@ -82,5 +82,5 @@ pub use endpoints::{EndpointError, Endpoints, Found};
 pub use fault::{BoxError, Fault, Phase};
 pub use key::{IdempotencyKey, InvalidKey};
 pub use priority::Priority;
-pub use retry_after::retry_after;
+pub use retry_after::{retry_after, server_now};
 pub use verdict::{RetryAdvice, Scope, Verdict};

@@ -76,7 +76,10 @@ pub(crate) fn seconds(text: &str) -> Option<Duration> {
     Some(ceil_to_millis(delay.min(MAX)).min(MAX))
 }
 
-fn server_now(headers: &HeaderMap, now: SystemTime) -> SystemTime {
+/// What time it is at the server that sent these headers: `now`, unless its
+/// `Date` differs from that by more than two seconds.
+#[must_use]
+pub fn server_now(headers: &HeaderMap, now: SystemTime) -> SystemTime {
     let Some(theirs) = headers.get(DATE).and_then(text).and_then(date) else {
         return now;
     };

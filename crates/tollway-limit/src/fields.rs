@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use http::{HeaderMap, HeaderName};
 use sfv::{BareItem, Item, List, ListEntry, Parser};
 use smallvec::SmallVec;
+use tollway_core::server_now;
 
 /// One thing that a provider says of one of its quotas: so many more are
 /// allowed within so long.
@@ -54,8 +55,8 @@ pub(crate) fn present(headers: &HeaderMap) -> bool {
 /// Reads `RateLimit` with `RateLimit-Policy`
 /// (draft-ietf-httpapi-ratelimit-headers), and the triples of
 /// `X-RateLimit-Limit`, `-Remaining` and `-Reset`. A reset is in seconds, or,
-/// where it is a billion or more, a Unix time, for which `now` is asked.
-/// What is malformed says nothing.
+/// where it is a billion or more, a Unix time by the provider's clock, for which
+/// `now` is asked. What is malformed says nothing.
 pub(crate) fn read(headers: &HeaderMap, now: impl Fn() -> SystemTime) -> Remainders {
     let mut found = structured(headers);
     for [limit, remaining, reset] in &TRIPLES {
@@ -70,7 +71,7 @@ pub(crate) fn read(headers: &HeaderMap, now: impl Fn() -> SystemTime) -> Remaind
         };
         found.push(Remainder {
             left: whole(left),
-            within: until(reset, &now),
+            within: until(reset, || server_now(headers, now())),
             window: None,
             limit: number(limit).map(whole),
         });
@@ -206,6 +207,17 @@ mod tests {
         assert_eq!(said(&fields("1700000012000")), [(3, secs(12))]);
         assert_eq!(said(&fields("1600000000")), [(3, secs(0))]);
         assert_eq!(said(&fields("999999999")), [(3, LATEST)]);
+    }
+
+    /// Ours may be an hour behind.
+    #[test]
+    fn a_unix_time_is_by_the_provider_s_clock() {
+        let fields = [
+            ("x-ratelimit-remaining", "3"),
+            ("x-ratelimit-reset", "1700003612"),
+            ("date", "Tue, 14 Nov 2023 23:13:20 GMT"),
+        ];
+        assert_eq!(said(&fields), [(3, secs(12))]);
     }
 
     #[test]
