@@ -65,6 +65,12 @@
 //! | [`Priority`] | normal |
 //! | [`Deadline`], or one that a layer above [holds](tollway_core::Deadline::hold) | the call may wait for ever |
 //!
+//! A call that needs several quotas goes when all of them have room at the same
+//! time, and keeps no place in one while it waits for another. Where each is
+//! always used up by calls that don't need the other, that may be never: such a
+//! call should have a deadline, or a share of each
+//! ([`reserve`](Quota::reserve)).
+//!
 //! An attempt that is a retry stands in the same queue as fresh calls of its
 //! priority, in the order in which they came: it overtakes nobody, least of all a
 //! fresh call of a higher priority. Retries that overtook would starve fresh

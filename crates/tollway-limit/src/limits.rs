@@ -27,7 +27,7 @@ pub struct Limits {
 }
 
 /// What the one lock guards. It is held for a decision, never across an await,
-/// and no foreign code runs under it.
+/// and no foreign code runs under it but what clones a waker.
 #[derive(Debug)]
 pub(crate) struct Core {
     pub(crate) version: u64,

@@ -503,6 +503,38 @@ async fn a_lower_priority_with_a_share_is_not_starved() {
     assert!((15..=25).contains(&low), "{low} of 100");
 }
 
+/// Quotas that are used up by turns never have room at the same time, but for who
+/// has a share of each.
+#[tokio::test(start_paused = true)]
+async fn a_share_of_each_quota_lets_a_call_have_several() {
+    let quota = Quota::concurrent(2).reserve(Priority::High, 50);
+    let builder = Limits::builder().endpoint(Endpoint::get("/a"), quota);
+    let host = Key::header(http::header::HOST);
+    let limits = builder.keyed(host, quota).build().unwrap();
+    let mut headers = HeaderMap::new();
+    headers.insert("host", http::HeaderValue::from_static("one"));
+    for turn in 0..20 {
+        let (limits, headers) = (limits.clone(), headers.clone());
+        tokio::spawn(async move {
+            sleep(millis(5 * turn)).await;
+            let call = match turn % 2 {
+                0 => call("/a"),
+                _ => call("/b").headers(&headers),
+            };
+            loop {
+                let permit = limits.acquire(&call).await.unwrap();
+                sleep(millis(10)).await;
+                drop(permit);
+            }
+        });
+    }
+    sleep(millis(500)).await;
+    let both = call("/a").headers(&headers).priority(Priority::High);
+    let start = Instant::now();
+    drop(limits.acquire(&both).await.unwrap());
+    assert!(start.elapsed() <= millis(20));
+}
+
 #[tokio::test(start_paused = true)]
 async fn limits_change_while_calls_wait() {
     let builder = |limit| Limits::builder().every_call(burst(limit, millis(60_000)));
