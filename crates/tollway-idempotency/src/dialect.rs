@@ -98,7 +98,7 @@ impl Dialect {
     /// The caller puts it there; a call without it is refused, and no payload
     /// is ever changed. The body is read to check it, up to
     /// [`MAX_BODY`](Self::MAX_BODY), and handed on byte for byte. The field
-    /// holds a string or a whole number, once.
+    /// holds a string or a whole number of 64 bits, once.
     #[must_use]
     pub fn body_field(name: impl Into<Cow<'static, str>>) -> Self {
         Self::at(Place::Field {

@@ -185,7 +185,7 @@ impl fmt::Display for Why {
                     }
                     Field::Unreadable(Unreadable::Twice) => f.write_str("stands there twice"),
                     Field::Unreadable(Unreadable::NotText) => {
-                        f.write_str("is neither a string nor a whole number")
+                        f.write_str("is neither a string nor a whole number of 64 bits")
                     }
                     Field::Misfit(misfit) => misfit.fmt(f),
                     Field::Sealed(header) => write!(
