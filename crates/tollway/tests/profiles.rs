@@ -127,14 +127,47 @@ async fn stripe_has_stricter_resources() {
     // Those in flight count among the 15 until they are answered.
     assert_eq!(in_flight(profiles::stripe(), "POST /v1/payouts"), 15);
     for (line, number) in [
-        ("POST /v1/payment_intents/a", 1000 - PACED),
+        ("POST /v1/payment_intents/a", 1000),
         ("POST /v1/subscriptions/a", 200),
     ] {
         assert_eq!(per(HOUR, profiles::stripe, &[line]), number, "{line}");
         let other = line.replace("/a", "/b");
         let both = per(HOUR, profiles::stripe, &[line, &other]);
         assert_eq!(both, 2 * number, "{line}");
+        // The object's next update waits for no more than its endpoint.
+        let updates = granted(profiles::stripe(), &[request(line)], SECOND);
+        assert_eq!(updates, 25 - PACED, "{line}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn stripe_s_usual_endpoints_have_quotas_of_their_own() {
+    let resources = [
+        "balance_transactions",
+        "charges",
+        "customers",
+        "disputes",
+        "invoices",
+        "payment_methods",
+        "refunds",
+        "setup_intents",
+        "transfers",
+    ];
+    let each = 25 - PACED;
+    for resource in resources {
+        let lines = ["GET /v1/@", "POST /v1/@", "GET /v1/@/a", "POST /v1/@/a"]
+            .map(|line| line.replace('@', resource));
+        let lines: Vec<_> = lines.iter().map(String::as_str).collect();
+        let granted = per(SECOND, profiles::stripe, &lines);
+        assert_eq!(granted, 4 * each, "{resource}");
+    }
+    for action in ["confirm", "capture", "cancel"] {
+        let line = format!("POST /v1/payment_intents/a/{action}");
+        let lines = [&line, "POST /v1/nobody/knows"];
+        assert_eq!(per(SECOND, profiles::stripe, &lines), 2 * each, "{action}");
+    }
+    let unknown = ["POST /v1/nobody/knows", "GET /v1/nor/this"];
+    assert_eq!(per(SECOND, profiles::stripe, &unknown), each);
 }
 
 #[tokio::test(start_paused = true)]

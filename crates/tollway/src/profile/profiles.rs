@@ -63,7 +63,8 @@ pub fn payrix() -> Profile {
 ///   a second, 30 at a time; 1000 updates an hour of each payment intent; for
 ///   each subscription 10 new invoices a minute and 20 a day, and 200 updates an
 ///   hour (the documented limit is on changes of quantity; *ours* counts every
-///   update).
+///   update). Those of one object may be used up at once, the others are spread
+///   evenly.
 /// - Endpoints that most integrations call are known by their paths. Calls of
 ///   all others share one quota of 25 a second *(ours: stricter than the
 ///   documentation, never looser)*, until they are added with
@@ -150,7 +151,8 @@ fn stripe_limits(account: Quota) -> LimitsBuilder {
         )
         .keyed(
             Key::param("id").on(Endpoint::post("/v1/payment_intents/{id}")),
-            Quota::per_hour(1000),
+            // Evenly over an hour, the second update would wait 3.6 s.
+            Quota::per_hour(1000).shape(Shape::Burst),
         )
         .keyed(
             Key::param("id").on(Endpoint::post("/v1/subscriptions/{id}")),
