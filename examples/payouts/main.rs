@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use http::{HeaderMap, HeaderName, HeaderValue};
-use indicatif::{ProgressBar, ProgressState, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressState, ProgressStyle};
 use tokio::signal::ctrl_c;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
@@ -189,7 +189,8 @@ fn payer(args: &Args, gateway: Option<&Gateway>) -> Result<Payer, BoxError> {
 /// Pays all, so many at a time, and shows how far it is. Says too how many
 /// workers failed, each with a payout in its hands.
 async fn pay_all<'a>(payer: &Payer, payouts: &'a [Payout], args: &Args) -> (Vec<Line<'a>>, usize) {
-    let progress = Arc::new(Progress::new(payouts.len(), args.json));
+    let least = payer.api.least_time(payouts.len());
+    let progress = Arc::new(Progress::new(payouts.len(), least, args.json));
     let shared: Arc<[Payout]> = payouts.into();
     let next = Arc::new(AtomicUsize::new(0));
     let settled = Arc::new(Mutex::new(Vec::with_capacity(payouts.len())));
@@ -249,20 +250,25 @@ struct Progress {
 }
 
 impl Progress {
-    fn new(len: usize, hidden: bool) -> Self {
+    /// `least` is the least time that the provider's rule allows for all.
+    fn new(len: usize, least: Duration, hidden: bool) -> Self {
         let bar = if hidden {
             ProgressBar::hidden()
         } else {
             ProgressBar::new(u64::try_from(len).unwrap_or(u64::MAX))
         };
-        let template = "{bar:30} {pos}/{len}  {rate}  {msg}  {eta} left";
+        // Writing fails only where there is no line to show.
+        let rate = |state: &ProgressState, text: &mut dyn Write| {
+            let _ = write!(text, "{:.0}/s", state.per_sec());
+        };
+        let left = move |state: &ProgressState, text: &mut dyn Write| {
+            // A burst says nothing of the wait for the next window.
+            let left = state.eta().max(least.saturating_sub(state.elapsed()));
+            let _ = write!(text, "{}", HumanDuration(left));
+        };
+        let template = "{bar:30} {pos}/{len}  {rate}  {msg}  {left} left";
         if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(
-                style.with_key("rate", |state: &ProgressState, text: &mut dyn Write| {
-                    // It fails where the text does, and then there is no line to show.
-                    let _ = write!(text, "{:.0}/s", state.per_sec());
-                }),
-            );
+            bar.set_style(style.with_key("rate", rate).with_key("left", left));
         }
         bar.enable_steady_tick(Duration::from_millis(200));
         Self {

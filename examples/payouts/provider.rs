@@ -46,6 +46,15 @@ impl Api {
         })
     }
 
+    /// The least time in which the provider takes so many payouts.
+    pub(crate) fn least_time(self, payouts: usize) -> Duration {
+        let Some(rule) = self.rule() else {
+            return Duration::ZERO;
+        };
+        let payouts = u32::try_from(payouts).unwrap_or(u32::MAX);
+        rule.window() * (payouts.saturating_sub(1) / rule.limit().max(1))
+    }
+
     /// The request that pays `payout`.
     pub(crate) fn create(
         self,
