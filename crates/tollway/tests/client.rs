@@ -15,7 +15,7 @@ use std::time::Duration;
 use http::{Method, Request, StatusCode, Version};
 use http_body_util::BodyExt;
 use tokio::time::{sleep, timeout};
-use tollway::core::{Endpoint, IdempotencyKey, Phase, Rules, Verdict};
+use tollway::core::{Deadline, Endpoint, IdempotencyKey, Phase, Rules, Verdict};
 use tollway::idempotency::Dialect;
 use tollway::limit::{Limits, Quota};
 use tollway::pool::{ConnectionInfo, Protocol};
@@ -281,6 +281,30 @@ async fn a_call_that_waits_for_a_connection_tells_a_timeout_that_nothing_was_wri
 }
 
 #[tokio::test]
+async fn a_connection_that_doesn_t_come_free_in_time_is_a_timeout() {
+    let hang = Fault::Hang(Duration::from_secs(60));
+    let (gateway, _) = stripe(Faults::script([Some(hang)])).await;
+    let retry = RetryPolicy::builder().max_attempts(1);
+    let client = Client::builder(profiles::stripe())
+        .plain_http(true)
+        .retry(retry)
+        .pool(|pool| {
+            let pool = pool.max_connections_per_host(1);
+            pool.acquire_timeout(Duration::from_millis(50))
+        })
+        .build()
+        .unwrap();
+    let mut hung = pin!(client.send(payout(&gateway, "po-1")));
+    let mut waits = pin!(client.send(payout(&gateway, "po-2")));
+    let error = tokio::select! {
+        biased;
+        _ = &mut hung => panic!("it hangs"),
+        second = &mut waits => second.unwrap_err(),
+    };
+    assert!(error.is_timeout() && error.is_not_executed(), "{error:#}");
+}
+
+#[tokio::test]
 async fn plain_http_is_refused_unless_asked_for() {
     let (gateway, _) = stripe(Faults::none()).await;
     let client = Client::builder(profiles::stripe()).build().unwrap();
@@ -417,15 +441,25 @@ async fn a_span_tells_of_the_call_and_of_no_secret() {
         .finish();
     let guard = tracing::subscriber::set_default(subscriber);
     client.send(request).await.unwrap();
+    let nothing = Request::get(format!("{}/v1/nothing", gateway.url()));
+    let nothing = nothing.body(Body::empty()).unwrap();
+    client.send(nothing).await.unwrap();
+    let mut late = payout(&gateway, "po-10");
+    let past = Deadline::at(tokio::time::Instant::now());
+    late.extensions_mut().insert(past);
+    client.send(late).await.unwrap_err();
     client.drain(Duration::from_secs(5)).await;
-    client.send(payout(&gateway, "po-10")).await.unwrap_err();
+    client.send(payout(&gateway, "po-11")).await.unwrap_err();
     drop(guard);
 
     let text = String::from_utf8(captured.0.lock().unwrap().clone()).unwrap();
     let mut closed = text
         .lines()
         .filter(|line| line.contains("tollway::client: close"));
-    let (closed, failed) = (closed.next().unwrap(), closed.next().unwrap());
+    let mut next = || closed.next().unwrap();
+    let (closed, missing, late, failed) = (next(), next(), next(), next());
+    assert!(missing.contains("error.type=404"), "{missing}");
+    assert!(late.contains("error.type=\"timeout\""), "{late}");
     for field in ["error.type=\"connect\"", "tollway.verdict=\"not_executed\""] {
         assert!(failed.contains(field), "{field} is not in {failed}");
     }

@@ -148,6 +148,16 @@ mod tests {
         assert!(!is_boxed(&Body::new(Body::from("a"))));
     }
 
+    #[test]
+    fn an_empty_body_is_at_its_end() {
+        let boxed = Body::new(http_body_util::Empty::new().map_err(|never| match never {}));
+        assert!(is_boxed(&boxed));
+        for body in [Body::empty(), Body::from(()), boxed] {
+            assert!(body.is_end_stream());
+        }
+        assert!(!Body::from("a").is_end_stream());
+    }
+
     #[tokio::test]
     async fn any_other_body_is_boxed_and_flows_through() {
         let body = Body::new(Full::new(Bytes::from("abc")).map_err(|never| match never {}));
