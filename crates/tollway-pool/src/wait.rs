@@ -16,6 +16,12 @@ use crate::error::{Kind, PoolError};
 use crate::host::Host;
 use crate::state::{CheckOut, Grant};
 
+/// How often a call asks anew, where the runtime that was to open its connection
+/// ends. One that ends closes its connections one by one, and each of them leaves
+/// a place for which it would have opened another. If it is the call's own runtime
+/// that has ended, asking doesn't help.
+const ORPHANED: u32 = 32;
+
 pin_project! {
     /// The wait for a connection, with the request that it is for.
     pub(crate) struct Wait<B: 'static> {
@@ -26,8 +32,8 @@ pin_project! {
         until: Instant,
         // The place in the queue, once it has asked.
         ticket: Option<Ticket<B>>,
-        // Whether whoever was to open its connection has gone.
-        orphaned: bool,
+        // How often whoever was to open its connection has gone.
+        orphaned: u32,
         #[pin]
         timer: Option<Sleep>,
     }
@@ -69,7 +75,7 @@ impl<B: 'static> Wait<B> {
             since,
             until,
             ticket: None,
-            orphaned: false,
+            orphaned: 0,
             timer: None,
         })
     }
@@ -99,8 +105,10 @@ impl<B: 'static> Wait<B> {
             match this.host.poll_waiter(ticket.waiter, cx.waker()) {
                 Poll::Ready(Some(Ok(grant))) => break grant,
                 // Another call's runtime has ended; this one's may be well.
-                Poll::Ready(Some(Err(failure))) if failure.is_orphaned() && !*this.orphaned => {
-                    *this.orphaned = true;
+                Poll::Ready(Some(Err(failure)))
+                    if failure.is_orphaned() && *this.orphaned < ORPHANED =>
+                {
+                    *this.orphaned += 1;
                     *this.ticket = None;
                 }
                 Poll::Ready(Some(Err(failure))) => {
