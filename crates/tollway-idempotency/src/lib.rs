@@ -98,6 +98,12 @@
 //! it the provider's own check remains. Keys made here are not remembered, as
 //! they can't have stood for anything before.
 //!
+//! # Telemetry
+//!
+//! One `tracing` event for each call that is refused, `refused`, at level debug
+//! under the target `tollway::idempotency`, with `tollway.idempotency.reason`. It
+//! shows no key.
+//!
 //! # Cost
 //!
 //! A call with a new key in a header allocates nothing but a share of a chunk

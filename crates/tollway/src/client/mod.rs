@@ -53,13 +53,14 @@ use stack::{Stack, WireBody};
 ///
 /// # Telemetry
 ///
-/// Each call has a span, `call` under the target `tollway::client`, with the
-/// fields of OpenTelemetry's conventions for HTTP clients, and `tollway.provider`
-/// and `tollway.verdict`. Left out is `url.full`, which names objects and may hold
-/// secrets; put an `Endpoint` into the request's extensions to have its template
-/// as `url.template`. `error.type` is a status, `timeout`, or the name of the
-/// [phase](Error::phase) in which the call failed. The layers' events (retries,
-/// waits, connections) stand in the span.
+/// Each call has a span, `call` at level info under the target `tollway::client`,
+/// with the fields of OpenTelemetry's conventions for HTTP clients, and
+/// `tollway.provider` and `tollway.verdict`. Left out is `url.full`, which names
+/// objects and may hold secrets; put an `Endpoint` into the request's extensions
+/// to have its template as `url.template`. `error.type` is a status, `timeout`,
+/// or the name of the [phase](Error::phase) in which the call failed. The layers'
+/// events (retries, waits) stand in the span; those of the pool's connections,
+/// which serve many calls, don't.
 ///
 /// # Cancellation
 ///
