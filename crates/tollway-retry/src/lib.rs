@@ -88,7 +88,8 @@
 //! up, or else `not retrying` (debug). They tell `tollway.verdict`,
 //! `http.request.resend_count`, `http.response.status_code` or `error.type` (the
 //! phase in which the attempt failed), and `tollway.retry.delay` in seconds or
-//! `tollway.retry.stop`. A call that is done at the first attempt emits nothing.
+//! `tollway.retry.stop`. A call that is answered for good at the first attempt
+//! emits nothing.
 
 mod back_off;
 mod budget;
