@@ -26,6 +26,7 @@ use crate::failure::{Failure, Step};
 use crate::host::Host;
 use crate::info::Facts;
 use crate::sent::Sent;
+use crate::service::Shared;
 use crate::state::Conn;
 use crate::wire::{OnClose, Watched, Wire};
 
@@ -37,6 +38,9 @@ const LIMIT_UNKNOWN: usize = 0x7fff_fffe;
 pub(crate) trait Dial<B: 'static>: Send + Sync {
     /// Opens the connection that `id` stands for, and tells the host.
     fn dial(&self, host: Arc<Host<B>>, id: Id) -> Dialing;
+
+    /// Starts the reaper, unless it runs.
+    fn ensure_reaper(&self, pool: &Shared<B>);
 }
 
 /// Allocated once a connection, which costs a great deal more anyway.
@@ -71,6 +75,10 @@ where
                 Err(failure) => attempt.failed(failure),
             }
         })
+    }
+
+    fn ensure_reaper(&self, pool: &Shared<B>) {
+        pool.ensure_reaper();
     }
 }
 

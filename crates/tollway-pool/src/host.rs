@@ -118,6 +118,7 @@ impl<B: 'static> Host<B> {
     #[cold]
     fn tell(&self, pool: &Shared<B>, alarm: bool, drained: bool) {
         if alarm {
+            self.dialer.ensure_reaper(pool);
             pool.bell.ring();
         }
         if drained {
@@ -361,6 +362,8 @@ impl Host<()> {
             fn dial(&self, _: Arc<Host<()>>, _: Id) -> Dialing {
                 Box::pin(async { Ok(()) })
             }
+
+            fn ensure_reaper(&self, _: &Shared<()>) {}
         }
 
         let state = State::new(Config::default().limits, None);

@@ -43,10 +43,32 @@ impl<B: 'static> Bell<B> {
     }
 }
 
+/// Dropped with the reaper, be it by a runtime that ends.
+struct Ended<B: 'static>(Weak<Shared<B>>);
+
+impl<B: 'static> Drop for Ended<B> {
+    fn drop(&mut self) {
+        if let Some(pool) = self.0.upgrade() {
+            pool.reaper_ended();
+        }
+    }
+}
+
 /// The one task of a pool. It sleeps until something is due, or until the bell
 /// says that something is due earlier, and ends with the pool's last
 /// connection, once the pool is gone.
-pub(crate) async fn run<B: Send + 'static>(pool: Weak<Shared<B>>, bell: Arc<Bell<B>>) {
+pub(crate) fn run<B: Send + 'static>(
+    pool: Weak<Shared<B>>,
+    bell: Arc<Bell<B>>,
+) -> impl Future<Output = ()> + Send {
+    let ended = Ended(pool.clone());
+    async move {
+        let _ended = ended;
+        reap(pool, bell).await;
+    }
+}
+
+async fn reap<B: Send + 'static>(pool: Weak<Shared<B>>, bell: Arc<Bell<B>>) {
     while let Some(pool) = pool.upgrade() {
         let next = pool.reap(Instant::now());
         drop(pool);

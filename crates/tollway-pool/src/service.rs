@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use http::{Request, Response, Uri};
 use http_body::Body;
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 use tollway_core::BoxError;
 use tower_service::Service;
@@ -47,7 +47,8 @@ pub(crate) struct Shared<B: 'static> {
     pub(crate) bell: Arc<Bell<B>>,
     /// Told when a host that is being drained has nothing left.
     pub(crate) vacated: Notify,
-    reaper: Mutex<Option<JoinHandle<()>>>,
+    /// Whether there is a reaper.
+    reaping: AtomicBool,
     draining: AtomicBool,
     /// The numbers of hosts that have been forgotten.
     past: Mutex<Stats>,
@@ -187,7 +188,7 @@ impl<B: 'static> Pool<B> {
                 dialer,
                 bell: Arc::new(Bell::new()),
                 vacated: Notify::new(),
-                reaper: Mutex::default(),
+                reaping: false.into(),
                 draining: false.into(),
                 past: Mutex::default(),
                 this: this.clone(),
@@ -260,6 +261,14 @@ impl<B: 'static> Shared<B> {
         next
     }
 
+    /// The reaper's runtime has ended. Whatever is due next is news to another.
+    pub(crate) fn reaper_ended(&self) {
+        self.reaping.store(false, Ordering::SeqCst);
+        for host in self.all_hosts() {
+            host.with(|state| state.forget_alarm());
+        }
+    }
+
     /// Forgets hosts without connections, so that a crawler's pool doesn't
     /// grow for ever. What a few hosts are known to speak is worth keeping.
     fn forget_hosts(&self) {
@@ -280,13 +289,13 @@ impl<B: 'static> Shared<B> {
 
 impl<B: Send + 'static> Shared<B> {
     /// Starts the reaper, unless it runs. It begins with the first connection,
-    /// since a pool may be built outside of a runtime, and begins anew should
-    /// its runtime have ended.
+    /// since a pool may be built outside of a runtime, and anew with the next
+    /// event should its runtime have ended.
     pub(crate) fn ensure_reaper(&self) {
-        let mut reaper = self.reaper.lock().unwrap_or_else(PoisonError::into_inner);
-        if reaper.as_ref().is_none_or(JoinHandle::is_finished) {
-            let task = reaper::run(self.this.clone(), self.bell.clone());
-            *reaper = Some(tokio::spawn(task));
+        if let Ok(runtime) = Handle::try_current()
+            && !self.reaping.swap(true, Ordering::SeqCst)
+        {
+            runtime.spawn(reaper::run(self.this.clone(), self.bell.clone()));
         }
     }
 }

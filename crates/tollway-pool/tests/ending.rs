@@ -15,7 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 use tollway_core::Verdict;
-use tollway_pool::Protocol;
+use tollway_pool::{CloseReason, Protocol};
 use tower::{Service, ServiceExt};
 
 /// A server that answers after this long.
@@ -215,6 +215,27 @@ fn a_body_dropped_by_a_runtime_that_ends_leaves_its_connection_to_others() {
     held.recv().unwrap();
     drop(ending);
     staying.block_on(fetch_later(&pool, &server));
+}
+
+#[test]
+fn a_runtime_that_ends_does_not_take_the_reaper_from_the_others() {
+    let runtime = || {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        builder.worker_threads(1).enable_all().build().unwrap()
+    };
+    let (staying, ending) = (runtime(), runtime());
+    let server = staying.block_on(slow(Protocol::Http1Only, Duration::ZERO));
+    let pool = pool().idle_timeout(Duration::from_millis(50));
+    let pool = pool.build().unwrap();
+    // Its first connection brings the reaper.
+    ending.block_on(fetch_later(&pool, &server));
+    let open = staying.block_on(pool.warm(&server.uri("/"), 2)).unwrap();
+    assert_eq!(open, 2);
+    drop(ending);
+    staying.block_on(fetch_later(&pool, &server));
+    assert_eq!(pool.stats().total().opened(), 2);
+    staying.block_on(until(|| pool.stats().total().open() == 0));
+    assert_eq!(pool.stats().total().closed(CloseReason::Idle), 1);
 }
 
 #[test]

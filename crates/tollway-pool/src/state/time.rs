@@ -20,6 +20,11 @@ impl<K: Kind> State<K> {
         std::mem::take(&mut self.news)
     }
 
+    /// The reaper is gone, and with it what it knew.
+    pub(crate) fn forget_alarm(&mut self) {
+        self.alarm = None;
+    }
+
     /// When the reaper is to come.
     #[cfg(test)]
     pub(crate) fn alarm(&self) -> Option<Instant> {
