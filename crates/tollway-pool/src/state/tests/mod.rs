@@ -169,6 +169,22 @@ fn a_peer_that_takes_no_calls_for_now_is_not_asked_on_one_connection_after_the_o
 }
 
 #[test]
+fn whoever_waits_for_a_connection_that_takes_no_more_calls_gets_another() {
+    let mut world = World::new(limits(3), Some(Spoken::Http2), 1);
+    world.check_out();
+    let (id, now) = (world.attempts[0].0, world.now);
+    assert!(!world.state.limit_changed(id, 0, now), "it isn't open yet");
+    world.attempt_succeeds(0, true);
+    world.poll_waiter(0);
+    // The further one that its caller asks for fails, and the first will do.
+    world.check_out();
+    world.attempt_fails(0);
+    assert_eq!((world.waiters.len(), world.attempts.len()), (1, 0));
+    world.limit_changes(0, 0);
+    assert_eq!((world.waiters.len(), world.attempts.len()), (1, 1));
+}
+
+#[test]
 fn what_refused_calls_teach_is_heeded_for_a_while() {
     /// A connection of which the peer takes three calls.
     fn ends_at_the_fourth(world: &mut World) {
