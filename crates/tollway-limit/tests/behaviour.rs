@@ -733,6 +733,19 @@ async fn a_snapshot_says_when_attempts_that_are_lost_make_room() {
     assert!(waited.abs_diff(free_in) <= millis(1));
 }
 
+/// What is kept for others is lent out a window after they were last about.
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_says_when_a_share_makes_room() {
+    let limits = limits(burst(2, millis(1000)).reserve(Priority::High, 50));
+    let high = call("/").priority(Priority::High);
+    limits.acquire(&high).await.unwrap().give_back();
+    let _normal = limits.acquire(&call("/")).await.unwrap();
+    let snapshot = limits.snapshot();
+    let free_in = snapshot.quotas[0].free_at.unwrap() - snapshot.at;
+    assert_eq!(free_in, millis(1000));
+    assert_eq!(wait(&limits, &call("/")).await, free_in);
+}
+
 #[test]
 fn nonsense_is_refused_by_name() {
     let refused = |builder: LimitsBuilder| builder.build().unwrap_err().to_string();

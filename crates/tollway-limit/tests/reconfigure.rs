@@ -46,6 +46,7 @@ async fn wait(limits: &Limits) -> Duration {
 async fn whoever_waits_is_held_to_rules_that_are_new() {
     let quota = burst(5, HOUR);
     let keyed = || Limits::builder().keyed(Key::path(), quota);
+    let each = || Limits::builder().each_endpoint(quota);
     let one = || Limits::builder().endpoint(Endpoint::get("/"), quota);
     for (old, new, expected) in [
         (every(quota), keyed(), 5),
@@ -54,6 +55,7 @@ async fn whoever_waits_is_held_to_rules_that_are_new() {
         (keyed(), keyed().every_call(quota), 0),
         (one(), every(quota), 5),
         (every(quota), one(), 5),
+        (each().known_endpoints([Endpoint::get("/")]), each(), 5),
     ] {
         let limits = old.build().unwrap();
         assert_eq!(at_once(&limits, 10), 5);

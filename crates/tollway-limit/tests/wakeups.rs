@@ -1,6 +1,8 @@
 //! Whoever waits is woken, whoever else leaves, and whatever else happens.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+use std::future::poll_fn;
+use std::task::Poll;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Method};
@@ -84,27 +86,28 @@ impl Blocking {
         }
     }
 
-    async fn acquire(limits: Limits) {
-        drop(limits.acquire(&call("/")).await.unwrap());
+    async fn acquire(limits: Limits) -> Permit {
+        limits.acquire(&call("/")).await.unwrap()
     }
 
     /// A task of this runtime waits.
-    fn waits(&self) -> JoinHandle<()> {
+    fn waits(&self) -> JoinHandle<Permit> {
         let waits = self.runtime.spawn(Self::acquire(self.limits.clone()));
         self.runtime.block_on(yield_now());
         waits
     }
 
     /// A permit comes while this runtime is driven.
-    fn gets_one(&self, waits: JoinHandle<()>) {
+    /// And keeps it: whoever lets one go sees to those who wait.
+    fn gets_one(&self, waits: JoinHandle<Permit>) -> Permit {
         let end = async { timeout(millis(5000), waits).await };
         let end = self.runtime.block_on(end);
-        end.expect("it waits for ever").unwrap();
+        end.expect("it waits for ever").unwrap()
     }
 }
 
 fn one_a_second() -> Limits {
-    let quota = Quota::new(1, millis(1000)).shape(Shape::Burst);
+    let quota = Quota::new(11, millis(10_000));
     Limits::builder().every_call(quota).build().unwrap()
 }
 
@@ -113,11 +116,24 @@ fn one_a_second() -> Limits {
 fn a_timer_that_was_set_in_a_runtime_that_is_idle_holds_nobody_up() {
     let limits = one_a_second();
     let (idle, driven) = (Blocking::new(&limits), Blocking::new(&limits));
-    idle.gets_one(idle.waits());
+    let _kept = idle.gets_one(idle.waits());
     let leaves = idle.waits();
     leaves.abort();
     idle.runtime.block_on(leaves).unwrap_err();
-    driven.gets_one(driven.waits());
+    drop(driven.gets_one(driven.waits()));
+}
+
+/// A wait may start in one runtime and go on in another.
+#[test]
+fn whoever_moves_to_another_runtime_has_its_timer_set_there() {
+    let limits = one_a_second();
+    let (idle, driven) = (Blocking::new(&limits), Blocking::new(&limits));
+    let _kept = idle.gets_one(idle.waits());
+    let mut moves = Box::pin(Blocking::acquire(limits.clone()));
+    let first_poll = poll_fn(|cx| Poll::Ready(moves.as_mut().poll(cx).is_pending()));
+    assert!(idle.runtime.block_on(first_poll));
+    let waits = driven.runtime.spawn(moves);
+    drop(driven.gets_one(waits));
 }
 
 #[test]
@@ -125,16 +141,17 @@ fn whoever_gets_a_permit_or_leaves_has_no_timer_set_where_nobody_waits() {
     for leaves in [true, false] {
         let limits = one_a_second();
         let (idle, driven) = (Blocking::new(&limits), Blocking::new(&limits));
-        idle.gets_one(idle.waits());
+        let _kept = idle.gets_one(idle.waits());
         let first = idle.waits();
         let second = driven.waits();
-        if leaves {
+        let _kept = if leaves {
             first.abort();
-            idle.runtime.block_on(first).unwrap_err();
+            drop(idle.runtime.block_on(first));
+            None
         } else {
-            idle.gets_one(first);
-        }
-        driven.gets_one(second);
+            Some(idle.gets_one(first))
+        };
+        drop(driven.gets_one(second));
     }
 }
 
@@ -143,7 +160,7 @@ fn whoever_gets_a_permit_or_leaves_has_no_timer_set_where_nobody_waits() {
 fn a_runtime_without_a_timer_holds_nobody_up() {
     let limits = one_a_second();
     let driven = Blocking::new(&limits);
-    driven.gets_one(driven.waits());
+    let _kept = driven.gets_one(driven.waits());
     let bare = tokio::runtime::Builder::new_current_thread().build();
     let bare = Blocking {
         runtime: bare.unwrap(),
@@ -151,7 +168,7 @@ fn a_runtime_without_a_timer_holds_nobody_up() {
     };
     let error = bare.runtime.block_on(bare.waits()).unwrap_err();
     assert!(error.is_panic());
-    driven.gets_one(driven.waits());
+    drop(driven.gets_one(driven.waits()));
 }
 
 #[derive(Clone, Debug)]

@@ -99,3 +99,34 @@ impl Gauge {
         }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::quota::{Quota, Shape};
+    use crate::time::NANOS_PER_MILLI;
+
+    #[test]
+    fn places_are_free_in_order_whoever_takes_them() {
+        let quota = Quota::new(40, Duration::from_millis(300)).shape(Shape::Burst);
+        let mut gauge = Gauge::new(quota);
+        for number in 0..40 {
+            let now = number * 100 * NANOS_PER_MILLI / 4;
+            gauge.take(0, now);
+            // Some of them arrive before those that are answered later.
+            match number % 3 {
+                0 => drop(gauge.lose(0, Some(now), now)),
+                _ => gauge.finish(0, Some(now), now),
+            }
+            let counted = (0..).map_while(|nth| gauge.window.free_at(nth));
+            let astray = (0..).map_while(|nth| gauge.astray.free_at(nth));
+            let astray = astray.map(|at| at + gauge.window_nanos);
+            let mut all: Vec<_> = counted.chain(astray).collect();
+            all.sort_unstable();
+            let found = (0..).map_while(|index| gauge.place_frees(index));
+            assert_eq!(found.collect::<Vec<_>>(), all);
+        }
+    }
+}

@@ -70,3 +70,52 @@ impl Ceilings {
         closed.map_or(0, |ceiling| ceiling.until)
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    fn naive(said: &[(u32, Nanos)], gone: u32, now: Nanos) -> Nanos {
+        let closed = said.iter().filter(|&&(left, _)| left <= gone);
+        let until = closed.map(|&(_, until)| until).max().unwrap_or(0);
+        if until > now { until } else { 0 }
+    }
+
+    #[test]
+    fn everything_that_was_said_holds_to_its_end() {
+        let mut ceilings = Ceilings::default();
+        let mut said: Vec<(u32, Nanos)> = Vec::new();
+        let lefts = [3, 0, 6, 2, 5, 1, 4].into_iter().cycle();
+        for (now, left) in (0..5000).zip(lefts) {
+            // Repeats itself only after a long while.
+            let until = now + now * 13 % 41;
+            said.retain(|&(_, until)| until > now);
+            said.push((left, until));
+            ceilings.lower(left, until);
+            if now % 3 == 0 {
+                ceilings.take();
+                said.iter_mut()
+                    .for_each(|(left, _)| *left = left.saturating_sub(1));
+            }
+            ceilings.expire(now);
+            for gone in 0..8 {
+                assert_eq!(ceilings.closed_until(gone), naive(&said, gone, now));
+            }
+        }
+    }
+
+    #[test]
+    fn of_too_many_the_loosest_become_tighter() {
+        let mut ceilings = Ceilings::default();
+        let said: Vec<(u32, Nanos)> = (1..=20).map(|step| (step, Nanos::from(step))).collect();
+        for &(left, until) in &said {
+            ceilings.lower(left, until);
+        }
+        assert_eq!(ceilings.0.len(), MOST);
+        for gone in 0..30 {
+            let most = naive(&said, gone, 0);
+            let until = ceilings.closed_until(gone);
+            assert!(until == most || gone >= 8 && until == 20, "{gone}: {until}");
+        }
+    }
+}

@@ -11,15 +11,12 @@ impl Gauge {
             return;
         }
         self.paused_until = until;
-        let is_spaced = self.is_paced || now < self.gentle_until;
         // No sooner than the pause before said, even if the window is shorter
         // by now.
         let gentle_until = until.saturating_add(self.window_nanos);
         self.gentle_until = self.gentle_until.max(gentle_until);
         self.set_interval();
-        if !is_spaced {
-            self.pace.rein_in(now);
-        }
+        self.pace.rein_in(now);
         self.pace.hold_until(until);
     }
 

@@ -324,8 +324,7 @@ impl World {
                 self.exact = false;
                 let period = Nanos::from(millis) * NANOS_PER_MILLI;
                 let now = self.now;
-                let gauge = &mut self.state.meters.get_mut(meter as u32).unwrap().gauge;
-                gauge.pause(now, period);
+                self.change(meter, |gauge| gauge.pause(now, period));
             }
             Op::Tighten(..) if self.has_lost && self.has_changed => {}
             Op::Tighten(meter, left, millis) => {
