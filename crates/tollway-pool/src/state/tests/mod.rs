@@ -186,13 +186,13 @@ fn whoever_waits_for_a_connection_that_takes_no_more_calls_gets_another() {
 
 #[test]
 fn what_refused_calls_teach_is_heeded_for_a_while() {
-    /// A connection of which the peer takes three calls.
-    fn ends_at_the_fourth(world: &mut World) {
+    /// A connection that the peer ends before this call.
+    fn ends_at(world: &mut World, nth: u64) {
         world.check_out();
         world.attempt_succeeds(0, true);
         world.poll_waiter(0);
         let id = world.leases[0].id;
-        world.state.refused(id, 4, world.now);
+        world.state.refused(id, nth, world.now);
         world.state.retire(id, CloseReason::Peer, world.now);
         world.lease_ends(0, 0);
         world.close_the_closing();
@@ -220,14 +220,22 @@ fn what_refused_calls_teach_is_heeded_for_a_while() {
 
     let mut world = World::new(limits(1), Some(Spoken::Http2), 100);
     for _ in 0..3 {
-        ends_at_the_fourth(&mut world);
+        ends_at(&mut world, 4);
     }
     assert_eq!(calls_of_a_connection(&mut world), 3);
     world.pass(Duration::from_secs(601));
     assert_eq!(calls_of_a_connection(&mut world), 10);
-    // It is still so: one connection tells, and the next hears of it.
+    ends_at(&mut world, 9);
+    assert_eq!(calls_of_a_connection(&mut world), 10);
+    // It is as before: two connections tell, and the next hears of it.
+    for _ in 0..3 {
+        ends_at(&mut world, 4);
+    }
+    assert_eq!(calls_of_a_connection(&mut world), 3);
+    // It is still so: one connection tells.
+    world.pass(Duration::from_secs(601));
     for _ in 0..2 {
-        ends_at_the_fourth(&mut world);
+        ends_at(&mut world, 4);
     }
     assert_eq!(calls_of_a_connection(&mut world), 3);
 }
