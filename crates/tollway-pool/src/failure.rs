@@ -273,3 +273,24 @@ impl Error for SharedCause {
         self.0.0.source()
     }
 }
+
+#[cfg(all(test, feature = "proxy"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proxy_that_keeps_silent_is_a_timeout_of_the_proxy() {
+        let limit = Duration::from_secs(7);
+        let silent = OpenError::timed_out(Step::Connect, limit);
+        let at_proxy = OpenError::at_proxy(silent.into());
+        let failure = Failure::from_connector(Step::Connect, at_proxy.into());
+        assert!(failure.is_timeout());
+        let host = "api.example.com:443".into();
+        let error = crate::PoolError::new(crate::error::Kind::Open(failure), Some(host), None);
+        let text = error.to_string();
+        assert!(
+            text.starts_with("no answer within 7s from the proxy"),
+            "{text}"
+        );
+    }
+}
