@@ -103,8 +103,8 @@
 //! A pool is built anywhere and called on a tokio runtime with timers and I/O. Its
 //! connections are driven by tasks of the runtime that opened them: where several
 //! share a pool, each has to be driven for as long as others may be given its
-//! connections. A runtime that ends takes them with it, and further calls open
-//! new ones.
+//! connections. A runtime that ends takes them with it; further calls open new
+//! ones, and so do those that wait in another runtime.
 //!
 //! # Telemetry
 //!

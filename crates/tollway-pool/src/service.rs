@@ -72,8 +72,9 @@ where
     ///
     /// `url` is any URL of the host. Over HTTP/2 one connection carries the
     /// calls of many, so one is opened whatever the count. No more are opened
-    /// than the cap allows, and than are kept idle. They age as all idle
-    /// connections do: warm up less than the idle timeout ahead.
+    /// than the cap allows, and than are kept idle; those that are being opened
+    /// already count, and are waited for. They age as all idle connections do: warm
+    /// up less than the idle timeout ahead.
     ///
     /// Dropped, the connections that are being opened join the pool
     /// nonetheless.
