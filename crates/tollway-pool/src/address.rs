@@ -1,8 +1,9 @@
 //! Where a request says that it goes, as each protocol wants it.
 
-use http::header::{Entry, HOST, PROXY_AUTHORIZATION};
+use http::header::{CONTENT_LENGTH, Entry, HOST, PROXY_AUTHORIZATION};
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Request, Uri, Version};
+use http::{HeaderValue, Method, Request, Uri, Version};
+use http_body::Body;
 
 use crate::connect::ProxyAuth;
 use crate::host::Host;
@@ -26,6 +27,20 @@ pub(crate) fn address_h1<B>(request: &mut Request<B>, host: &Host<B>, proxied: O
     }
     if let Entry::Vacant(vacant) = request.headers_mut().entry(HOST) {
         vacant.insert(host.header.clone());
+    }
+}
+
+/// Says of a body that is empty that it is, where the method lets expect one
+/// (RFC 9110, 8.6): some servers answer 411 otherwise. hyper says so over HTTP/2
+/// only. A `Transfer-Encoding` it takes away from such a request.
+pub(crate) fn tell_empty<B: Body>(request: &mut Request<B>) {
+    if matches!(
+        *request.method(),
+        Method::POST | Method::PUT | Method::PATCH
+    ) && request.body().is_end_stream()
+        && let Entry::Vacant(vacant) = request.headers_mut().entry(CONTENT_LENGTH)
+    {
+        vacant.insert(HeaderValue::from_static("0"));
     }
 }
 

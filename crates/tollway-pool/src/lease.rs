@@ -10,7 +10,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use tokio::time::Instant;
 
-use crate::address::{address_h1, address_h2, restore_host};
+use crate::address::{address_h1, address_h2, restore_host, tell_empty};
 use crate::arena::Id;
 use crate::body::PoolBody;
 use crate::conn::{Awaited, H1, Http, Link, Replies};
@@ -96,6 +96,7 @@ impl<B: 'static> Lease<B> {
         let carrier = match conn {
             Conn::Exclusive(mut conn) => {
                 address_h1(&mut request, &host, conn.link.facts.proxied.as_ref());
+                tell_empty(&mut request);
                 // hyper lets one request in before the connection says that it
                 // is ready. This one is free, so if it isn't ready it has died,
                 // and its request comes back at once.

@@ -70,6 +70,64 @@ async fn answers_without_a_body_leave_the_connection_in_use() {
     assert_eq!(server.seen.accepted(), 1);
 }
 
+/// The head of a request, as it stands on the wire.
+async fn head_of(request: Request<support::Body>) -> String {
+    let (heads, mut seen) = tokio::sync::mpsc::unbounded_channel();
+    let server = Server::raw(move |mut stream, _| {
+        let heads = heads.clone();
+        async move {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(stream.read_u8().await.unwrap());
+            }
+            let _ = stream.write_all(OK.as_bytes()).await;
+            heads.send(String::from_utf8(head).unwrap()).unwrap();
+        }
+    })
+    .await;
+    let (mut parts, body) = request.into_parts();
+    parts.uri = server.uri("/");
+    let pool = pool().build().unwrap();
+    fetch(&pool, Request::from_parts(parts, body))
+        .await
+        .unwrap();
+    seen.recv().await.unwrap()
+}
+
+#[tokio::test]
+async fn a_method_that_lets_expect_a_body_says_that_there_is_none() {
+    let lengths = |head: &str| head.matches("content-length:").count();
+    for method in [Method::POST, Method::PUT, Method::PATCH] {
+        let mut request = post("/".parse().unwrap(), "");
+        *request.method_mut() = method.clone();
+        let head = head_of(request.clone()).await;
+        assert!(head.contains("\r\ncontent-length: 0\r\n"), "{head}");
+        // hyper takes the coding of a body that isn't there away.
+        let chunked = "chunked".parse().unwrap();
+        request.headers_mut().insert("transfer-encoding", chunked);
+        let head = head_of(request.clone()).await;
+        assert!(head.contains("\r\ncontent-length: 0\r\n"), "{head}");
+        assert!(!head.contains("transfer-encoding"), "{head}");
+        // Once, whoever says it.
+        request.headers_mut().remove("transfer-encoding");
+        let zero = "0".parse().unwrap();
+        request.headers_mut().insert("content-length", zero);
+        assert_eq!(lengths(&head_of(request).await), 1);
+
+        let mut request = post("/".parse().unwrap(), "pay");
+        *request.method_mut() = method;
+        let head = head_of(request).await;
+        assert!(head.contains("\r\ncontent-length: 3\r\n"), "{head}");
+        assert_eq!(lengths(&head), 1);
+    }
+    for method in [Method::GET, Method::HEAD, Method::DELETE, Method::OPTIONS] {
+        let mut request = get("/".parse().unwrap());
+        *request.method_mut() = method;
+        let head = head_of(request).await;
+        assert_eq!(lengths(&head), 0, "{head}");
+    }
+}
+
 #[tokio::test]
 async fn what_comes_before_the_answer_is_not_taken_for_it() {
     let server = scripted(
