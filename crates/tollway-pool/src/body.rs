@@ -14,6 +14,7 @@ use tokio::time::timeout;
 
 use crate::arena::Id;
 use crate::error::{Kind, PoolError};
+use crate::failure::is_stream_reset;
 use crate::host::Release;
 use crate::stats::CloseReason;
 
@@ -106,7 +107,11 @@ impl Body for PoolBody {
             Some(Err(error)) => {
                 let name = self.lease.take().map(|lease| {
                     let name = lease.host.name().clone();
-                    lease.abandon(CloseReason::Error);
+                    if lease.shared && is_stream_reset(&error) {
+                        lease.finish();
+                    } else {
+                        lease.abandon(CloseReason::Error);
+                    }
                     name
                 });
                 Some(Err(PoolError::new(Kind::Body, name, Some(error.into()))))

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tollway_core::{BoxError, Fault, Phase, RetryAdvice, Verdict};
 
-use crate::failure::{Failure, SharedCause, Step};
+use crate::failure::{Failure, SharedCause, Step, is_stream_reset};
 use crate::key::BadUrl;
 
 /// Why a call got no response, or not all of it.
@@ -139,8 +139,8 @@ impl PoolError {
         matches!(self.0.kind, Kind::Send | Kind::Dying)
     }
 
-    /// The connection broke while the response was awaited or read, or what came
-    /// can't be read as HTTP.
+    /// The connection, or over HTTP/2 the stream, broke while the response was
+    /// awaited or read, or what came can't be read as HTTP.
     #[must_use]
     pub fn is_read(&self) -> bool {
         matches!(self.0.kind, Kind::Head | Kind::Garbled | Kind::Body)
@@ -230,6 +230,11 @@ impl fmt::Display for PoolError {
             Kind::Head if crate::connect::refuses_client(&self.0.fault) => {
                 f.write_str(&crate::connect::client_refused(host))
             }
+            Kind::Head if is_stream_reset(&self.0.fault) => write!(
+                f,
+                "the stream to {host} was reset before the response came: the request may or may \
+                 not have taken effect"
+            ),
             Kind::Head => write!(
                 f,
                 "the connection to {host} broke before the response came: the request may or may \
@@ -239,6 +244,10 @@ impl fmt::Display for PoolError {
                 f,
                 "{host} answered with something that can't be read as http: does the port speak \
                  another protocol, https perhaps? the request may or may not have taken effect"
+            ),
+            Kind::Body if is_stream_reset(&self.0.fault) => write!(
+                f,
+                "the stream to {host} was reset before the response was complete"
             ),
             Kind::Body => write!(
                 f,

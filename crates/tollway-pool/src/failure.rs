@@ -160,8 +160,8 @@ impl Failure {
             (Step::Connect, Some(limit)) => {
                 return write!(
                     f,
-                    "no answer from {host} within {limit:?}: a firewall on the way, a wrong \
-                     address, or a host that is down"
+                    "no answer from {host} within {limit:?}: a firewall or a proxy on the way, a \
+                     wrong address, or a host that is down"
                 );
             }
             (Step::Proxy, Some(limit)) => {
@@ -256,6 +256,11 @@ pub(crate) fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> 
         };
     }
     None
+}
+
+/// Whether an error ended one stream of an HTTP/2 connection, and not all of it.
+pub(crate) fn is_stream_reset(error: &(dyn Error + 'static)) -> bool {
+    find::<h2::Error>(error).is_some_and(h2::Error::is_reset)
 }
 
 /// A failure that several errors share, as the cause of each.

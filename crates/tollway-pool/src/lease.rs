@@ -15,7 +15,7 @@ use crate::arena::Id;
 use crate::body::PoolBody;
 use crate::conn::{Awaited, H1, Http, Link, Replies};
 use crate::error::{Kind, PoolError};
-use crate::failure::{find, find_io};
+use crate::failure::{find, find_io, is_stream_reset};
 use crate::host::{Host, Release as _};
 use crate::info::ConnectionInfo;
 use crate::sent::Sent;
@@ -216,7 +216,7 @@ impl<B: 'static> Lease<B> {
     /// the request, if nothing of it was sent.
     pub(crate) fn broken(&mut self, failed: Failed<B>) -> Broken<B> {
         let Failed { request, error } = failed;
-        if request.is_some() || !is_stream_error(&error) {
+        if request.is_some() || !is_stream_reset(&error) {
             self.host.retire(self.id, CloseReason::Error);
         }
         if let Some(rested) = self.rested
@@ -293,11 +293,6 @@ impl<B: 'static> Drop for Lease<B> {
 /// Whether the connection was lost, and not only its call.
 fn is_lost(error: &hyper::Error) -> bool {
     error.is_incomplete_message() || error.is_closed() || find_io(error).is_some()
-}
-
-/// Whether an error ended one stream of a connection, and not all of it.
-fn is_stream_error(error: &hyper::Error) -> bool {
-    find::<h2::Error>(error).is_some_and(h2::Error::is_reset)
 }
 
 /// Whether the connection's task ended with the request in its hands: with the

@@ -432,6 +432,7 @@ async fn a_stream_that_the_peer_refuses_was_not_executed() {
 async fn a_stream_that_breaks_off_is_of_unknown_outcome() {
     // INTERNAL_ERROR, CANCEL, and a connection that just ends.
     for frame in [reset(1, 2).to_vec(), reset(1, 8).to_vec(), Vec::new()] {
+        let ends = !frame.is_empty();
         let server = Server::raw(move |mut stream, _| {
             let frame = frame.clone();
             async move {
@@ -449,7 +450,38 @@ async fn a_stream_that_breaks_off_is_of_unknown_outcome() {
             .unwrap_err();
         assert!(error.is_read(), "{error:?}");
         assert_eq!(error.verdict(), Verdict::Unknown);
+        // What broke is what is said to have broken.
+        let text = error.to_string();
+        assert_eq!(text.contains("the stream"), ends, "{text}");
+        assert_eq!(text.contains("the connection"), !ends, "{text}");
     }
+}
+
+#[tokio::test]
+async fn a_stream_that_breaks_off_in_its_answer_leaves_the_connection_in_use() {
+    let server = Server::raw(|mut stream, _| async move {
+        let _ = stream.write_all(SETTINGS).await;
+        for id in [1, 3] {
+            headers_of(&mut stream, id).await;
+            // 200, two bytes of the body, and INTERNAL_ERROR.
+            let _ = stream.write_all(&[0, 0, 1, 1, 4, 0, 0, 0, id, 0x88]).await;
+            let _ = stream
+                .write_all(&[0, 0, 2, 0, 0, 0, 0, 0, id, b'o', b'k'])
+                .await;
+            let _ = stream.write_all(&reset(id, 2)).await;
+        }
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+    })
+    .await;
+    let pool = pool().protocol(Protocol::Http2Only).build().unwrap();
+    for _ in 0..2 {
+        let error = fetch(&pool, get(server.uri("/"))).await.unwrap_err();
+        assert_eq!(error.verdict(), Verdict::Unknown);
+        let text = error.to_string();
+        assert!(text.contains("the stream"), "{text}");
+        assert_eq!(pool.stats().total().calls(), 0);
+    }
+    assert_eq!(server.seen.accepted(), 1);
 }
 
 #[tokio::test]
