@@ -227,7 +227,7 @@ impl Shared {
         match admission {
             // Whoever may go doesn't set the timer for those who wait.
             Admission::Granted(_) => state.have_armed(wakers),
-            Admission::Waits(_) => state.waits_in(runtime()),
+            Admission::Waits(_) => state.waits_in(runtime(), false),
             _ => {}
         }
         admission

@@ -138,7 +138,7 @@ impl Shared {
                     if !waiting.will_wake(waker) {
                         old = Some(std::mem::replace(waiting, waker.clone()));
                     }
-                    core.state.waits_in(runtime());
+                    core.state.waits_in(runtime(), true);
                     None
                 }
                 Fate::Granted { .. } | Fate::TooLate { .. } | Fate::Void => {

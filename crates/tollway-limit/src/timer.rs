@@ -12,11 +12,11 @@
 //!
 //! Nobody may drive a runtime any more once none of its tasks waits. So where those
 //! who wait are in several, only they set the timer, and it is set anew whenever
-//! one of them is gone.
+//! one of them is polled or gone.
 
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Context, Wake, Waker};
 
 use tokio::runtime::{Handle, Id};
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -47,47 +47,50 @@ impl Shared {
     /// Sets the timer, if it has to be set anew. To be called by a task that is
     /// being polled, and that `waits` or has waited.
     pub(crate) fn arm(self: &Arc<Self>, waits: bool) {
-        if !lock(&self.core).state.must_arm() {
-            return;
+        while lock(&self.core).state.must_arm() {
+            if !self.set_timer(waits) {
+                return;
+            }
+            // Not under the timer's lock: whom this wakes may set it.
+            self.fire();
         }
+    }
+
+    /// Says whether it is due already.
+    fn set_timer(self: &Arc<Self>, waits: bool) -> bool {
         let mut slot = lock(&self.timer.sleep);
         let runtime = Handle::current().id();
         // A timer of another runtime may be dead, or never be driven. Where none
         // can be made there is a panic, and none is taken to be set.
         let is_unfit = |armed: &Armed| armed.runtime != runtime;
-        let mut made = slot.as_ref().is_none_or(is_unfit).then(|| Armed {
+        let made = slot.as_ref().is_none_or(is_unfit).then(|| Armed {
             runtime,
             sleep: Box::pin(sleep_until(Instant::now())),
             waker: Waker::from(Arc::new(Alarm(Arc::downgrade(self)))),
         });
-        loop {
-            let next = {
-                let state = &mut lock(&self.core).state;
-                if !waits && state.is_elsewhere(Some(runtime)) {
-                    return;
-                }
-                state.armed = state.next_wake();
-                state.armed
-            };
-            if made.is_some() {
-                *slot = made.take();
+        let next = {
+            let state = &mut lock(&self.core).state;
+            if !waits && state.is_elsewhere(Some(runtime)) {
+                return false;
             }
-            let (Some(next), Some(armed)) = (next, &mut *slot) else {
-                return;
-            };
-            let at = self.origin.instant(next).map_or_else(
-                // Beyond what the clock can say: look again tomorrow.
-                || Instant::now() + std::time::Duration::from_nanos(86_400 * NANOS_PER_SEC),
-                Instant::from_std,
-            );
-            armed.sleep.as_mut().reset(at);
-            let mut sleep = std::pin::pin!(tokio::task::unconstrained(armed.sleep.as_mut()));
-            match sleep.as_mut().poll(&mut Context::from_waker(&armed.waker)) {
-                Poll::Pending => return,
-                // It is due already.
-                Poll::Ready(()) => self.fire(),
-            }
+            state.armed = state.next_wake();
+            state.armed
+        };
+        if made.is_some() {
+            *slot = made;
         }
+        let (Some(next), Some(armed)) = (next, &mut *slot) else {
+            return false;
+        };
+        let at = self.origin.instant(next).map_or_else(
+            // Beyond what the clock can say: look again tomorrow.
+            || Instant::now() + std::time::Duration::from_nanos(86_400 * NANOS_PER_SEC),
+            Instant::from_std,
+        );
+        armed.sleep.as_mut().reset(at);
+        let mut sleep = std::pin::pin!(tokio::task::unconstrained(armed.sleep.as_mut()));
+        let polled = sleep.as_mut().poll(&mut Context::from_waker(&armed.waker));
+        polled.is_ready()
     }
 
     /// Grants what is due.
@@ -117,12 +120,46 @@ mod tests {
     use std::time::Duration;
 
     use http::Method;
-    use tokio::time::timeout;
+    use tokio::time::{advance, timeout};
+    use tollway_core::Deadline;
 
     use super::*;
+    use crate::ask::Asked;
     use crate::call::Call;
     use crate::limits::Limits;
     use crate::quota::{Quota, Shape};
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// Polls nothing but sets the timer, right where it is woken.
+    struct Inline(Arc<Shared>);
+
+    impl Wake for Inline {
+        fn wake(self: Arc<Self>) {
+            self.0.arm(true);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_is_polled_where_it_is_woken_may_set_the_timer() {
+        let quota = Quota::per_second(1).shape(Shape::Burst);
+        let limits = Limits::builder().every_call(quota).build().unwrap();
+        let shared = &limits.shared;
+        let call = Call::new(&Method::GET, "/");
+        drop(limits.acquire(&call).await.unwrap());
+        let waker = Waker::from(Arc::new(Inline(Arc::clone(shared))));
+        let patient = call.deadline(Deadline::at(Instant::now() + 60 * SECOND));
+        let ask = || match shared.ask(&patient, now, &waker) {
+            Asked::Waits(_, waiter) => waiter,
+            asked => panic!("{asked:?}"),
+        };
+        let (first, second) = (ask(), ask());
+        // Late, so that it is due when it is set.
+        advance(2 * SECOND).await;
+        shared.arm(true);
+        assert!(shared.check(first, now(), &waker).is_some());
+        shared.leave(second);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn limits_that_nobody_holds_any_more_are_gone_with_their_timer() {

@@ -136,6 +136,23 @@ fn whoever_moves_to_another_runtime_has_its_timer_set_there() {
     drop(driven.gets_one(waits));
 }
 
+/// Several that wait may, too, by turns.
+#[test]
+fn all_who_move_to_another_runtime_have_the_timer_set_there() {
+    let limits = one_a_second();
+    let all = [(); 3].map(|()| Blocking::new(&limits));
+    let _kept = all[0].gets_one(all[0].waits());
+    let mut moving = [(); 2].map(|()| Box::pin(Blocking::acquire(limits.clone())));
+    for blocking in &all[..2] {
+        for moves in &mut moving {
+            let poll = poll_fn(|cx| Poll::Ready(moves.as_mut().poll(cx).is_pending()));
+            assert!(blocking.runtime.block_on(poll));
+        }
+    }
+    let waits = moving.map(|moves| all[2].runtime.spawn(moves));
+    let _kept = waits.map(|waits| all[2].gets_one(waits));
+}
+
 #[test]
 fn whoever_gets_a_permit_or_leaves_has_no_timer_set_where_nobody_waits() {
     for leaves in [true, false] {

@@ -345,16 +345,18 @@ impl State {
         }
     }
 
-    /// Notes in which runtime one is polled who waits: the timer is to be set in
-    /// one that is driven, and only those certainly are.
-    pub(crate) fn waits_in(&mut self, runtime: Runtime) {
+    /// Notes in which runtime one is polled who waits, as a newcomer or `again`:
+    /// the timer is to be set in one that is driven, and only those certainly
+    /// are.
+    pub(crate) fn waits_in(&mut self, runtime: Runtime, again: bool) {
         if !self.is_elsewhere(runtime) {
             return;
         }
         // The only one starts afresh.
         self.is_mixed = self.lanes.waiting() > 1;
-        if !self.is_mixed {
-            self.runtime = Some(runtime);
+        self.runtime = Some(runtime);
+        if again || !self.is_mixed {
+            // It may have moved here, and others with it.
             self.armed = None;
         }
     }
