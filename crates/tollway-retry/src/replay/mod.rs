@@ -29,8 +29,8 @@ use tape::Tape;
 ///   to the policy's `replay_bound`. An attempt that stopped reading half-way
 ///   leaves the rest to the next one, which sends what was recorded and then
 ///   reads on. A body that nothing was read of can be sent whatever its size.
-/// - One that outgrew the bound, or failed with an error, can't be sent again.
-///   The attempt under way isn't disturbed; the call just isn't retried.
+/// - One that outgrew the bound, failed with an error, or panicked, can't be sent
+///   again. The attempt under way isn't disturbed; the call just isn't retried.
 /// - The last attempt, and a call that is never retried, record nothing.
 ///
 /// Only one attempt reads at a time. Where a connection still holds the body of
@@ -57,8 +57,8 @@ fn into_bytes(mut data: impl Buf) -> Bytes {
 }
 
 fn lock<B>(tape: &Mutex<Tape<B>>) -> MutexGuard<'_, Tape<B>> {
-    // A panic under the lock is one of the caller's body, which then has no
-    // frame to show for it: what was recorded is still true.
+    // A panic under the lock is one of the caller's body. No attempt is made
+    // after it, and what was recorded is still true.
     tape.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -135,7 +135,9 @@ impl<B> Replay<B> {
     pub(crate) fn is_possible(&self) -> bool {
         match &self.0 {
             Source::Whole(_) => true,
-            Source::Tape(Some(Recording(tape))) => lock(tape).can_rewind(),
+            // A body that panicked may have lost what it was about to say: read
+            // on, it could end early, and look whole.
+            Source::Tape(Some(Recording(tape))) => !tape.is_poisoned() && lock(tape).can_rewind(),
             Source::Tape(None) => false,
         }
     }

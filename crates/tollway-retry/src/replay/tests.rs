@@ -39,6 +39,7 @@ enum Step {
     Data(Bytes),
     Trailers(HeaderMap),
     Error,
+    Panic,
     /// Once.
     Pending,
     End,
@@ -70,6 +71,7 @@ impl Body for Script {
             }
             Some(Step::Trailers(trailers)) => Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
             Some(Step::Error) => Poll::Ready(Some(Err(io::ErrorKind::BrokenPipe.into()))),
+            Some(Step::Panic) => panic!("as a timer of a runtime that has ended"),
             Some(Step::End) => Poll::Ready(None),
             Some(Step::Pending) | None => Poll::Pending,
         }
@@ -289,6 +291,18 @@ fn a_body_that_fails_cannot_be_sent_again() {
     assert!(!first.is_end_stream());
     assert_eq!(first.size_hint().exact(), None);
     assert!(matches!(poll(&mut first), Poll::Ready(Some(Err(_)))));
+}
+
+/// It panics in the task of a connection, where nobody but the next attempt would
+/// notice.
+#[test]
+fn a_body_that_panics_cannot_be_sent_again() {
+    let (mut first, replay) = open(Script::of([data("ab"), Step::Panic, Step::End]), 99);
+    assert!(poll(&mut first).is_ready());
+    assert!(replay.is_possible());
+    let reading = std::panic::AssertUnwindSafe(|| poll(&mut first));
+    assert!(std::panic::catch_unwind(reading).is_err());
+    assert!(!replay.is_possible());
 }
 
 /// A server may answer before it has the whole request. Its connection still
