@@ -1,5 +1,6 @@
 //! A connection of hyper's, as the pool holds it.
 
+use std::error::Error;
 use std::fmt;
 use std::future::{Future, pending, poll_fn};
 use std::marker::PhantomData;
@@ -173,7 +174,7 @@ pub(crate) async fn drive_h1<T, B>(
         }
         polled
     });
-    tell(ended.await);
+    tell(ended.await, &host);
 }
 
 /// Drives the requests of an HTTP/2 connection, and keeps an eye on how many
@@ -223,11 +224,17 @@ pub(crate) async fn drive_h2<T, B>(
     };
     // GOAWAY, or the end. Streams may still be on it, but no new one will be.
     host.gone_away(id);
-    tell(ended);
+    tell(ended, &host);
 }
 
-fn tell(ended: hyper::Result<()>) {
+fn tell<B>(ended: hyper::Result<()>, host: &Host<B>) {
     if let Err(error) = ended {
-        tracing::debug!(target: "tollway::pool", %error, "connection broke");
+        tracing::debug!(
+            target: "tollway::pool",
+            { server.address = host.key.host(),
+            server.port = host.key.port(),
+            error = &error as &dyn Error },
+            "connection broke",
+        );
     }
 }

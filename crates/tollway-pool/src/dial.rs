@@ -126,10 +126,12 @@ impl<B: 'static> Attempt<B> {
             target: "tollway::pool",
             { server.address = self.host.key.host(),
             server.port = self.host.key.port(),
-            network.peer.address = facts.remote.map(tracing::field::display),
+            network.peer.address = facts.remote.map(|peer| tracing::field::display(peer.ip())),
+            network.peer.port = facts.remote.map(|peer| peer.port()),
+            network.protocol.name = "http",
             network.protocol.version = if facts.protocol == Version::HTTP_2 { "2" } else { "1.1" },
             tls.protocol.version = facts.tls.map(|version| version.as_str()),
-            took_ms = took.as_secs_f64() * 1e3 },
+            tollway.pool.handshake = took.as_secs_f64() },
             "connection opened",
         );
         Ok(())
@@ -147,7 +149,7 @@ impl<B: 'static> Attempt<B> {
             target: "tollway::pool",
             { server.address = self.host.key.host(),
             server.port = self.host.key.port(),
-            step = failure.step().as_str(),
+            "error.type" = failure.step().as_str(),
             error = failure.cause() },
             "connection failed",
         );

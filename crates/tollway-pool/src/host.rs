@@ -264,8 +264,8 @@ impl<B: 'static> Host<B> {
                 target: "tollway::pool",
                 { server.address = self.key.host(),
                 server.port = self.key.port(),
-                reason = closed.reason.as_str(),
-                requests = closed.uses },
+                tollway.pool.reason = closed.reason.as_str(),
+                tollway.pool.requests = closed.uses },
                 "connection closed",
             );
         }

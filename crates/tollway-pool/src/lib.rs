@@ -108,10 +108,20 @@
 //!
 //! # Telemetry
 //!
-//! Under the target `tollway::pool`, at level debug: `connection opened`,
-//! `connection closed` with its reason and requests, `connection failed` with
-//! its step, all with `server.address` and `server.port`. A call over a kept
-//! connection emits nothing.
+//! `tracing` events under the target `tollway::pool`, at level debug, all with
+//! `server.address` and `server.port`:
+//!
+//! * `connection opened`, with `tollway.pool.handshake`, how long it took in
+//!   seconds, `network.peer.address` and `network.peer.port` (the proxy's if there
+//!   is one), `network.protocol.name` and `network.protocol.version`, and
+//!   `tls.protocol.version`;
+//! * `connection failed`, which couldn't be opened, with the step as `error.type`
+//!   (`resolve`, `connect`, `proxy`, `tls`, `handshake`, `runtime`), and `error`;
+//! * `connection broke`, with `error`, where no call is there to be told of it;
+//! * `connection closed`, with `tollway.pool.reason` (see [`CloseReason`]) and
+//!   `tollway.pool.requests`, how many calls it carried.
+//!
+//! A call over a kept connection emits nothing.
 //!
 //! # Features
 //!

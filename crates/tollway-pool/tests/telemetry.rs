@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use support::{Server, fetch, get, pool, text, until};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tollway_pool::CloseReason;
 
 #[derive(Clone, Default)]
@@ -25,18 +26,28 @@ impl io::Write for Captured {
     }
 }
 
+impl Captured {
+    /// Listens, on this thread, for as long as the guard lives.
+    fn listen(&self) -> tracing::subscriber::DefaultGuard {
+        let writer = self.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(tracing_subscriber::filter::LevelFilter::DEBUG)
+            .with_ansi(false)
+            .without_time()
+            .with_writer(move || writer.clone())
+            .finish();
+        tracing::subscriber::set_default(subscriber)
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
 #[tokio::test]
 async fn connections_tell_of_their_beginning_their_end_and_their_failure() {
     let captured = Captured::default();
-    let writer = captured.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing_subscriber::filter::LevelFilter::DEBUG)
-        .with_ansi(false)
-        .without_time()
-        .with_writer(move || writer.clone())
-        .finish();
-    let guard = tracing::subscriber::set_default(subscriber);
-
+    let guard = captured.listen();
     let server = Server::tls(&["h2"], |_| async { text("ok") }).await;
     let pool = pool()
         .idle_timeout(Duration::from_millis(50))
@@ -53,7 +64,7 @@ async fn connections_tell_of_their_beginning_their_end_and_their_failure() {
         .unwrap_err();
     drop(guard);
 
-    let text = String::from_utf8(captured.0.lock().unwrap().clone()).unwrap();
+    let text = captured.text();
     let events: Vec<_> = text
         .lines()
         .filter_map(|line| line.split_once("tollway::pool: "))
@@ -69,25 +80,27 @@ async fn connections_tell_of_their_beginning_their_end_and_their_failure() {
             vec![
                 "connection opened server.address=\"localhost\"".to_owned(),
                 format!("server.port={port}"),
-                format!("network.peer.address=127.0.0.1:{port}"),
+                "network.peer.address=127.0.0.1 ".to_owned(),
+                format!("network.peer.port={port}"),
+                "network.protocol.name=\"http\"".to_owned(),
                 "network.protocol.version=\"2\"".to_owned(),
                 "tls.protocol.version=\"1.3\"".to_owned(),
-                "took_ms=".to_owned(),
+                "tollway.pool.handshake=0.".to_owned(),
             ],
         ),
         (
             closed,
             vec![
                 "connection closed server.address=\"localhost\"".to_owned(),
-                "reason=\"idle\"".to_owned(),
-                "requests=3".to_owned(),
+                "tollway.pool.reason=\"idle\"".to_owned(),
+                "tollway.pool.requests=3".to_owned(),
             ],
         ),
         (
             failed,
             vec![
                 "connection failed server.address=\"127.0.0.1\" server.port=1".to_owned(),
-                "step=\"connect\"".to_owned(),
+                "error.type=\"connect\"".to_owned(),
                 "refused".to_owned(),
             ],
         ),
@@ -97,4 +110,31 @@ async fn connections_tell_of_their_beginning_their_end_and_their_failure() {
         }
     }
     assert!(!text.contains("secret") && !text.contains("4111"), "{text}");
+}
+
+#[tokio::test]
+async fn a_connection_that_breaks_under_no_call_tells_how_and_whose_it_was() {
+    let captured = Captured::default();
+    let guard = captured.listen();
+    let server = Server::raw(|mut stream, _| async move {
+        let _ = stream.read(&mut [0; 1024]).await;
+        let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+        let _ = stream.write_all(answer).await;
+        // An answer that nobody asked for.
+        let _ = stream.write_all(answer).await;
+        let _ = stream.read(&mut [0; 1024]).await;
+    })
+    .await;
+    let pool = pool().build().unwrap();
+    fetch(&pool, get(server.uri("/v1/secret"))).await.unwrap();
+    // Before the call has seen its answer, or after.
+    until(|| pool.stats().total().open() + pool.stats().total().closing() == 0).await;
+    drop(guard);
+
+    let text = captured.text();
+    let port = server.addr.port();
+    let broke = format!("connection broke server.address=\"127.0.0.1\" server.port={port} error=");
+    assert_eq!(text.matches(&broke).count(), 1, "{text}");
+    assert!(text.contains("connection closed"), "{text}");
+    assert!(!text.contains("secret"), "{text}");
 }
