@@ -8,6 +8,13 @@ pub(crate) struct Id {
     stamp: u64,
 }
 
+impl Id {
+    /// Whether it is among the first so many names of its arena.
+    pub(crate) fn is_among_first(self, named: u64) -> bool {
+        self.stamp <= named
+    }
+}
+
 /// A vector whose places are reused, behind names that aren't.
 ///
 /// A late event about something that is gone (a body that ends after its
@@ -70,6 +77,11 @@ impl<T> Arena<T> {
             }
             _ => None,
         }
+    }
+
+    /// How many names have been given.
+    pub(crate) fn named(&self) -> u64 {
+        self.stamp
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -91,8 +91,12 @@
 //!
 //! [`PoolError`] tells the phase (resolving, connecting, TLS, the handshake,
 //! writing, reading) and names the host. A failed handshake fails those who
-//! relied on it: over HTTP/1.1 one call, over HTTP/2 all who waited for the one
-//! connection. Nobody waits for an attempt that nobody makes.
+//! relied on it: over HTTP/1.1 one call, the one that has waited longest, and over
+//! HTTP/2 all who waited for the one connection. Nobody waits for an attempt that
+//! nobody makes. A call that came while the attempt was under way gets another.
+//! That other connections are busy is no reason to keep a call waiting, since they
+//! may be so for long: it is told, and as its verdict is *not executed*, it can be
+//! repeated at once.
 //!
 //! Where a kept HTTP/1.1 connection turns out to be dead when a call takes it,
 //! those that have been idle for as long are closed with it, so that the next

@@ -44,6 +44,23 @@ impl<G, F> Queue<G, F> {
         self.waiting == 0
     }
 
+    /// How many have ever joined.
+    pub(crate) fn joined(&self) -> u64 {
+        self.waiters.named()
+    }
+
+    /// Whether the front was among the first so many who joined. False where
+    /// nobody waits.
+    pub(crate) fn front_is_among_first(&mut self, joined: u64) -> bool {
+        while let Some(&id) = self.order.front() {
+            if let Some(Waiter::Waiting(_)) = self.waiters.get(id) {
+                return id.is_among_first(joined);
+            }
+            self.order.pop_front();
+        }
+        false
+    }
+
     /// How many there are in any state.
     pub(crate) fn population(&self) -> usize {
         self.waiters.len()

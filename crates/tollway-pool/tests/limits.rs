@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -426,4 +427,50 @@ async fn hosts_that_nobody_calls_any_more_are_forgotten() {
     tokio::time::timeout(limit, forgotten).await.unwrap();
     // What they did isn't.
     assert_eq!(pool.stats().total().requests(), calls);
+}
+
+#[tokio::test]
+async fn whoever_comes_while_a_connection_fails_to_open_gets_another() {
+    let answer = Arc::new(Semaphore::new(0));
+    let server = Server::http1({
+        let answer = answer.clone();
+        move |_| {
+            let answer = answer.clone();
+            async move {
+                answer.acquire().await.unwrap().forget();
+                text("done")
+            }
+        }
+    })
+    .await;
+    let (attempts, fail) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
+    let connector = {
+        let (attempts, fail, addr) = (attempts.clone(), fail.clone(), server.addr);
+        service_fn(move |_: http::Uri| {
+            let (attempts, fail) = (attempts.clone(), fail.clone());
+            async move {
+                if attempts.fetch_add(1, Ordering::SeqCst) == 1 {
+                    fail.notified().await;
+                    return Err(std::io::ErrorKind::TimedOut.into());
+                }
+                TcpStream::connect(addr).await.map(TokioIo::new)
+            }
+        })
+    };
+    let pool = pool().build_over(connector).unwrap();
+    let first = tokio::spawn(fetch_later(&pool, &server));
+    until(|| server.seen.requests() == 1).await;
+    // It asks for the second connection, and leaves.
+    let second = tokio::spawn(fetch_later(&pool, &server));
+    until(|| attempts.load(Ordering::SeqCst) == 2).await;
+    second.abort();
+    until(|| pool.stats().total().waiting() == 0).await;
+    // It finds an attempt under way, which then fails.
+    let third = tokio::spawn(fetch_later(&pool, &server));
+    until(|| pool.stats().total().waiting() == 1).await;
+    fail.notify_one();
+    until(|| server.seen.requests() == 2).await;
+    answer.add_permits(2);
+    first.await.unwrap();
+    third.await.unwrap();
 }

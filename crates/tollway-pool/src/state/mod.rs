@@ -172,6 +172,9 @@ enum Stage<K: Kind> {
 #[derive(Debug)]
 struct Entry<K: Kind> {
     stage: Stage<K>,
+    /// How many calls had ever waited when the attempt to open it began: those
+    /// that came later didn't rely on it.
+    relied: u64,
     uses: u64,
     /// When it is too old for another call.
     expires: Option<Instant>,

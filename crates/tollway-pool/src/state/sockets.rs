@@ -41,6 +41,7 @@ impl<K: Kind> State<K> {
         for _ in 0..wanted.min(self.room()) {
             let id = self.table.insert(Entry {
                 stage: Stage::Opening(Socket::None),
+                relied: self.queue.joined(),
                 uses: 0,
                 expires: None,
                 abort: None,
@@ -145,15 +146,19 @@ impl<K: Kind> State<K> {
     /// A connection could not be opened.
     ///
     /// Those who relied on it share the failure. On HTTP/1.1 that is the first
-    /// in the queue, unless the other attempts suffice for all; else it is
-    /// everybody, unless a connection lives that will come round to them. So
-    /// nobody waits for an attempt that nobody makes.
+    /// in the queue, unless the other attempts suffice for all, or it came while
+    /// this one was under way: then another is made for it. Busy connections
+    /// don't count, since they may be busy for long, while the call can be
+    /// repeated at once. Else it is everybody, unless a connection lives that
+    /// will come round to them. So nobody waits for an attempt that nobody makes.
     pub(crate) fn failed(&mut self, id: Id, failure: &K::Failure, now: Instant) {
-        if !self.attempt_ended(id, now) {
+        let Some(relied) = self.attempt_ended(id, now) else {
             return;
-        }
+        };
         let victims = match self.spoken {
-            Some(Spoken::Http1) => usize::from(self.queue.len() > self.opening),
+            Some(Spoken::Http1) => usize::from(
+                self.queue.len() > self.opening && self.queue.front_is_among_first(relied),
+            ),
             _ if self.opening > 0 || !self.shared.is_empty() => 0,
             _ => self.queue.len(),
         };
@@ -168,19 +173,19 @@ impl<K: Kind> State<K> {
     /// better, so none is made: those who wait are all told, and may ask again
     /// from where they are.
     pub(crate) fn orphaned(&mut self, id: Id, failure: &K::Failure, now: Instant) {
-        if self.attempt_ended(id, now) {
+        if self.attempt_ended(id, now).is_some() {
             self.fail_waiters(self.queue.len(), failure);
         }
     }
 
-    /// Nothing comes of an attempt. False where it had ended before.
-    fn attempt_ended(&mut self, id: Id, now: Instant) -> bool {
-        let Some(entry) = self.table.get_mut(id) else {
-            return false;
-        };
+    /// Nothing comes of an attempt. Returns who relied on it, or `None` where
+    /// it had ended before.
+    fn attempt_ended(&mut self, id: Id, now: Instant) -> Option<u64> {
+        let entry = self.table.get_mut(id)?;
         let Stage::Opening(socket) = entry.stage else {
-            return false;
+            return None;
         };
+        let relied = entry.relied;
         self.opening -= 1;
         self.counters.failed += 1;
         if socket == Socket::Open {
@@ -189,7 +194,7 @@ impl<K: Kind> State<K> {
         } else {
             self.table.remove(id);
         }
-        true
+        Some(relied)
     }
 
     /// The first so many of those who wait.

@@ -265,6 +265,25 @@ fn a_failed_attempt_costs_one_call_on_http1_and_the_next_gets_its_own() {
 }
 
 #[test]
+fn a_failed_attempt_costs_nobody_who_came_while_it_was_under_way() {
+    let mut world = http1(2);
+    world.check_out();
+    world.attempt_succeeds(0, false);
+    world.poll_waiter(0);
+    // Whom the second one is for leaves, and another comes.
+    world.check_out();
+    world.step(&Step::Cancel(0));
+    world.check_out();
+    assert_eq!(world.attempts.len(), 1);
+    world.attempt_fails(0);
+    assert_eq!(world.state.gauges().waiting, 1);
+    assert_eq!(world.attempts.len(), 1, "gets an attempt of its own");
+    world.attempt_fails(0);
+    assert_eq!(world.state.gauges().waiting, 0);
+    assert_eq!(world.attempts.len(), 0);
+}
+
+#[test]
 fn a_connection_that_refuses_to_close_is_closed_by_force() {
     let mut world = http1(1);
     world.check_out();

@@ -47,6 +47,8 @@ pub(super) struct World {
     pub(super) reading: Vec<Id>,
     pub(super) settling: Vec<Id>,
     pub(super) waiters: Vec<Id>,
+    /// Who waited when an attempt was begun.
+    pub(super) relied: Vec<(Id, Vec<Id>)>,
 }
 
 impl World {
@@ -63,14 +65,21 @@ impl World {
             reading: Vec::new(),
             settling: Vec::new(),
             waiters: Vec::new(),
+            relied: Vec::new(),
         }
     }
 
     pub(super) fn carry_out(&mut self) {
         let effects = std::mem::take(&mut self.state.effects);
-        self.attempts
-            .extend(effects.dial.into_iter().map(|id| (id, false)));
+        for id in effects.dial {
+            self.begin(id);
+        }
         self.check();
+    }
+
+    fn begin(&mut self, attempt: Id) {
+        self.attempts.push((attempt, false));
+        self.relied.push((attempt, self.waiters.clone()));
     }
 
     pub(super) fn granted(&mut self, grant: Grant<Model>) {
@@ -132,11 +141,24 @@ impl World {
 
     pub(super) fn attempt_fails(&mut self, at: usize) {
         let (id, socket) = self.attempts.remove(at);
+        let waited = self.waiting();
         self.state.failed(id, &"refused", self.now);
         if socket {
             self.sockets.push(id);
         }
+        if self.state.spoken == Some(Spoken::Http1) {
+            let relied = self.relied.iter().find(|(attempt, _)| *attempt == id);
+            let (_, relied) = relied.unwrap();
+            let waiting = self.waiting();
+            let mut failed = waited.iter().filter(|id| !waiting.contains(id));
+            assert!(failed.all(|id| relied.contains(id)), "it wasn't theirs");
+        }
         self.carry_out();
+    }
+
+    fn waiting(&self) -> Vec<Id> {
+        let waiters = self.waiters.iter().copied();
+        waiters.filter(|id| self.state.queue.waits(*id)).collect()
     }
 
     pub(super) fn socket_closes(&mut self, at: usize) {
@@ -323,8 +345,9 @@ impl World {
             }
             Step::Pass(millis) => self.pass(Duration::from_millis(*millis)),
             Step::Warm(count) => {
-                let ids = self.state.warm(*count);
-                self.attempts.extend(ids.into_iter().map(|id| (id, false)));
+                for id in self.state.warm(*count) {
+                    self.begin(id);
+                }
                 self.carry_out();
             }
             Step::Drain => {
