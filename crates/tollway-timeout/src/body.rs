@@ -83,7 +83,7 @@ where
                     Poll::Pending => Phase::Body.pending(),
                     Poll::Ready(ran_out) => {
                         this.inner.set(None);
-                        let error = TimeoutError::new(ran_out, Phase::Body, true);
+                        let error = TimeoutError::of_body(ran_out);
                         Poll::Ready(Some(Err(error.into())))
                     }
                 }

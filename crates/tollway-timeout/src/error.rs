@@ -21,6 +21,8 @@ use crate::timer::RanOut;
 pub struct TimeoutError {
     elapsed: Elapsed,
     phase: Phase,
+    /// Whether the head of the response had come.
+    answered: bool,
     fault: Fault,
 }
 
@@ -43,6 +45,15 @@ impl Limit {
             Self::BodyPause => "body_pause",
         }
     }
+}
+
+/// What a time is counted from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Start {
+    Call,
+    Attempt,
+    /// Of the response's body.
+    LastPiece,
 }
 
 impl TimeoutError {
@@ -68,7 +79,16 @@ impl TimeoutError {
         Self {
             elapsed,
             phase,
+            answered: false,
             fault: Fault::new(verdict).in_phase(phase).caused_by(elapsed),
+        }
+    }
+
+    /// While the caller read the response's body.
+    pub(crate) fn of_body(ran_out: RanOut) -> Self {
+        Self {
+            answered: true,
+            ..Self::new(ran_out, Phase::Body, true)
         }
     }
 
@@ -78,9 +98,9 @@ impl TimeoutError {
         self.phase
     }
 
-    /// How long it had waited: since the call began for the deadline, since
-    /// the attempt began for the attempt's limit, since the last piece of the
-    /// body for the limit on gaps.
+    /// How long it had waited. The deadline layer counts from when the call
+    /// began, whatever the attempt's layer says from when the attempt began, and
+    /// in a body from its last piece, even where it is the deadline that passed.
     #[must_use]
     pub const fn after(&self) -> Duration {
         self.elapsed.0.after
@@ -108,23 +128,49 @@ impl TimeoutError {
 
 impl fmt::Display for TimeoutError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let RanOut { limit, after, of } = self.elapsed.0;
-        f.write_str(match limit {
-            Limit::Deadline => "the call's deadline",
-            Limit::Attempt => "the attempt's time limit",
-            Limit::BodyPause => "the limit on a pause in the response's body",
-        })?;
-        write!(
-            f,
-            " ran out while {}, after {after:.3?} of {of:.3?}; ",
-            self.phase
-        )?;
-        f.write_str(if self.may_have_been_sent() {
-            "the request may have been executed: look it up, or repeat it with the same \
-             idempotency key"
-        } else {
-            "nothing was sent, so it is safe to repeat"
+        self.elapsed.0.fmt(f, self.phase)?;
+        // An attempt knows nothing of those before it, nor of the call's key.
+        let of_call = self.elapsed.0.counted_from == Start::Call;
+        f.write_str(match (self.may_have_been_sent(), of_call) {
+            _ if self.answered => "; the response's status says what came of the request",
+            (true, true) => {
+                "; the request may have been executed: look it up, or repeat it with the same \
+                 idempotency key"
+            }
+            (true, false) => "; the request may have been executed",
+            (false, true) => "; nothing was sent, so it is safe to repeat",
+            (false, false) => "; nothing was sent",
         })
+    }
+}
+
+impl RanOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>, phase: Phase) -> fmt::Result {
+        let Self { after, of, .. } = *self;
+        match (self.limit, self.counted_from) {
+            (Limit::Deadline, _) if of.is_zero() => match phase {
+                Phase::Body => f.write_str("the call's deadline passed before its end was read"),
+                _ => f.write_str("the call's deadline had passed already"),
+            },
+            // What was left of it then says nothing to whoever set it.
+            (Limit::Deadline, Start::Attempt) => write!(
+                f,
+                "the call's deadline passed while {phase}, {after:.3?} after the attempt began"
+            ),
+            (Limit::Deadline, Start::LastPiece) => write!(
+                f,
+                "the call's deadline passed while {phase}, {after:.3?} into a pause"
+            ),
+            (limit, _) => write!(
+                f,
+                "{} ran out while {phase}, after {after:.3?} of {of:.3?}",
+                match limit {
+                    Limit::Deadline => "the call's deadline",
+                    Limit::Attempt => "the attempt's time limit",
+                    Limit::BodyPause => "the limit on a pause in the response's body",
+                }
+            ),
+        }
     }
 }
 
@@ -144,6 +190,9 @@ struct Elapsed(RanOut);
 
 impl fmt::Display for Elapsed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.of.is_zero() {
+            return f.write_str("no time was left");
+        }
         write!(f, "{:.3?} passed", self.0.after)
     }
 }

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use tollway_core::{BoxError, Deadline, Phase, recent};
 use tower_service::Service;
 
-use crate::error::Limit;
+use crate::error::{Limit, Start};
 use crate::future::{Bounds, Readying};
 use crate::timer::{RanOut, Wait};
 use crate::{AttemptTimeout, TimeoutBody, TimeoutError, TimeoutFuture};
@@ -67,7 +67,7 @@ where
             return self.inner.call(request, Phase::Permit, Bounds::NONE);
         };
         if deadline.has_passed(now) {
-            return too_late();
+            return too_late(Start::Call);
         }
         let since = Instant::from_std(now);
         let end = Instant::from_std(deadline.instant());
@@ -133,7 +133,7 @@ where
             // about to say so, but it asks down here first.
             let now = recent(|| Instant::now().into_std());
             if end.has_passed(now) {
-                return too_late();
+                return too_late(Start::Attempt);
             }
             deadline = Some(Instant::from_std(end.instant()));
             since = Some(Instant::from_std(now));
@@ -149,9 +149,10 @@ where
 }
 
 /// The answer to a call after its deadline.
-fn too_late<S: Service<Request<B>>, B>() -> TimeoutFuture<S, B> {
+fn too_late<S: Service<Request<B>>, B>(start: Start) -> TimeoutFuture<S, B> {
     let ran_out = RanOut {
         limit: Limit::Deadline,
+        counted_from: start,
         after: Duration::ZERO,
         of: Duration::ZERO,
     };

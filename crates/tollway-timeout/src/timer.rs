@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tollway_core::{Deadline, recent};
 
-use crate::error::Limit;
+use crate::error::{Limit, Start};
 
 /// What ends a wait. Every layer above moves it with the response.
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +38,7 @@ pub(crate) enum Progress {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RanOut {
     pub(crate) limit: Limit,
+    pub(crate) counted_from: Start,
     pub(crate) after: Duration,
     pub(crate) of: Duration,
 }
@@ -107,6 +108,11 @@ impl Wait {
                 Limit::Deadline
             } else {
                 limit
+            },
+            counted_from: match (self, limit) {
+                (Self::Deadline { .. }, _) => Start::Call,
+                (_, Limit::BodyPause) => Start::LastPiece,
+                _ => Start::Attempt,
             },
             after: now.saturating_duration_since(term.since),
             of: term.end.saturating_duration_since(term.since),

@@ -333,13 +333,65 @@ async fn the_predicates_hold_behind_every_kind_of_wrapping() {
     assert!(!is_timeout(&io::Error::from(io::ErrorKind::TimedOut)));
 }
 
+/// The text of the error of an attempt, or of its body, with this deadline.
+async fn message(slow: Slow, deadline: Option<Duration>) -> String {
+    let service = AttemptTimeoutLayer::new(secs(2)).layer(slow);
+    let mut request = Request::new(());
+    if let Some(deadline) = deadline {
+        let deadline = Deadline::at(Instant::now() + deadline);
+        request.extensions_mut().insert(deadline);
+    }
+    match service.oneshot(request).await {
+        Ok(response) => response.into_body().collect().await.unwrap_err(),
+        Err(error) => error,
+    }
+    .to_string()
+}
+
 #[tokio::test(start_paused = true)]
-async fn the_message_says_what_ran_out_when_and_what_to_do() {
+async fn the_message_says_what_ran_out_when_and_what_that_means() {
+    let silent = || Slow {
+        head: secs(60),
+        ..Slow::default()
+    };
     assert_eq!(
-        timed_out().await.to_string(),
+        message(silent(), None).await,
         "the attempt's time limit ran out while awaiting the head of the response, after \
-         1.500s of 1.500s; the request may have been executed: look it up, or repeat it \
-         with the same idempotency key"
+         2.000s of 2.000s; the request may have been executed"
+    );
+    // Not "after 1 s of 1 s", which isn't what anybody allowed for the call.
+    assert_eq!(
+        message(silent(), Some(secs(1))).await,
+        "the call's deadline passed while awaiting the head of the response, 1.000s after the \
+         attempt began; the request may have been executed"
+    );
+    assert_eq!(
+        message(silent(), Some(Duration::ZERO)).await,
+        "the call's deadline had passed already; nothing was sent"
+    );
+    let unconnected = Slow {
+        connect: secs(60),
+        ..Slow::default()
+    };
+    // Of another attempt something may have been.
+    assert_eq!(
+        message(unconnected, None).await,
+        "the attempt's time limit ran out while connecting, after 2.000s of 2.000s; nothing was \
+         sent"
+    );
+    let stalled = || Slow {
+        body: vec![Duration::ZERO, secs(60)],
+        ..Slow::default()
+    };
+    assert_eq!(
+        message(stalled(), None).await,
+        "the limit on a pause in the response's body ran out while reading the body of the \
+         response, after 2.000s of 2.000s; the response's status says what came of the request"
+    );
+    assert_eq!(
+        message(stalled(), Some(secs(1))).await,
+        "the call's deadline passed while reading the body of the response, 1.000s into a \
+         pause; the response's status says what came of the request"
     );
 }
 

@@ -526,3 +526,26 @@ fn what_crosses_threads_can() {
         Request::new(()),
     ));
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_message_says_of_what_the_call_ran_out_and_what_to_do() {
+    let silent = Slow {
+        head: secs(60),
+        ..Slow::default()
+    };
+    let service = DeadlineLayer::new(secs(5)).layer(silent);
+    let error = service.clone().oneshot(Request::new(())).await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the call's deadline ran out while awaiting the head of the response, after 5.000s of \
+         5.000s; the request may have been executed: look it up, or repeat it with the same \
+         idempotency key"
+    );
+    let mut late = Request::new(());
+    late.extensions_mut().insert(Deadline::at(Instant::now()));
+    let error = service.oneshot(late).await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the call's deadline had passed already; nothing was sent, so it is safe to repeat"
+    );
+}
