@@ -98,7 +98,7 @@ impl fmt::Display for RateLimitError {
             Reason::Deadline => "the deadline passes before the quota has room",
         })?;
         match self.0.wait {
-            Some(wait) => write!(f, " (the wait would be {wait:?} or more)"),
+            Some(wait) => write!(f, " (the wait would be {wait:.1?} or more)"),
             None => Ok(()),
         }
     }

@@ -141,7 +141,7 @@ impl fmt::Display for RetryError {
         }
         write!(f, ", {}", attempts.stop())?;
         if let Some(wait) = attempts.would_have_waited() {
-            write!(f, " (the wait would have been {wait:?})")?;
+            write!(f, " (the wait would have been {wait:.1?})")?;
         }
         if self.is_unknown() {
             f.write_str("; look it up before repeating it")?;

@@ -193,7 +193,7 @@ impl fmt::Display for Stop {
             Self::MaxAttempts => "as many as the policy allows",
             Self::NotReplayable => "the body can't be sent again",
             Self::DelayTooLong => "the delay asked for is longer than the policy allows",
-            Self::Deadline => "the deadline would pass before the next one",
+            Self::Deadline => "the deadline leaves no time for another",
             Self::Budget => "the retry budget is spent",
             Self::NotReady => "the service below takes no requests",
         })

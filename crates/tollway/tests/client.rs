@@ -258,6 +258,60 @@ async fn an_error_says_what_it_means_and_why() {
     assert!(error.source().is_some());
 }
 
+/// What is to be logged of a call that fails.
+async fn logged(builder: ClientBuilder, request: Request<Body>) -> String {
+    let client = builder.plain_http(true).build().unwrap();
+    format!("{:#}", client.send(request).await.unwrap_err())
+}
+
+#[tokio::test]
+async fn the_line_to_log_says_each_thing_once() {
+    let cut = Faults::always(Fault::ResetAfterEffect);
+    let (gateway, _) = stripe(cut).await;
+    let addr = gateway.addr();
+    let quick = || {
+        let retry = RetryPolicy::builder().max_attempts(2);
+        Client::builder(profiles::stripe()).retry(retry)
+    };
+    let mut broken = payout(&gateway, "po-1");
+    let key: IdempotencyKey = "order-4711".parse().unwrap();
+    broken.extensions_mut().insert(key);
+    assert_eq!(
+        logged(quick(), broken).await,
+        format!(
+            "the call's outcome is unknown after 2 attempts (as many as the policy allows); look \
+             it up before repeating it, it had IdempotencyKey(…, 10 characters): the connection \
+             to {addr} broke before the response came: the request may or may not have taken \
+             effect: connection error: Connection reset by peer (os error 104)"
+        )
+    );
+    let line = logged(quick().keys(None), payout(&gateway, "po-2")).await;
+    let head = "the call's outcome is unknown after 1 attempt (a retry could take effect twice, \
+                since there is no idempotency key); look it up before repeating it: the conn";
+    assert!(line.starts_with(head), "{line}");
+
+    let mut late = payout(&gateway, "po-3");
+    let past = Deadline::at(tokio::time::Instant::now());
+    late.extensions_mut().insert(past);
+    assert_eq!(
+        logged(quick(), late).await,
+        "the call had no effect: the call's deadline had passed already; nothing was sent, so it \
+         is safe to repeat"
+    );
+    let relative = Request::post("/v1/payouts").body(Body::empty()).unwrap();
+    assert_eq!(
+        logged(quick(), relative).await,
+        "the call was refused: the request's url names no host: it must be absolute, like \
+         https://api.example.com/v1"
+    );
+    let savvy = Client::builder(profiles::savvy());
+    assert_eq!(
+        logged(savvy, payout(&gateway, "po-4")).await,
+        "the call was refused: not sent: the body's field `RequestId` can't be found, because \
+         the body is not a JSON object"
+    );
+}
+
 #[tokio::test]
 async fn a_call_that_waits_for_a_connection_tells_a_timeout_that_nothing_was_written() {
     let hang = Fault::Hang(Duration::from_secs(60));

@@ -4,18 +4,20 @@ use std::error::Error as StdError;
 use std::fmt;
 
 use tollway_core::{BoxError, Fault, IdempotencyKey, Phase, Verdict};
+use tollway_idempotency::KeyError;
 use tollway_limit::RateLimitError;
 use tollway_pool::PoolError;
 use tollway_retry::{Attempts, RetryError};
+use tollway_timeout::TimeoutError;
 
 /// A call of a [`Client`](crate::Client) that ended without a response.
 ///
 /// What matters about it is its [verdict](Self::verdict): whether the call
 /// certainly had no effect, or may have had one. `{}` says that alone; `{:#}`
-/// goes on with what failed and why, the whole chain of causes in one line: it
-/// is what to log. The chain is [`source()`](StdError::source), as ever.
-/// `{:?}`, which is what a `main` or an `unwrap` shows, is that line too;
-/// `{:#?}` has every field.
+/// goes on with the attempts, why there was no further one, what failed and why,
+/// each said once, in one line: it is what to log. The whole chain of causes is
+/// [`source()`](StdError::source), as ever. `{:?}`, which is what a `main` or an
+/// `unwrap` shows, is that line too; `{:#?}` has every field.
 pub struct Error {
     source: BoxError,
 }
@@ -88,6 +90,44 @@ impl Error {
         let first: &(dyn StdError + 'static) = &*self.source;
         std::iter::successors(Some(first), |link| (*link).source()).take(32)
     }
+
+    /// The links that say what failed. The others carry what the head of the line
+    /// says already: the verdict, the attempts, the key.
+    fn causes(&self) -> impl Iterator<Item = &(dyn StdError + 'static)> {
+        let (mut of_key, mut of_time) = (false, false);
+        self.links().filter(move |link| {
+            if of_time || std::mem::take(&mut of_key) {
+                return false;
+            }
+            // What stands below these two is there for those who ask, in case
+            // that they are wrapped.
+            of_time = link.is::<TimeoutError>();
+            let key = link.downcast_ref::<KeyError>();
+            of_key = key.is_some();
+            key.is_none_or(KeyError::is_refused) && !link.is::<RetryError>() && !link.is::<Fault>()
+        })
+    }
+
+    /// The attempts, and what to do.
+    fn fmt_head(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let verdict = self.verdict();
+        // What can't be sent as it is had none that counts.
+        if let Some(attempts) = self.attempts().filter(|_| verdict != Verdict::Rejected) {
+            match attempts.made() {
+                0 => {}
+                1 => write!(f, " after 1 attempt ({})", attempts.stop())?,
+                made => write!(f, " after {made} attempts ({})", attempts.stop())?,
+            }
+        }
+        if verdict == Verdict::Unknown {
+            f.write_str("; look it up before repeating it")?;
+            // `Debug` of a key shows only its start.
+            if let Some(key) = self.idempotency_key() {
+                write!(f, ", it had {key:?}")?;
+            }
+        }
+        Ok(())
+    }
 }
 
 impl fmt::Display for Error {
@@ -101,10 +141,8 @@ impl fmt::Display for Error {
         if !f.alternate() {
             return Ok(());
         }
-        for link in self.links() {
-            write!(f, ": {link}")?;
-        }
-        Ok(())
+        self.fmt_head(f)?;
+        self.causes().try_for_each(|cause| write!(f, ": {cause}"))
     }
 }
 
