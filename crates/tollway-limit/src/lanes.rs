@@ -76,6 +76,8 @@ pub(crate) struct Lanes {
     waiters: Slab<Waiter>,
     next_ticket: u64,
     waiting: usize,
+    /// Of those who were sent away to ask again, how many have yet to do so.
+    returning: usize,
 }
 
 /// Slabs are bounded by the length of the queue, which is far below 2³².
@@ -87,6 +89,11 @@ impl Lanes {
     /// How many wait.
     pub(crate) fn waiting(&self) -> usize {
         self.waiting
+    }
+
+    /// How many wait, or are about to again.
+    pub(crate) fn expected(&self) -> usize {
+        self.waiting + self.returning
     }
 
     /// How many of this plan wait and would be served before a newcomer of
@@ -198,6 +205,9 @@ impl Lanes {
         let Fate::Waiting(waker) = std::mem::replace(&mut entry.fate, fate) else {
             return None;
         };
+        if let Fate::Void = entry.fate {
+            self.returning += 1;
+        }
         let (lane, level) = (entry.lane, usize::from(entry.level));
         let (prev, next) = (entry.prev.take(), entry.next.take());
         if let Some(prev) = prev {
@@ -222,6 +232,9 @@ impl Lanes {
     /// with its plan, and whether the lane went with it.
     pub(crate) fn forget(&mut self, waiter: u32) -> Option<(Waiter, Plan, bool)> {
         let waiter = self.waiters.try_remove(waiter as usize)?;
+        if let Fate::Void = waiter.fate {
+            self.returning -= 1;
+        }
         let lane = self.lanes.get_mut(waiter.lane as usize)?;
         lane.waiters -= 1;
         if lane.waiters > 0 {

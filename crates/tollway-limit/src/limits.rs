@@ -178,8 +178,7 @@ impl Core {
             });
         }
         let gone = homes.into_iter().flatten();
-        self.retired
-            .extend(gone.flat_map(|home| home.meters()).map(|(_, meter)| meter));
+        gone.for_each(|home| self.retired.extend(home.ids()));
         self.state.retire(&mut self.retired);
         self.homes = adapted;
         self.state.max_waiting = builder.max_waiting;

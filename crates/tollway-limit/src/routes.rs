@@ -90,6 +90,24 @@ impl Home {
         }
     }
 
+    /// Every meter.
+    pub(crate) fn ids(&self) -> impl Iterator<Item = u32> {
+        let (one, known, keys) = match self {
+            Self::One(meter) => (Some(*meter), None, None),
+            Self::Each {
+                known,
+                other,
+                named,
+            } => (Some(*other), Some(known), Some(named)),
+            Self::Keyed(keys) => (None, None, Some(keys)),
+        };
+        let known = known.into_iter().flat_map(HashMap::values).copied();
+        let keys = keys.into_iter().flat_map(Keys::iter);
+        one.into_iter()
+            .chain(known)
+            .chain(keys.map(|(_, meter)| meter))
+    }
+
     /// Applies another quota to every meter, and makes meters for endpoints
     /// that are new. Hands back those of endpoints that are gone.
     pub(crate) fn adapt(
@@ -121,7 +139,7 @@ impl Home {
             }
             Self::Keyed(keys) => keys.set_quota(quota, rule, max_keys),
         }
-        for (_, meter) in self.meters() {
+        for meter in self.ids() {
             if let Some(meter) = state.meters.get_mut(meter) {
                 meter.rule = rule;
                 meter.gauge.set_quota(quota, now);

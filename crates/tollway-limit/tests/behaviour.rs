@@ -669,6 +669,27 @@ async fn a_margin_counts_from_when_the_permit_is_handed_over() {
     assert_eq!(wait(&limits, &call).await, millis(1100));
 }
 
+/// And it is known by that time when it is answered, or leaves.
+#[tokio::test(start_paused = true)]
+async fn a_late_hand_over_is_found_again() {
+    let margin = millis(100_000);
+    for is_polled in [true, false] {
+        let limits = limits(burst(1, millis(1000)).count_from(CountFrom::Sending { margin }));
+        let call = call("/");
+        drop(limits.acquire(&call).await.unwrap());
+        let mut late = task::spawn(limits.acquire(&call));
+        assert_pending!(late.poll());
+        sleep(millis(1500)).await;
+        assert!(late.is_woken());
+        if is_polled {
+            drop(assert_ready!(late.poll()).unwrap());
+        }
+        drop(late);
+        let expected = if is_polled { 1000 } else { 0 };
+        assert_eq!(wait(&limits, &call).await, millis(expected));
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_bucket_gives_its_burst_and_then_its_rate() {
     let limits = limits(Quota::rate(10, millis(1000)).burst(3));

@@ -98,6 +98,31 @@ async fn whoever_waits_keeps_its_place_where_numbers_change() {
     drop(assert_ready!(first.poll()).unwrap());
 }
 
+/// Nor do newcomers take them while those who wait ask again.
+#[tokio::test(start_paused = true)]
+async fn whoever_asks_again_is_not_refused_for_newcomers() {
+    let quota = burst(1, HOUR);
+    let limits = every(quota).max_waiting(2).build().unwrap();
+    assert_eq!(at_once(&limits, 1), 1);
+    let call = call("/");
+    let mut waiting = [(); 2].map(|()| task::spawn(limits.acquire(&call)));
+    waiting
+        .iter_mut()
+        .for_each(|waits| assert_pending!(waits.poll()));
+    let rules = every(quota).every_call(Quota::concurrent(3));
+    limits.reconfigure(rules.max_waiting(2)).unwrap();
+    for _ in 0..3 {
+        let refused = limits.acquire(&call).await.unwrap_err();
+        assert!(refused.is_queue_full());
+    }
+    waiting
+        .iter_mut()
+        .for_each(|waits| assert_pending!(waits.poll()));
+    drop(waiting);
+    let mut newcomer = task::spawn(limits.acquire(&call));
+    assert_pending!(newcomer.poll());
+}
+
 /// Attempts that weren't spaced, or more widely, say nothing of when the next may
 /// go under another pace.
 #[tokio::test(start_paused = true)]

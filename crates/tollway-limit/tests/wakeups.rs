@@ -172,6 +172,22 @@ fn whoever_gets_a_permit_or_leaves_has_no_timer_set_where_nobody_waits() {
     }
 }
 
+/// Not even if the one who waits is alone, and about to set it.
+#[test]
+fn whoever_gets_a_permit_late_has_no_timer_set_where_nobody_waits() {
+    let limits = Limits::builder().every_call(Quota::concurrent(1));
+    let limits = limits.build().unwrap();
+    let (idle, driven) = (Blocking::new(&limits), Blocking::new(&limits));
+    let permit = idle.runtime.block_on(Blocking::acquire(limits.clone()));
+    let first = idle.waits();
+    drop(permit);
+    let second = driven.waits();
+    let rules = Limits::builder().every_call(Quota::new(3, millis(1000)));
+    limits.reconfigure(rules).unwrap();
+    let _kept = idle.gets_one(first);
+    drop(driven.gets_one(second));
+}
+
 /// Where the timer can't be set, the next tries again.
 #[test]
 fn a_runtime_without_a_timer_holds_nobody_up() {

@@ -109,7 +109,8 @@ impl State {
         let Some(waker) = waker else {
             return Admission::NotNow(wait);
         };
-        if self.lanes.waiting() >= self.max_waiting {
+        // Those who are to ask again have their places kept.
+        if self.lanes.expected() >= self.max_waiting {
             return Admission::QueueFull(wait);
         }
         let (waiter, lane, is_new) = self.lanes.push(plan, level, deadline, now, waker.clone());
