@@ -159,7 +159,7 @@ impl<B: 'static> Attempt<B> {
 impl<B: 'static> Drop for Attempt<B> {
     fn drop(&mut self) {
         if !self.reported {
-            self.report_failure(&Failure::no_runtime());
+            self.report_failure(&Failure::gone(std::thread::panicking()));
         }
     }
 }

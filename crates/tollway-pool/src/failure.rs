@@ -118,6 +118,17 @@ impl Failure {
         Self::new(Step::Runtime, "no tokio runtime")
     }
 
+    /// Whoever was to open a connection is gone without a word: by a panic of the
+    /// connector's, which a further attempt would only repeat, or else with its
+    /// runtime.
+    pub(crate) fn gone(panicked: bool) -> Self {
+        if panicked {
+            Self::new(Step::Connect, "the connector panicked")
+        } else {
+            Self::no_runtime()
+        }
+    }
+
     /// A connection that the pool's end cut short.
     pub(crate) fn drained() -> Self {
         Self::new(Step::Drained, "the pool is closed")

@@ -10,6 +10,7 @@ use http::{Request, Response, Uri};
 use http_body::Body;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
+use tokio::task::JoinError;
 use tokio::time::{Instant, timeout};
 use tollway_core::BoxError;
 use tower_service::Service;
@@ -103,7 +104,10 @@ where
             let attempts: Vec<_> = ids.into_iter().map(|id| host.dial(id)).collect();
             for attempt in attempts {
                 let ended = match attempt {
-                    Ok(attempt) => attempt.await.unwrap_or(Ok(())),
+                    Ok(attempt) => {
+                        let gone = |error: JoinError| Err(Failure::gone(error.is_panic()));
+                        attempt.await.unwrap_or_else(gone)
+                    }
                     Err(failure) => Err(failure),
                 };
                 failure = ended.err().or(failure);

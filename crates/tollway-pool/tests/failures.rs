@@ -6,6 +6,7 @@ mod support;
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use http::{Request, Uri};
 use http_body::Frame;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
 use support::{
     Body, Server, Tls, fetch, fetch_later, get, pool, post, send, serve_http2, text, until,
 };
@@ -431,29 +433,33 @@ async fn a_stream_that_the_peer_refuses_was_not_executed() {
 #[tokio::test]
 async fn a_stream_that_breaks_off_is_of_unknown_outcome() {
     // INTERNAL_ERROR, CANCEL, and a connection that just ends.
-    for frame in [reset(1, 2).to_vec(), reset(1, 8).to_vec(), Vec::new()] {
-        let ends = !frame.is_empty();
-        let server = Server::raw(move |mut stream, _| {
-            let frame = frame.clone();
-            async move {
-                let _ = stream.write_all(SETTINGS).await;
-                if headers_of(&mut stream, 1).await && !frame.is_empty() {
-                    let _ = stream.write_all(&frame).await;
-                    let _ = stream.read_to_end(&mut Vec::new()).await;
-                }
+    for code in [Some(2), Some(8), None] {
+        let server = Server::raw(move |mut stream, _| async move {
+            let _ = stream.write_all(SETTINGS).await;
+            let mut id = 1;
+            while headers_of(&mut stream, id).await
+                && let Some(code) = code
+            {
+                let _ = stream.write_all(&reset(id, code)).await;
+                id += 2;
             }
         })
         .await;
         let pool = pool().protocol(Protocol::Http2Only).build().unwrap();
-        let error = fetch(&pool, post(server.uri("/"), "pay"))
-            .await
-            .unwrap_err();
-        assert!(error.is_read(), "{error:?}");
-        assert_eq!(error.verdict(), Verdict::Unknown);
-        // What broke is what is said to have broken.
-        let text = error.to_string();
-        assert_eq!(text.contains("the stream"), ends, "{text}");
-        assert_eq!(text.contains("the connection"), !ends, "{text}");
+        for _ in 0..2 {
+            let error = fetch(&pool, post(server.uri("/"), "pay"))
+                .await
+                .unwrap_err();
+            assert!(error.is_read(), "{error:?}");
+            assert_eq!(error.verdict(), Verdict::Unknown);
+            // What broke is what is said to have broken.
+            let text = error.to_string();
+            assert_eq!(text.contains("the stream"), code.is_some(), "{text}");
+            assert_eq!(text.contains("the connection"), code.is_none(), "{text}");
+        }
+        // The others on the connection go on.
+        let connections = if code.is_some() { 1 } else { 2 };
+        assert_eq!(server.seen.accepted(), connections);
     }
 }
 
@@ -484,12 +490,50 @@ async fn a_stream_that_breaks_off_in_its_answer_leaves_the_connection_in_use() {
     assert_eq!(server.seen.accepted(), 1);
 }
 
+/// `SETTINGS_MAX_CONCURRENT_STREAMS`.
+const fn allow(calls: u8) -> [u8; 15] {
+    [0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, calls]
+}
+
+#[tokio::test]
+async fn so_is_one_that_allows_none_after_a_while() {
+    let ready = Arc::new(tokio::sync::Notify::new());
+    let server = Server::raw({
+        let ready = ready.clone();
+        move |mut stream, _| {
+            let ready = ready.clone();
+            async move {
+                let ok = |id| [0, 0, 1, 1, 5, 0, 0, 0, id, 0x88];
+                let _ = stream.write_all(&allow(10)).await;
+                headers_of(&mut stream, 1).await;
+                let _ = stream.write_all(&[&allow(0)[..], &ok(1)].concat()).await;
+                ready.notified().await;
+                let _ = stream.write_all(&allow(10)).await;
+                for id in [3, 5] {
+                    headers_of(&mut stream, id).await;
+                    let _ = stream.write_all(&ok(id)).await;
+                }
+                let _ = stream.read_to_end(&mut Vec::new()).await;
+            }
+        }
+    })
+    .await;
+    let pool = pool().protocol(Protocol::Http2Only).http2_keep_alive(None);
+    let pool = pool.max_connections_per_host(1).build().unwrap();
+    fetch(&pool, get(server.uri("/"))).await.unwrap();
+    // One that is on its way to the connection by then is held back there.
+    let held = tokio::spawn(fetch_later(&pool, &server));
+    until(|| pool.stats().total().calls() == 1).await;
+    let call = tokio::spawn(fetch_later(&pool, &server));
+    until(|| pool.stats().total().waiting() == 1).await;
+    ready.notify_one();
+    held.await.unwrap();
+    call.await.unwrap();
+    assert_eq!(server.seen.accepted(), 1);
+}
+
 #[tokio::test]
 async fn a_peer_that_allows_no_calls_for_now_is_waited_for() {
-    /// `SETTINGS_MAX_CONCURRENT_STREAMS`.
-    const fn allow(calls: u8) -> [u8; 15] {
-        [0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, calls]
-    }
     let ready = Arc::new(tokio::sync::Notify::new());
     let server = Server::raw({
         let ready = ready.clone();
@@ -707,4 +751,26 @@ async fn a_call_that_times_out_on_a_lively_connection_leaves_it_in_use() {
     assert!(never.await.is_err());
     fetch(&pool, get(server.uri("/"))).await.unwrap();
     assert_eq!(server.seen.accepted(), 1);
+}
+
+#[tokio::test]
+async fn a_connector_that_panics_is_an_error_of_its_one_attempt() {
+    let attempts = Arc::new(AtomicUsize::new(0));
+    let connector = {
+        let attempts = attempts.clone();
+        tower::service_fn(move |_: Uri| {
+            attempts.fetch_add(1, Ordering::SeqCst);
+            async { panic!("a bug of the connector's") as std::io::Result<TokioIo<TcpStream>> }
+        })
+    };
+    let pool = pool().build_over(connector).unwrap();
+    let uri: Uri = "http://api.example.com/".parse().unwrap();
+    let error = fetch(&pool, get(uri.clone())).await.unwrap_err();
+    assert!(error.is_connect(), "{error}");
+    assert!(format!("{error:?}").contains("panicked"), "{error:?}");
+    assert_eq!(error.verdict(), Verdict::NO_EFFECT);
+    assert_eq!(attempts.load(Ordering::SeqCst), 1);
+    let error = pool.warm(&uri, 1).await.unwrap_err();
+    assert!(error.is_connect(), "{error}");
+    assert_eq!(attempts.load(Ordering::SeqCst), 2);
 }
