@@ -238,3 +238,37 @@ fn tell<B>(ended: hyper::Result<()>, host: &Host<B>) {
         );
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use http_body::Body as _;
+    use http_body_util::Full;
+
+    use super::*;
+
+    #[test]
+    fn what_one_call_was_certain_of_the_next_is_not() {
+        let wire = Arc::new(Wire::default());
+        let replies = Replies::<Full<Bytes>>::new();
+        let awaited = replies.take(&wire);
+        let body = Sent::new(Full::<Bytes>::default(), awaited.handed.clone());
+        body.size_hint();
+        wire.spawned.fetch_add(1, Ordering::AcqRel);
+        drop(body);
+        assert!(awaited.handed.is_certain());
+        replies.keep(awaited);
+        assert!(!replies.take(&wire).handed.is_certain());
+    }
+
+    #[test]
+    fn no_more_is_kept_than_calls_are_likely_to_need_again() {
+        let wire = Arc::new(Wire::default());
+        let replies = Replies::<Full<Bytes>>::new();
+        let taken: Vec<_> = (0..1_000).map(|_| replies.take(&wire)).collect();
+        for awaited in taken {
+            replies.keep(awaited);
+        }
+        assert_eq!(replies.0.lock().unwrap().len(), Replies::<()>::KEPT);
+    }
+}
