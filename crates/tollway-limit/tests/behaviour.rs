@@ -349,6 +349,28 @@ async fn what_is_said_to_be_left_may_not_take_in_an_attempt_that_is_lost() {
     assert_eq!(wait(&limits, &call).await, millis(5000));
 }
 
+/// Those that are still under way may take more than that.
+#[tokio::test(start_paused = true)]
+async fn what_was_never_sent_makes_no_room_beyond_what_is_left() {
+    let limits = limits(burst(10, millis(1000)));
+    let call = call("/");
+    let mut under_way = Vec::new();
+    for _ in 0..4 {
+        under_way.push(limits.acquire(&call).await.unwrap());
+    }
+    let mut response = Response::new(());
+    let header = r#""a";r=2;t=5"#.parse().unwrap();
+    response.headers_mut().insert("ratelimit", header);
+    under_way.pop().unwrap().answered(&response);
+    // Three are under way, and then two.
+    under_way.pop().unwrap().give_back();
+    let now = Instant::now().into_std();
+    limits.try_acquire(&call, now).unwrap_err();
+    under_way.pop().unwrap().give_back();
+    drop(limits.try_acquire(&call, now).unwrap());
+    limits.try_acquire(&call, now).unwrap_err();
+}
+
 #[tokio::test(start_paused = true)]
 async fn of_two_headers_the_tighter_one_holds() {
     for (earlier, later, expected) in [

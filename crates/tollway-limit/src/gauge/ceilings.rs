@@ -2,10 +2,11 @@
 
 use crate::time::Nanos;
 
-/// So many more may go, until then.
+/// So many more may go, until then. Fewer than none, where more are under way
+/// than are left: one of those that was never sent makes no room yet.
 #[derive(Clone, Copy, Debug)]
 struct Ceiling {
-    left: u32,
+    left: i64,
     until: Nanos,
 }
 
@@ -21,7 +22,7 @@ const MOST: usize = 8;
 
 impl Ceilings {
     /// Only `left` may go until then.
-    pub(super) fn lower(&mut self, left: u32, until: Nanos) {
+    pub(super) fn lower(&mut self, left: i64, until: Nanos) {
         let mut others = self.0.iter();
         if others.any(|other| other.left <= left && other.until >= until) {
             return;
@@ -49,13 +50,13 @@ impl Ceilings {
     #[inline]
     pub(super) fn take(&mut self) {
         for ceiling in &mut self.0 {
-            ceiling.left = ceiling.left.saturating_sub(1);
+            ceiling.left -= 1;
         }
     }
 
     pub(super) fn give_back(&mut self) {
         for ceiling in &mut self.0 {
-            ceiling.left = ceiling.left.saturating_add(1);
+            ceiling.left += 1;
         }
     }
 
@@ -66,7 +67,10 @@ impl Ceilings {
     /// Until when nobody may go, once so many more have gone.
     #[inline]
     pub(super) fn closed_until(&self, gone: u32) -> Nanos {
-        let closed = self.0.iter().rfind(|ceiling| ceiling.left <= gone);
+        let closed = self
+            .0
+            .iter()
+            .rfind(|ceiling| ceiling.left <= i64::from(gone));
         closed.map_or(0, |ceiling| ceiling.until)
     }
 }
@@ -75,8 +79,8 @@ impl Ceilings {
 mod tests {
     use super::*;
 
-    fn naive(said: &[(u32, Nanos)], gone: u32, now: Nanos) -> Nanos {
-        let closed = said.iter().filter(|&&(left, _)| left <= gone);
+    fn naive(said: &[(i64, Nanos)], gone: u32, now: Nanos) -> Nanos {
+        let closed = said.iter().filter(|&&(left, _)| left <= gone.into());
         let until = closed.map(|&(_, until)| until).max().unwrap_or(0);
         if until > now { until } else { 0 }
     }
@@ -84,7 +88,7 @@ mod tests {
     #[test]
     fn everything_that_was_said_holds_to_its_end() {
         let mut ceilings = Ceilings::default();
-        let mut said: Vec<(u32, Nanos)> = Vec::new();
+        let mut said: Vec<(i64, Nanos)> = Vec::new();
         let lefts = [3, 0, 6, 2, 5, 1, 4].into_iter().cycle();
         for (now, left) in (0..5000).zip(lefts) {
             // Repeats itself only after a long while.
@@ -94,8 +98,7 @@ mod tests {
             ceilings.lower(left, until);
             if now % 3 == 0 {
                 ceilings.take();
-                said.iter_mut()
-                    .for_each(|(left, _)| *left = left.saturating_sub(1));
+                said.iter_mut().for_each(|(left, _)| *left -= 1);
             }
             ceilings.expire(now);
             for gone in 0..8 {
@@ -107,7 +110,7 @@ mod tests {
     #[test]
     fn of_too_many_the_loosest_become_tighter() {
         let mut ceilings = Ceilings::default();
-        let said: Vec<(u32, Nanos)> = (1..=20).map(|step| (step, Nanos::from(step))).collect();
+        let said: Vec<(i64, Nanos)> = (1..=20).zip(1..=20).collect();
         for &(left, until) in &said {
             ceilings.lower(left, until);
         }

@@ -25,7 +25,7 @@ impl Gauge {
     pub(crate) fn tighten(&mut self, left: u32, period: Nanos, now: Nanos) {
         self.settle(now);
         let under_way = self.in_flight.and(self.astray.tally()).total();
-        let left = left.saturating_sub(under_way);
+        let left = i64::from(left) - i64::from(under_way);
         self.ceilings.lower(left, now.saturating_add(period));
     }
 }

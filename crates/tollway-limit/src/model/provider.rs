@@ -51,8 +51,9 @@ impl Attempt {
 pub(super) struct Provider {
     pub(super) meter: usize,
     pub(super) quota: Quota,
-    /// All that it said: so many are left, and until when that holds.
-    said: Vec<(u32, Nanos)>,
+    /// All that it said: so many are left, and until when that holds. Fewer than
+    /// none where more are under way than it said.
+    said: Vec<(i64, Nanos)>,
 }
 
 impl Provider {
@@ -129,9 +130,8 @@ impl Provider {
     /// Notes an attempt. Nothing that the provider said was left must be exceeded.
     pub(super) fn take(&mut self, now: Nanos) {
         for (left, _) in self.said.iter_mut().filter(|(_, until)| *until > now) {
-            *left = left
-                .checked_sub(1)
-                .expect("the provider said that none is left");
+            assert!(*left > 0, "the provider said that none is left");
+            *left -= 1;
         }
     }
 
@@ -156,8 +156,7 @@ impl Provider {
 
     /// So many are left, those under way not yet taken off.
     pub(super) fn say(&mut self, left: u32, until: Nanos, under_way: usize) {
-        self.said
-            .push((left.saturating_sub(under_way as u32), until));
+        self.said.push((i64::from(left) - under_way as i64, until));
     }
 
     /// The quota changes. What is over and done with under the old numbers is no
