@@ -1,7 +1,10 @@
 //! The span of a call.
 
-use http::{Request, Response, Uri};
+use std::fmt;
+
+use http::{Method, Request, Response, Uri, Version};
 use tollway_core::{Endpoint, Phase, Verdict};
+use tollway_retry::Attempts;
 use tracing::Span;
 use tracing::field::{Empty, display};
 
@@ -13,19 +16,29 @@ pub(super) fn span<B>(provider: &str, request: &Request<B>) -> Span {
     let span = tracing::info_span!(
         target: "tollway::client",
         "call",
+        // What tracing-opentelemetry calls it.
+        otel.name = %Name::of(request),
         otel.kind = "client",
+        otel.status_code = Empty,
+        otel.status_description = Empty,
         tollway.provider = provider,
-        http.request.method = %request.method(),
+        http.request.method = known(request.method()).unwrap_or("_OTHER"),
+        http.request.method_original = Empty,
+        http.request.resend_count = Empty,
         server.address = Empty,
         server.port = Empty,
         // The template, not the path: that names objects and has no bounds.
         url.template = Empty,
+        network.protocol.version = Empty,
         http.response.status_code = Empty,
         "error.type" = Empty,
         tollway.verdict = Empty,
     );
     if span.is_disabled() {
         return span;
+    }
+    if known(request.method()).is_none() {
+        span.record("http.request.method_original", request.method().as_str());
     }
     if let Some(host) = request.uri().host() {
         span.record("server.address", host);
@@ -37,6 +50,56 @@ pub(super) fn span<B>(provider: &str, request: &Request<B>) -> Span {
         span.record("url.template", endpoint.template());
     }
     span
+}
+
+/// The name of a span: the method, and the template where it is known, so that
+/// there are not more names than endpoints.
+struct Name<'a> {
+    method: &'a str,
+    template: Option<&'a str>,
+}
+
+impl<'a> Name<'a> {
+    fn of<B>(request: &'a Request<B>) -> Self {
+        Self {
+            method: known(request.method()).unwrap_or("HTTP"),
+            template: Endpoint::of(request.extensions()).map(Endpoint::template),
+        }
+    }
+}
+
+impl fmt::Display for Name<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.method)?;
+        self.template
+            .map_or(Ok(()), |template| write!(f, " {template}"))
+    }
+}
+
+/// The method's name, if it is one that the conventions know.
+fn known(method: &Method) -> Option<&str> {
+    match *method {
+        Method::GET
+        | Method::HEAD
+        | Method::POST
+        | Method::PUT
+        | Method::DELETE
+        | Method::CONNECT
+        | Method::OPTIONS
+        | Method::TRACE
+        | Method::PATCH => Some(method.as_str()),
+        _ => None,
+    }
+}
+
+/// As the conventions write it.
+fn version(version: Version) -> Option<&'static str> {
+    match version {
+        Version::HTTP_10 => Some("1.0"),
+        Version::HTTP_11 => Some("1.1"),
+        Version::HTTP_2 => Some("2"),
+        _ => None,
+    }
 }
 
 /// The conventions want the port, whether or not the URL says it.
@@ -55,7 +118,13 @@ pub(super) fn answered<B>(span: &Span, response: &Response<B>) {
     }
     let status = response.status();
     span.record("http.response.status_code", status.as_u16());
+    if let Some(version) = version(response.version()) {
+        span.record("network.protocol.version", version);
+    }
+    resent(span, Attempts::of(response.extensions()));
     if status.is_client_error() || status.is_server_error() {
+        // The status says it all, so that there is no description.
+        span.record("otel.status_code", "ERROR");
         span.record("error.type", display(status.as_u16()));
     }
     span.record("tollway.verdict", Verdict::of_response(response).as_str());
@@ -71,8 +140,22 @@ pub(super) fn failed(span: &Span, error: &Error) {
     } else {
         error.phase().map_or("_OTHER", Phase::as_str)
     };
+    resent(span, error.attempts());
+    span.record("otel.status_code", "ERROR");
+    span.record(
+        "otel.status_description",
+        display(format_args!("{error:#}")),
+    );
     span.record("error.type", kind);
     span.record("tollway.verdict", error.verdict().as_str());
+}
+
+/// The conventions want the number only where there is one.
+fn resent(span: &Span, attempts: Option<&Attempts>) {
+    let resends = attempts.map_or(0, |attempts| attempts.made().saturating_sub(1));
+    if resends > 0 {
+        span.record("http.request.resend_count", resends);
+    }
 }
 
 #[cfg(test)]
@@ -86,5 +169,22 @@ mod tests {
         assert_eq!(port("http://pay.example/v1"), Some(80));
         assert_eq!(port("https://pay.example:8443/v1"), Some(8443));
         assert_eq!(port("/v1"), None);
+    }
+
+    #[test]
+    fn there_are_not_more_names_than_methods_and_endpoints() {
+        let name = |method: &str, endpoint: Option<Endpoint>| {
+            let mut request = Request::new(());
+            *request.method_mut() = method.parse().unwrap();
+            *request.uri_mut() = Uri::from_static("https://pay.example/v1/payouts/po_1");
+            if let Some(endpoint) = endpoint {
+                request.extensions_mut().insert(endpoint);
+            }
+            Name::of(&request).to_string()
+        };
+        let payout = || Some(Endpoint::get("/v1/payouts/{id}"));
+        assert_eq!(name("GET", payout()), "GET /v1/payouts/{id}");
+        assert_eq!(name("GET", None), "GET");
+        assert_eq!(name("MAKE-UP", None), "HTTP");
     }
 }
