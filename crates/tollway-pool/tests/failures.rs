@@ -420,13 +420,15 @@ async fn a_stream_that_the_peer_refuses_was_not_executed() {
             }
         })
         .await;
-        let pool = pool().protocol(Protocol::Http2Only).build().unwrap();
-        let error = fetch(&pool, post(server.uri("/"), "pay"))
-            .await
-            .unwrap_err();
-        assert!(error.is_refused(), "{error:?}");
-        assert_eq!(error.verdict(), Verdict::NO_EFFECT);
-        assert_eq!(server.seen.accepted(), 1);
+        // With a body and without one: it is seen by other signs then.
+        for body in ["pay", ""] {
+            let pool = pool().protocol(Protocol::Http2Only).build().unwrap();
+            let error = fetch(&pool, post(server.uri("/"), body)).await;
+            let error = error.unwrap_err();
+            assert!(error.is_refused(), "{error:?}");
+            assert_eq!(error.verdict(), Verdict::NO_EFFECT);
+        }
+        assert_eq!(server.seen.accepted(), 2);
     }
 }
 
@@ -461,6 +463,25 @@ async fn a_stream_that_breaks_off_is_of_unknown_outcome() {
         let connections = if code.is_some() { 1 } else { 2 };
         assert_eq!(server.seen.accepted(), connections);
     }
+}
+
+#[tokio::test]
+async fn an_answer_that_breaks_the_rules_of_http2_is_not_blamed_on_the_request() {
+    let server = Server::raw(|mut stream, _| async move {
+        let _ = stream.write_all(SETTINGS).await;
+        headers_of(&mut stream, 1).await;
+        // `content-length: 5`, and no status.
+        let head = [0, 0, 4, 1, 5, 0, 0, 0, 1, 0x0f, 0x0d, 1, b'5'];
+        let _ = stream.write_all(&head).await;
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+    })
+    .await;
+    let pool = pool().protocol(Protocol::Http2Only).build().unwrap();
+    let error = fetch(&pool, post(server.uri("/"), "pay"))
+        .await
+        .unwrap_err();
+    assert!(error.is_read() && !error.is_write(), "{error:?}");
+    assert_eq!(error.verdict(), Verdict::Unknown);
 }
 
 #[tokio::test]
