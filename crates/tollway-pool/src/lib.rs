@@ -108,7 +108,8 @@
 //! connections are driven by tasks of the runtime that opened them: where several
 //! share a pool, each has to be driven for as long as others may be given its
 //! connections. A runtime that ends takes them with it; further calls open new
-//! ones, and so do those that wait in another runtime.
+//! ones, and so do those that wait in another runtime. A call itself has its timer
+//! in the runtime that polls it first, and has to stay there.
 //!
 //! # Telemetry
 //!

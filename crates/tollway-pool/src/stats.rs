@@ -14,7 +14,8 @@ pub enum CloseReason {
     Requests,
     /// More connections were idle than are kept.
     Surplus,
-    /// The peer closed it while no call was on it.
+    /// The peer closed it while no call was on it, left its PINGs unanswered then,
+    /// or said by `GOAWAY` that it takes no more.
     Peer,
     /// It broke while a call was on it.
     Error,

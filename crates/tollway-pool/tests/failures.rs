@@ -662,6 +662,7 @@ async fn a_connection_that_has_gone_silent_is_retired_before_anybody_calls() {
     assert_eq!(pool.warm(&server.uri("/"), 1).await.unwrap(), 1);
     sleep(Duration::from_secs(16)).await;
     assert_eq!(pool.stats().total().open(), 0);
+    assert_eq!(pool.stats().total().closed(CloseReason::Peer), 1);
 }
 
 #[tokio::test]
