@@ -232,7 +232,7 @@ fn tell<B>(ended: hyper::Result<()>, host: &Host<B>) {
         tracing::debug!(
             target: "tollway::pool",
             { server.address = host.key.host(),
-            server.port = host.key.port(),
+            server.port = i64::from(host.key.port()),
             error = &error as &dyn Error },
             "connection broke",
         );

@@ -125,9 +125,9 @@ impl<B: 'static> Attempt<B> {
         tracing::debug!(
             target: "tollway::pool",
             { server.address = self.host.key.host(),
-            server.port = self.host.key.port(),
+            server.port = i64::from(self.host.key.port()),
             network.peer.address = facts.remote.map(|peer| tracing::field::display(peer.ip())),
-            network.peer.port = facts.remote.map(|peer| peer.port()),
+            network.peer.port = facts.remote.map(|peer| i64::from(peer.port())),
             network.protocol.name = "http",
             network.protocol.version = if facts.protocol == Version::HTTP_2 { "2" } else { "1.1" },
             tls.protocol.version = facts.tls.map(|version| version.as_str()),
@@ -148,7 +148,7 @@ impl<B: 'static> Attempt<B> {
         tracing::debug!(
             target: "tollway::pool",
             { server.address = self.host.key.host(),
-            server.port = self.host.key.port(),
+            server.port = i64::from(self.host.key.port()),
             "error.type" = failure.step().as_str(),
             error = failure.cause() },
             "connection failed",

@@ -169,10 +169,9 @@ impl<B: 'static> Host<B> {
     pub(crate) async fn attempted(&self, attempts: &[Id]) {
         for &id in attempts {
             loop {
-                let mut ended = std::pin::pin!(self.attempted.notified());
-                // Registered before the look, so that nothing is missed
-                // between the two.
-                ended.as_mut().enable();
+                // It hears of what happens from here on, so that nothing is missed
+                // between the look and the wait.
+                let ended = self.attempted.notified();
                 if !self.lock().is_under_way(id) {
                     break;
                 }
@@ -263,9 +262,9 @@ impl<B: 'static> Host<B> {
             tracing::debug!(
                 target: "tollway::pool",
                 { server.address = self.key.host(),
-                server.port = self.key.port(),
+                server.port = i64::from(self.key.port()),
                 tollway.pool.reason = closed.reason.as_str(),
-                tollway.pool.requests = closed.uses },
+                tollway.pool.requests = i64::try_from(closed.uses).unwrap_or(i64::MAX) },
                 "connection closed",
             );
         }

@@ -137,10 +137,9 @@ where
         }
         let vacant = async {
             loop {
-                let mut vacated = std::pin::pin!(self.shared.vacated.notified());
-                // Registered before the look, so that nothing is missed
-                // between the two.
-                vacated.as_mut().enable();
+                // It hears of what happens from here on, so that nothing is missed
+                // between the look and the wait.
+                let vacated = self.shared.vacated.notified();
                 if hosts
                     .iter()
                     .all(|host| host.with(|state| state.is_vacant()))
