@@ -44,9 +44,12 @@ async fn a_drained_pool_finishes_what_it_has_and_takes_nothing_new() {
         tokio::spawn(async move { pool.drain(Duration::from_secs(60)).await })
     };
     tokio::task::yield_now().await;
-    let error = fetch(&pool, get(server.uri("/"))).await.unwrap_err();
-    assert!(error.is_draining(), "{error}");
-    assert_eq!(error.verdict(), Verdict::NO_EFFECT);
+    // Nor a host that it hasn't met yet.
+    for uri in [server.uri("/"), "http://127.0.0.1:1/".parse().unwrap()] {
+        let error = fetch(&pool, get(uri)).await.unwrap_err();
+        assert!(error.is_draining(), "{error}");
+        assert_eq!(error.verdict(), Verdict::NO_EFFECT);
+    }
     in_flight.await.unwrap();
     waiting.await.unwrap();
     assert_eq!(draining.await.unwrap(), 0);
