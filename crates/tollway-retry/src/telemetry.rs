@@ -21,8 +21,8 @@ pub(crate) fn retry<B>(
     tracing::debug!(
         target: "tollway::retry",
         {
-            http.request.resend_count = made,
-            http.response.status_code = outcome.as_ref().ok().map(|it| it.status().as_u16()),
+            http.request.resend_count = i64::from(made),
+            http.response.status_code = outcome.as_ref().ok().map(|it| number(it.status())),
             "error.type" = outcome.as_ref().err().map(|error| error_type(&**error)),
             tollway.verdict = verdict.as_str(),
             tollway.retry.delay = delay.as_secs_f64(),
@@ -45,8 +45,8 @@ pub(crate) fn stop(
         tracing::warn!(
             target: "tollway::retry",
             {
-                http.request.resend_count = resends,
-                http.response.status_code = status.map(|status| status.as_u16()),
+                http.request.resend_count = i64::from(resends),
+                http.response.status_code = status.map(number),
                 "error.type" = error.map(error_type),
                 tollway.verdict = verdict.as_str(),
                 tollway.retry.stop = stop.as_str(),
@@ -57,8 +57,8 @@ pub(crate) fn stop(
         tracing::debug!(
             target: "tollway::retry",
             {
-                http.request.resend_count = resends,
-                http.response.status_code = status.map(|status| status.as_u16()),
+                http.request.resend_count = i64::from(resends),
+                http.response.status_code = status.map(number),
                 "error.type" = error.map(error_type),
                 tollway.verdict = verdict.as_str(),
                 tollway.retry.stop = stop.as_str(),
@@ -66,6 +66,12 @@ pub(crate) fn stop(
             "not retrying"
         );
     }
+}
+
+/// Signed, as all numbers here: OpenTelemetry knows no others, and
+/// tracing-opentelemetry makes texts of those that aren't.
+fn number(status: StatusCode) -> i64 {
+    status.as_u16().into()
 }
 
 /// Where the attempt failed: a handful of names, and never a text that might

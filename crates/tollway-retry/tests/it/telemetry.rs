@@ -28,6 +28,9 @@ impl Visit for Collect<'_> {
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
         self.0.insert(field.name(), format!("{value:?}"));
     }
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        panic!("tracing-opentelemetry would make a text of {field} = {value}");
+    }
 }
 
 impl Subscriber for Listener {

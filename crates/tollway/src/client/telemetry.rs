@@ -43,8 +43,10 @@ pub(super) fn span<B>(provider: &str, request: &Request<B>) -> Span {
     if let Some(host) = request.uri().host() {
         span.record("server.address", host);
     }
+    // Numbers are signed throughout: OpenTelemetry knows no others, and
+    // tracing-opentelemetry makes texts of those that aren't.
     if let Some(port) = port(request.uri()) {
-        span.record("server.port", port);
+        span.record("server.port", i64::from(port));
     }
     if let Some(endpoint) = Endpoint::of(request.extensions()) {
         span.record("url.template", endpoint.template());
@@ -117,7 +119,7 @@ pub(super) fn answered<B>(span: &Span, response: &Response<B>) {
         return;
     }
     let status = response.status();
-    span.record("http.response.status_code", status.as_u16());
+    span.record("http.response.status_code", i64::from(status.as_u16()));
     if let Some(version) = version(response.version()) {
         span.record("network.protocol.version", version);
     }
@@ -154,7 +156,7 @@ pub(super) fn failed(span: &Span, error: &Error) {
 fn resent(span: &Span, attempts: Option<&Attempts>) {
     let resends = attempts.map_or(0, |attempts| attempts.made().saturating_sub(1));
     if resends > 0 {
-        span.record("http.request.resend_count", resends);
+        span.record("http.request.resend_count", i64::from(resends));
     }
 }
 
