@@ -114,6 +114,21 @@ async fn what_a_proxy_does_is_not_blamed_on_the_host() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_proxy_that_answers_nothing_is_among_the_suspects() {
+    let silent = Server::raw(|mut stream, _| async move {
+        let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
+    })
+    .await;
+    let matcher = Matcher::builder().all(format!("http://{}", silent.addr));
+    let pool = pool().build_over(Proxy::new(tcp(), matcher.build()));
+    let request = get("https://api.example.com/".parse().unwrap());
+    let error = fetch(&pool.unwrap(), request).await.unwrap_err();
+    assert!(error.is_connect() && error.is_timeout(), "{error}");
+    let text = error.to_string();
+    assert!(text.contains("a proxy on the way"), "{text}");
+}
+
 #[tokio::test]
 async fn a_proxy_of_another_kind_is_refused_without_its_password() {
     let matcher = Matcher::builder()
