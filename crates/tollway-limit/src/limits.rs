@@ -245,6 +245,8 @@ impl Core {
 
 #[cfg(all(test, not(loom)))]
 mod tests {
+    use std::task::Waker;
+
     use http::Method;
     use tollway_core::Endpoint;
 
@@ -272,6 +274,27 @@ mod tests {
         }
         limits.reconfigure(rule(99)).unwrap();
         assert_eq!(meters(), 1);
+    }
+
+    #[test]
+    fn a_quota_lends_again_once_nobody_waits() {
+        let limits = Limits::builder().every_call(Quota::concurrent(2));
+        let limits = limits.build().unwrap();
+        let call = Call::new(&Method::GET, "/");
+        let permits = [(); 2].map(|()| limits.try_acquire(&call, now()));
+        let ask = || match limits.shared.ask(&call, now, Waker::noop()) {
+            Asked::Waits(_, waiter) => waiter,
+            asked => panic!("{asked:?}"),
+        };
+        let waiters = [ask(), ask()];
+        drop(permits);
+        waiters
+            .iter()
+            .for_each(|&waiter| limits.shared.leave(waiter));
+        drop(limits.try_acquire(&call, now()).unwrap());
+        let core = lock(&limits.shared.core);
+        let meter = core.state.meters.get(0);
+        assert!(meter.is_some_and(Meter::is_lending));
     }
 
     #[test]

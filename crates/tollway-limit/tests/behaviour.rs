@@ -349,6 +349,27 @@ async fn what_is_said_to_be_left_may_not_take_in_an_attempt_that_is_lost() {
     assert_eq!(wait(&limits, &call).await, millis(5000));
 }
 
+/// Of calls that need several quotas, too, and whichever is looked at first.
+#[tokio::test(start_paused = true)]
+async fn whoever_came_first_goes_first_whatever_else_others_need() {
+    let quota = burst(1, millis(1000));
+    for priority in [Priority::Normal, Priority::High] {
+        let limits = Limits::builder().endpoint(Endpoint::get("/a"), quota);
+        let limits = limits.every_call(quota).build().unwrap();
+        let (both, one) = (call("/a"), call("/b").priority(priority));
+        drop(limits.acquire(&both).await.unwrap());
+        let mut both = task::spawn(limits.acquire(&both));
+        let mut one = task::spawn(limits.acquire(&one));
+        if priority == Priority::High {
+            assert_pending!(both.poll());
+        }
+        assert_pending!(one.poll());
+        assert_pending!(both.poll());
+        sleep(millis(1000)).await;
+        assert!(one.is_woken() && !both.is_woken(), "{priority:?}");
+    }
+}
+
 /// Those that are still under way may take more than that.
 #[tokio::test(start_paused = true)]
 async fn what_was_never_sent_makes_no_room_beyond_what_is_left() {

@@ -1,6 +1,7 @@
 //! Limits that change while calls wait, fly and are lent permits.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http::Method;
@@ -81,6 +82,23 @@ async fn whoever_waits_is_held_to_rules_that_are_new() {
         assert!(start.elapsed() >= 3 * HOUR - millis(1));
         assert_eq!(limits.snapshot().waiting, 0);
     }
+}
+
+/// Here in the middle of a look-up.
+#[tokio::test(start_paused = true)]
+async fn whoever_asks_while_rules_change_is_held_to_those_that_are_new() {
+    let slot = Arc::new(OnceLock::<Limits>::new());
+    let limits = Arc::clone(&slot);
+    let key = Key::computed("changes the rules", move |_| {
+        let rules = every(Quota::concurrent(1));
+        limits.get().unwrap().reconfigure(rules).unwrap();
+        Some("key".into())
+    });
+    let limits = Limits::builder().keyed(key, Quota::concurrent(9));
+    let limits = slot.get_or_init(|| limits.build().unwrap());
+    let _permit = limits.acquire(&call("/")).await.unwrap();
+    assert_eq!(limits.snapshot().quotas[0].in_flight, 1);
+    assert_eq!(at_once(limits, 1), 0);
 }
 
 /// Rules that stay keep those who wait in their places.
