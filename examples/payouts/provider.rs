@@ -129,26 +129,35 @@ impl Api {
     }
 
     /// What the answer to a look-up says: whether there is such a payout, or
-    /// `None` where it doesn't tell.
-    pub(crate) fn found(self, status: u16, body: &[u8]) -> Option<bool> {
-        let list = match self.0 {
-            Provider::Payrix => "/response/data",
-            Provider::Stripe => "/data",
-            Provider::ModernTreasury => "",
-            Provider::Savvy | Provider::Payalo => {
-                return match status {
-                    200 => Some(true),
-                    404 => Some(false),
-                    _ => None,
-                };
-            }
+    /// `None` where it doesn't tell, or tells of another one under the same
+    /// reference, which some other program has used for it.
+    pub(crate) fn found(self, status: u16, body: &[u8], payout: &Payout) -> Option<bool> {
+        let (list, amount) = match self.0 {
+            Provider::Payrix => (Some("/response/data"), "total"),
+            Provider::Stripe => (Some("/data"), "amount"),
+            Provider::ModernTreasury => (Some(""), "amount"),
+            Provider::Savvy => (None, "Amount"),
+            Provider::Payalo => (None, "amount"),
         };
-        if status != 200 {
-            return None;
+        match status {
+            200 => {}
+            404 if list.is_none() => return Some(false),
+            _ => return None,
         }
         let body: Value = serde_json::from_slice(body).ok()?;
-        let matches = body.pointer(list)?.as_array()?;
-        Some(!matches.is_empty())
+        let found = match list {
+            Some(list) => body.pointer(list)?.as_array()?,
+            None => std::slice::from_ref(&body),
+        };
+        let is_other = |found: &Value| match &found[amount] {
+            Value::String(text) => *text != payout.amount.to_string(),
+            Value::Null => false,
+            number => number.as_u64() != Some(payout.amount),
+        };
+        if found.iter().any(is_other) {
+            return None;
+        }
+        Some(!found.is_empty())
     }
 }
 
