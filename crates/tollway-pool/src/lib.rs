@@ -109,7 +109,9 @@
 //! share a pool, each has to be driven for as long as others may be given its
 //! connections. A runtime that ends takes them with it; further calls open new
 //! ones, and so do those that wait in another runtime. A call itself has its timer
-//! in the runtime that polls it first, and has to stay there.
+//! in the runtime that polls it first, and has to stay there. The request's body is
+//! read by the connection's task: a timer or a socket that it makes belongs to that
+//! one's runtime.
 //!
 //! # Telemetry
 //!

@@ -7,19 +7,21 @@
 
 use std::error::Error as _;
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{Method, Request, StatusCode, Version};
+use http_body::Frame;
 use http_body_util::BodyExt;
 use tokio::time::{sleep, timeout};
 use tollway::core::{Deadline, Endpoint, IdempotencyKey, Phase, Rules, Verdict};
 use tollway::idempotency::Dialect;
 use tollway::limit::{Limits, Quota};
 use tollway::pool::{ConnectionInfo, Protocol};
-use tollway::retry::{Attempts, BackOff, RetryPolicy};
+use tollway::retry::{Attempts, BackOff, RetryPolicy, Stop};
 use tollway::timeout::AttemptTimeout;
 use tollway::{Body, Client, ClientBuilder, Profile, ResponseBody, ResponseFuture, profiles};
 use tollway_sim::{Fault, Faults, Gateway, Provider};
@@ -315,6 +317,42 @@ async fn the_line_to_log_says_each_thing_once() {
         "the call was refused: not sent: the body's field `RequestId` can't be found, because \
          the body is not a JSON object"
     );
+}
+
+/// A body whose frames come from elsewhere, from a task that has died.
+struct Dying(u8);
+
+impl http_body::Body for Dying {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> Poll<Option<std::io::Result<Frame<Bytes>>>> {
+        self.0 += 1;
+        match self.0 {
+            1 => Poll::Ready(Some(Ok(Frame::data("amount=11".into())))),
+            2 => panic!("a body's own"),
+            // Read on, it would look whole.
+            _ => Poll::Ready(None),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_panics_fails_its_call_and_no_other() {
+    let (gateway, client) = stripe(Faults::none()).await;
+    let dying = payout(&gateway, "po-1").map(|_| Body::new(Dying(0)));
+    let error = client.send(dying).await.unwrap_err();
+    let attempts = error.attempts().unwrap();
+    assert_eq!((attempts.made(), attempts.stop()), (1, Stop::NotReplayable));
+    assert!(error.is_unknown());
+    let response = client.send(payout(&gateway, "po-2")).await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+    response.into_body().collect().await.unwrap();
+    assert_eq!(gateway.ledger().effects(), 1);
+    assert_eq!(client.pool_stats().total().calls(), 0);
 }
 
 #[tokio::test]
