@@ -284,7 +284,7 @@ impl Shared {
 
     /// An attempt that was taken at `sent` is over.
     pub(crate) fn finish(
-        &self,
+        self: &Arc<Self>,
         plan: &Plan,
         level: usize,
         sent: Option<Nanos>,

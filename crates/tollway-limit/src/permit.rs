@@ -77,7 +77,7 @@ impl Permit {
     }
 
     /// Runs `tell` with the limiter, where there is still one who could ask.
-    fn tell<R>(&self, tell: impl FnOnce(&Shared, &Plan, usize) -> R) -> Option<R> {
+    fn tell<R>(&self, tell: impl FnOnce(&Arc<Shared>, &Plan, usize) -> R) -> Option<R> {
         match &self.kind {
             Kind::Granted {
                 shared,

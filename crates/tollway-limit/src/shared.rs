@@ -76,19 +76,27 @@ impl Shared {
 
     /// Runs `decide` under the lock, and wakes whom it names afterwards.
     ///
-    /// The timer may have to be set anew then. Whoever was granted a permit
-    /// does that when it is polled, if those who wait are in the same runtime;
-    /// where nobody was, someone who waits is woken to do it.
+    /// The timer may have to be set anew then. A task of its own does that, if
+    /// this is the runtime of those who wait; otherwise whoever was granted a
+    /// permit, or one who waits is woken to do it.
     pub(crate) fn with<R>(
-        &self,
+        self: &Arc<Self>,
         now: Nanos,
         decide: impl FnOnce(&mut Core, Nanos, &mut Wakers) -> R,
     ) -> R {
-        self.decide(now, |core, now, wakers| {
+        let (decision, arms) = self.decide(now, |core, now, wakers| {
             let decision = decide(core, now, wakers);
-            core.state.have_armed(wakers);
-            decision
-        })
+            let arms = core.state.arms_here(runtime);
+            if !arms {
+                core.state.have_armed(wakers);
+            }
+            (decision, arms)
+        });
+        if arms {
+            #[cfg(feature = "tokio")]
+            self.arm_soon();
+        }
+        decision
     }
 
     /// The same, by a task that sets the timer itself.
@@ -110,7 +118,7 @@ impl Shared {
 
     /// Applies `change` to each gauge of a plan.
     pub(crate) fn change(
-        &self,
+        self: &Arc<Self>,
         plan: &Plan,
         now: Nanos,
         mut change: impl FnMut(&mut Gauge, Nanos),
@@ -182,7 +190,7 @@ impl Shared {
     }
 
     /// A waiter is dropped.
-    pub(crate) fn leave(&self, waiter: u32) {
+    pub(crate) fn leave(self: &Arc<Self>, waiter: u32) {
         let now = self.nanos(time::now());
         let gone = self.with(now, |core, now, wakers| {
             let gone = core.state.drop_waiter(waiter, now, wakers)?;

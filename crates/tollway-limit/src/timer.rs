@@ -7,8 +7,11 @@
 //! Setting it takes a runtime, and only a task that is being polled certainly
 //! has a live one. So the timer is set by those who are being polled: a
 //! newcomer that has to wait, and whoever was granted a permit, for the next.
-//! Where nobody was granted one but the timer has to be set (an attempt was
-//! answered, a waiter left), a waiter is woken to do it.
+//! But who is woken may not be polled for long: a future that a `select!` has
+//! left aside, while the same task waits for another permit. So wherever else the
+//! timer has to be set (it has fired, an attempt was answered, a waiter left), a
+//! task of its own does it, in the runtime of those who wait. From elsewhere a
+//! waiter is woken to do it.
 //!
 //! Nobody may drive a runtime any more once none of its tasks waits. So where those
 //! who wait are in several, only they set the timer, and it is set anew whenever
@@ -16,7 +19,7 @@
 
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
-use std::task::{Context, Wake, Waker};
+use std::task::{Context, Poll, Wake, Waker};
 
 use tokio::runtime::{Handle, Id};
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -54,6 +57,11 @@ impl Shared {
             // Not under the timer's lock: whom this wakes may set it.
             self.fire();
         }
+    }
+
+    /// The same, in a task of its own. A runtime that ends drops it.
+    pub(crate) fn arm_soon(self: &Arc<Self>) {
+        tokio::spawn(SetTimer(Arc::downgrade(self)));
     }
 
     /// Says whether it is due already.
@@ -94,12 +102,34 @@ impl Shared {
     }
 
     /// Grants what is due.
-    fn fire(&self) {
+    fn fire(self: &Arc<Self>) {
         let now = self.nanos(now());
         self.with(now, |core, now, wakers| {
             core.state.armed = None;
             core.state.pump(now, wakers);
         });
+    }
+}
+
+/// Sets the timer, once it is polled.
+struct SetTimer(Weak<Shared>);
+
+impl Future for SetTimer {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
+        if let Some(shared) = self.0.upgrade() {
+            shared.arm(false);
+        }
+        Poll::Ready(())
+    }
+}
+
+impl Drop for SetTimer {
+    fn drop(&mut self) {
+        if let Some(shared) = self.0.upgrade() {
+            lock(&shared.core).state.is_arming = false;
+        }
     }
 }
 

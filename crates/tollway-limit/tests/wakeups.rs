@@ -11,6 +11,7 @@ use proptest::prelude::*;
 use tokio::runtime::Runtime;
 use tokio::task::{JoinHandle, yield_now};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_test::{assert_pending, task};
 use tollway_core::{Deadline, Endpoint, Fault, Phase, Priority, Scope, Verdict};
 use tollway_limit::{Call, CountFrom, Key, Limits, LimitsBuilder, Permit, Quota, Shape};
 
@@ -46,6 +47,32 @@ async fn whoever_leaves_before_setting_the_timer_has_another_set_it() {
     first.abort();
     timeout(millis(5000), second).await.unwrap().unwrap();
     assert_eq!(start.elapsed(), millis(1000));
+}
+
+/// A `select!` may leave a future aside, for another that needs a permit, too.
+#[tokio::test(start_paused = true)]
+async fn whoever_is_left_unpolled_holds_up_no_others() {
+    let burst = Quota::new(2, millis(1000)).shape(Shape::Burst);
+    for quota in [burst, Quota::per_second(11)] {
+        for is_answered in [true, false] {
+            let limits = Limits::builder().every_call(quota).build().unwrap();
+            let call = call("/");
+            let now = Instant::now().into_std();
+            let permits = [(); 2].map(|()| limits.try_acquire(&call, now));
+            let mut aside = task::spawn(limits.acquire(&call));
+            if !is_answered {
+                drop(permits);
+                assert_pending!(aside.poll());
+                let next = timeout(millis(5000), limits.acquire(&call));
+                drop(next.await.unwrap().unwrap());
+            } else {
+                assert_pending!(aside.poll());
+                let next = waiter(&limits, "/", Priority::Normal).await;
+                drop(permits);
+                timeout(millis(5000), next).await.unwrap().unwrap();
+            }
+        }
+    }
 }
 
 /// A share is kept for a call that waits elsewhere. When that call leaves, it is

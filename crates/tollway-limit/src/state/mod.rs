@@ -61,6 +61,8 @@ pub(crate) struct State {
     runtime: Option<Runtime>,
     /// Some of them are in another.
     is_mixed: bool,
+    /// A task of its own is about to set the timer.
+    pub(crate) is_arming: bool,
 }
 
 impl State {
@@ -74,6 +76,7 @@ impl State {
             armed: None,
             runtime: None,
             is_mixed: false,
+            is_arming: false,
         }
     }
 
@@ -365,6 +368,17 @@ impl State {
     /// Whether any of those who wait are in another runtime.
     pub(crate) fn is_elsewhere(&self, runtime: Runtime) -> bool {
         self.is_mixed || self.runtime != Some(runtime)
+    }
+
+    /// Whether a task of its own is to set the timer, in this runtime: one who
+    /// is woken to do it may not be polled for long.
+    pub(crate) fn arms_here(&mut self, runtime: impl FnOnce() -> Runtime) -> bool {
+        let arms = !self.is_arming && self.must_arm() && {
+            let runtime = runtime();
+            runtime.is_some() && !self.is_elsewhere(runtime)
+        };
+        self.is_arming |= arms;
+        arms
     }
 
     /// Wakes one who waits to set the timer anew, if it has to be.
