@@ -107,7 +107,7 @@ impl Body for PoolBody {
             Some(Err(error)) => {
                 let name = self.lease.take().map(|lease| {
                     let name = lease.host.name().clone();
-                    if lease.shared && is_stream_reset(&error) {
+                    if is_stream_reset(&error) {
                         lease.finish();
                     } else {
                         lease.abandon(CloseReason::Error);

@@ -21,6 +21,7 @@ use support::{
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 use tollway_core::{Fault, Phase, Verdict};
 use tollway_pool::{CloseReason, Pool, PoolError, Protocol};
@@ -390,6 +391,11 @@ async fn headers_of(stream: &mut TcpStream, id: u8) -> bool {
     if id == 1 && stream.read_exact(&mut preface).await.is_err() {
         return false;
     }
+    frame_of(stream, 1, id).await
+}
+
+/// Reads until a frame of this type and stream has come.
+async fn frame_of(stream: &mut TcpStream, kind: u8, id: u8) -> bool {
     loop {
         let mut head = [0; 9];
         if stream.read_exact(&mut head).await.is_err() {
@@ -400,7 +406,7 @@ async fn headers_of(stream: &mut TcpStream, id: u8) -> bool {
         if stream.read_exact(&mut payload).await.is_err() {
             return false;
         }
-        if head[3] == 1 && head[8] == id {
+        if head[3] == kind && head[8] == id {
             return true;
         }
     }
@@ -518,22 +524,25 @@ const fn allow(calls: u8) -> [u8; 15] {
 
 #[tokio::test]
 async fn so_is_one_that_allows_none_after_a_while() {
-    let ready = Arc::new(tokio::sync::Notify::new());
+    let (ready, heard) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let server = Server::raw({
-        let ready = ready.clone();
+        let (ready, heard) = (ready.clone(), heard.clone());
         move |mut stream, _| {
-            let ready = ready.clone();
+            let (ready, heard) = (ready.clone(), heard.clone());
             async move {
                 let ok = |id| [0, 0, 1, 1, 5, 0, 0, 0, id, 0x88];
                 let _ = stream.write_all(&allow(10)).await;
                 headers_of(&mut stream, 1).await;
                 let _ = stream.write_all(&[&allow(0)[..], &ok(1)].concat()).await;
                 ready.notified().await;
+                let ping = [0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8];
+                let _ = stream.write_all(&ping).await;
+                frame_of(&mut stream, 6, 0).await;
+                heard.notify_one();
+                ready.notified().await;
                 let _ = stream.write_all(&allow(10)).await;
-                for id in [3, 5] {
-                    headers_of(&mut stream, id).await;
-                    let _ = stream.write_all(&ok(id)).await;
-                }
+                headers_of(&mut stream, 5).await;
+                let _ = stream.write_all(&ok(5)).await;
                 let _ = stream.read_to_end(&mut Vec::new()).await;
             }
         }
@@ -542,20 +551,24 @@ async fn so_is_one_that_allows_none_after_a_while() {
     let pool = pool().protocol(Protocol::Http2Only).http2_keep_alive(None);
     let pool = pool.max_connections_per_host(1).build().unwrap();
     fetch(&pool, get(server.uri("/"))).await.unwrap();
-    // One that is on its way to the connection by then is held back there.
+    // One that is on its way to the connection by then is held back there, and
+    // given up.
     let held = tokio::spawn(fetch_later(&pool, &server));
     until(|| pool.stats().total().calls() == 1).await;
     let call = tokio::spawn(fetch_later(&pool, &server));
     until(|| pool.stats().total().waiting() == 1).await;
     ready.notify_one();
-    held.await.unwrap();
+    heard.notified().await;
+    held.abort();
+    until(|| pool.stats().total().calls() == 0).await;
+    ready.notify_one();
     call.await.unwrap();
     assert_eq!(server.seen.accepted(), 1);
 }
 
 #[tokio::test]
 async fn a_peer_that_allows_no_calls_for_now_is_waited_for() {
-    let ready = Arc::new(tokio::sync::Notify::new());
+    let ready = Arc::new(Notify::new());
     let server = Server::raw({
         let ready = ready.clone();
         move |mut stream, _| {
