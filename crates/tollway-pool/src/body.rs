@@ -107,7 +107,8 @@ impl Body for PoolBody {
             Some(Err(error)) => {
                 let name = self.lease.take().map(|lease| {
                     let name = lease.host.name().clone();
-                    if is_stream_reset(&error) {
+                    // Under HTTP/1.1 it would be the transport that was a stream.
+                    if lease.shared && is_stream_reset(&error) {
                         lease.finish();
                     } else {
                         lease.abandon(CloseReason::Error);
