@@ -349,6 +349,33 @@ async fn what_is_said_to_be_left_may_not_take_in_an_attempt_that_is_lost() {
     assert_eq!(wait(&limits, &call).await, millis(5000));
 }
 
+/// The one timer is for whatever comes next, and a pause for those it concerns.
+#[tokio::test(start_paused = true)]
+async fn a_wait_ends_at_its_deadline_whatever_others_wait_for() {
+    let limits = Limits::builder()
+        .endpoint(Endpoint::get("/a"), burst(2, millis(10_000)))
+        .endpoint(Endpoint::get("/b"), Quota::concurrent(1))
+        .build()
+        .unwrap();
+    drop(limits.acquire(&call("/a")).await.unwrap());
+    let refused = limits.acquire(&call("/a")).await.unwrap();
+    let _busy = limits.acquire(&call("/b")).await.unwrap();
+    let long = call("/a");
+    let mut long = task::spawn(limits.acquire(&long));
+    assert_pending!(long.poll());
+    let short = call("/b").deadline(Deadline::at(Instant::now() + millis(1000)));
+    let mut short = task::spawn(limits.acquire(&short));
+    assert_pending!(short.poll());
+    refused.over(Verdict::NotExecuted {
+        retry_after: Some(millis(20_000)),
+        scope: Scope::EndpointRate,
+    });
+    assert_pending!(short.poll());
+    sleep(millis(1000)).await;
+    assert!(short.is_woken());
+    assert_ready!(short.poll()).unwrap_err();
+}
+
 /// Of calls that need several quotas, too, and whichever is looked at first.
 #[tokio::test(start_paused = true)]
 async fn whoever_came_first_goes_first_whatever_else_others_need() {
