@@ -342,7 +342,7 @@ async fn message(slow: Slow, deadline: Option<Duration>) -> String {
         request.extensions_mut().insert(deadline);
     }
     match service.oneshot(request).await {
-        Ok(response) => response.into_body().collect().await.unwrap_err(),
+        Ok(response) => response.into_body().collect().await.expect_err("cut off"),
         Err(error) => error,
     }
     .to_string()
