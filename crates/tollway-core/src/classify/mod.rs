@@ -9,6 +9,7 @@ use http::{HeaderMap, StatusCode};
 use crate::{Fault, RetryAdvice, Verdict, retry_after};
 
 mod body;
+mod body_rule;
 mod future;
 mod json;
 mod layer;
@@ -16,9 +17,10 @@ mod rules;
 mod service;
 
 pub use body::ClassifyBody;
+pub use body_rule::{BodyRule, Meaning, Test};
 pub use future::ClassifyFuture;
 pub use layer::ClassifyLayer;
-pub use rules::{BodyRule, Meaning, Rules, Test};
+pub use rules::Rules;
 pub use service::ClassifyService;
 
 /// Decides what an answer means.

@@ -1,0 +1,213 @@
+//! Verdict rules about bodies, as data.
+
+use std::borrow::Cow;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, StatusCode};
+
+use super::{Judgement, json};
+use crate::retry_after::seconds;
+use crate::{RetryAdvice, Scope, Verdict};
+
+/// A rule about one scalar in a JSON body.
+///
+/// ```
+/// use tollway_core::{BodyRule, Meaning, Test, Verdict};
+///
+/// // Savvy answers 200, and says in the body that it refused.
+/// let refused = BodyRule::new(200..=299, "responseCode", Test::IsNot("0".into()))
+///     .means(Verdict::Rejected);
+/// ```
+#[derive(Clone, Debug)]
+pub struct BodyRule {
+    statuses: RangeInclusive<u16>,
+    path: Cow<'static, str>,
+    test: Test,
+    meaning: Meaning,
+    unless: Option<HeaderName>,
+}
+
+/// What is asked of a scalar in a body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Test {
+    /// It is there, and reads like this: a string between its quotes, a number
+    /// as JSON writes it.
+    Is(Cow<'static, str>),
+    /// It is there, and reads unlike this.
+    IsNot(Cow<'static, str>),
+    /// It isn't in the part of the body that was read, which may not be JSON at
+    /// all.
+    Missing,
+    /// It is there.
+    Present,
+}
+
+/// What it means that a [`BodyRule`] holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Meaning {
+    /// This verdict.
+    Verdict(Verdict),
+    /// Not executed, and the scalar is a text in which the delay stands behind
+    /// these words, as a number of seconds: `Try again in 19 seconds`. Without
+    /// one, not executed, with no delay asked for.
+    DelayAfter(Cow<'static, str>),
+    /// A call with the same idempotency key was done before: see
+    /// [`RetryAdvice::DoneBefore`].
+    DoneBefore,
+}
+
+impl BodyRule {
+    /// A rule for answers of these statuses about the scalar at this path
+    /// (fields and array positions separated by dots: `errors.0.code`). Unless
+    /// told otherwise it means that the outcome is unknown.
+    pub fn new(
+        statuses: RangeInclusive<u16>,
+        path: impl Into<Cow<'static, str>>,
+        test: Test,
+    ) -> Self {
+        Self {
+            statuses,
+            path: path.into(),
+            test,
+            meaning: Meaning::Verdict(Verdict::Unknown),
+            unless: None,
+        }
+    }
+
+    /// That it holds means this verdict.
+    #[must_use]
+    pub fn means(mut self, verdict: Verdict) -> Self {
+        self.meaning = Meaning::Verdict(verdict);
+        self
+    }
+
+    /// That it holds means: not executed, with the delay that stands in the
+    /// scalar's text behind `words`.
+    #[must_use]
+    pub fn delay_after(mut self, words: impl Into<Cow<'static, str>>) -> Self {
+        self.meaning = Meaning::DelayAfter(words.into());
+        self
+    }
+
+    /// That it holds means: a call with the same idempotency key was done before.
+    /// See [`RetryAdvice::DoneBefore`].
+    #[must_use]
+    pub fn done_before(mut self) -> Self {
+        self.meaning = Meaning::DoneBefore;
+        self
+    }
+
+    /// The rule doesn't apply to answers with this header, whose bodies then
+    /// needn't be read.
+    #[must_use]
+    pub fn unless_header(mut self, name: HeaderName) -> Self {
+        self.unless = Some(name);
+        self
+    }
+
+    pub(super) fn applies(&self, status: StatusCode, headers: &HeaderMap) -> bool {
+        let excepted = self
+            .unless
+            .as_ref()
+            .is_some_and(|h| headers.contains_key(h));
+        self.statuses.contains(&status.as_u16()) && !excepted
+    }
+
+    pub(super) fn read(&self, body: &[u8]) -> Option<Judgement> {
+        let scalar = json::scalar(body, &self.path);
+        let holds = match (&self.test, scalar.as_deref()) {
+            (Test::Is(wanted), Some(scalar)) => wanted == scalar,
+            (Test::IsNot(refused), Some(scalar)) => refused != scalar,
+            (Test::Present, Some(_)) | (Test::Missing, None) => true,
+            _ => false,
+        };
+        holds.then(|| match &self.meaning {
+            Meaning::Verdict(verdict) => (*verdict).into(),
+            Meaning::DelayAfter(words) => Judgement::from(Verdict::NotExecuted {
+                retry_after: scalar.and_then(|text| delay_after(&text, words)),
+                scope: Scope::Unspecified,
+            }),
+            Meaning::DoneBefore => Judgement {
+                verdict: Verdict::Unknown,
+                advice: Some(RetryAdvice::DoneBefore),
+            },
+        })
+    }
+}
+
+/// The number of seconds behind `words` in `text`.
+fn delay_after(text: &str, words: &str) -> Option<Duration> {
+    let (_, rest) = text.split_once(words)?;
+    let rest = rest.trim_start();
+    let end = rest
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(rest.len());
+    seconds(rest[..end].trim_end_matches('.'))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::{Answer, Classify, Rules};
+
+    fn verdict(rules: &Rules, status: u16, body: &str) -> Verdict {
+        let answer = Answer {
+            status: StatusCode::from_u16(status).unwrap(),
+            headers: &HeaderMap::new(),
+            body: body.as_bytes(),
+            clock: || SystemTime::UNIX_EPOCH,
+        };
+        rules.classify(&answer).verdict
+    }
+
+    #[test]
+    fn a_delay_is_read_out_of_a_text() {
+        let rules = Rules::new()
+            .body(BodyRule::new(429..=429, "message", Test::Present).delay_after("Try again in"));
+        for (message, expected) in [
+            (
+                "Rate limit is exceeded. Try again in 19 seconds.",
+                Some(19_000),
+            ),
+            ("Try again in 0.25 seconds.", Some(250)),
+            ("Try again in 7.", Some(7_000)),
+            ("Try again in a while.", None),
+            ("Slow down.", None),
+        ] {
+            let body = format!(r#"{{"statusCode":429,"message":"{message}"}}"#);
+            let Verdict::NotExecuted { retry_after, .. } = verdict(&rules, 429, &body) else {
+                panic!("a 429 is not executed");
+            };
+            assert_eq!(
+                retry_after,
+                expected.map(Duration::from_millis),
+                "{message}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_business_error_in_a_200_is_a_rejection_and_a_garbled_200_is_unknown() {
+        let rules = Rules::new()
+            .body(
+                BodyRule::new(200..=299, "responseCode", Test::IsNot("0".into()))
+                    .means(Verdict::Rejected),
+            )
+            .body(BodyRule::new(200..=299, "responseCode", Test::Missing));
+        assert_eq!(verdict(&rules, 200, r#"{"responseCode":0}"#), Verdict::Done);
+        assert_eq!(
+            verdict(&rules, 200, r#"{"responseCode":51}"#),
+            Verdict::Rejected
+        );
+        assert_eq!(verdict(&rules, 200, r#"{"responseCo"#), Verdict::Unknown);
+        assert_eq!(
+            verdict(&rules, 404, r#"{"responseCode":0}"#),
+            Verdict::Rejected
+        );
+    }
+}
