@@ -5,17 +5,16 @@
 //! sensitive headers and decompression stand among Tollway's layers: no secret
 //! shows in a trace, and verdicts hold, compressed answers or not.
 
-use std::error::Error;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::AUTHORIZATION;
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::Full;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
-use tollway::core::{Answer, BoxError, Classify, ClassifyLayer, Judgement, Rules, Verdict};
+use tollway::core::{BoxError, ClassifyLayer, Verdict};
 use tollway::idempotency::IdempotencyKeyLayer;
 use tollway::limit::{Limits, Quota, RateLimitLayer};
 use tollway::profiles;
@@ -29,27 +28,6 @@ use tower_http::sensitive_headers::SetSensitiveRequestHeadersLayer;
 use tower_http::trace::{DefaultMakeSpan, TraceLayer};
 use tracing_subscriber::fmt::MakeWriter;
 
-/// A client knows which of its errors are connect errors. Told so, the retry
-/// repeats such a call whatever its method.
-struct Over {
-    rules: Rules,
-    is_connect: fn(&(dyn Error + 'static)) -> Option<bool>,
-}
-
-impl Classify for Over {
-    fn needs_body(&self, status: StatusCode, headers: &HeaderMap) -> bool {
-        self.rules.needs_body(status, headers)
-    }
-
-    fn classify(&self, answer: &Answer<'_>) -> Judgement {
-        self.rules.classify(answer)
-    }
-
-    fn classify_error(&self, error: &(dyn Error + 'static)) -> Option<Verdict> {
-        (self.is_connect)(error)?.then_some(Verdict::NO_EFFECT)
-    }
-}
-
 async fn gateway() -> Result<Gateway, BoxError> {
     let faults = [Some(Fault::ErrorAfter(503)), Some(Fault::ResetAfterEffect)];
     let gateway = Gateway::builder(Provider::Stripe).faults(Faults::script(faults));
@@ -62,6 +40,9 @@ async fn over_hyper_util() -> Result<(), BoxError> {
         .every_call(Quota::per_second(100))
         .each_endpoint(Quota::per_second(25))
         .build()?;
+    // The client knows which of its errors are connect errors. Told so, the retry
+    // repeats such a call whatever its method.
+    let rules = profiles::stripe().rules;
 
     let service = ServiceBuilder::new()
         .layer(DeadlineLayer::new(Duration::from_secs(30)))
@@ -78,13 +59,10 @@ async fn over_hyper_util() -> Result<(), BoxError> {
                     .include_headers(true),
             ),
         )
-        .layer(ClassifyLayer::new(Over {
-            rules: profiles::stripe().rules,
-            is_connect: |error| {
-                let error: &hyper_util::client::legacy::Error = error.downcast_ref()?;
-                Some(error.is_connect())
-            },
-        }))
+        .layer(ClassifyLayer::new(rules.connect_errors(|error| {
+            let error = error.downcast_ref();
+            error.is_some_and(hyper_util::client::legacy::Error::is_connect)
+        })))
         // Below `Classify`, which reads bodies as they were before compression.
         .layer(DecompressionLayer::new())
         .service(Client::builder(TokioExecutor::new()).build_http());
@@ -98,18 +76,15 @@ async fn over_reqwest() -> Result<(), BoxError> {
     let client = reqwest::Client::builder()
         .redirect(reqwest::redirect::Policy::none())
         .build()?;
+    let rules = profiles::stripe().rules;
     let service = ServiceBuilder::new()
         .layer(DeadlineLayer::new(Duration::from_secs(30)))
         .layer(IdempotencyKeyLayer::new())
         .layer(RetryLayer::new(RetryPolicy::default()))
         .layer(AttemptTimeoutLayer::new(Duration::from_secs(5)))
-        .layer(ClassifyLayer::new(Over {
-            rules: profiles::stripe().rules,
-            is_connect: |error| {
-                let error: &reqwest::Error = error.downcast_ref()?;
-                Some(error.is_connect())
-            },
-        }))
+        .layer(ClassifyLayer::new(rules.connect_errors(|error| {
+            error.downcast_ref().is_some_and(reqwest::Error::is_connect)
+        })))
         .service(service_fn(move |request| {
             through_reqwest(client.clone(), request)
         }));

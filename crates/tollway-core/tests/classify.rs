@@ -19,8 +19,7 @@ use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Full};
 use tollway_core::{
-    Answer, BodyRule, BoxError, Classify, ClassifyLayer, Fault, Judgement, RetryAdvice, Rules,
-    Scope, Test, Verdict,
+    BodyRule, BoxError, Classify, ClassifyLayer, Fault, RetryAdvice, Rules, Scope, Test, Verdict,
 };
 use tower::{Layer, Service, ServiceExt, service_fn};
 
@@ -238,21 +237,16 @@ async fn advice_stands_beside_the_verdict() {
     );
 }
 
-struct ConnectErrors;
-
-impl Classify for ConnectErrors {
-    fn classify(&self, answer: &Answer<'_>) -> Judgement {
-        Verdict::of_status(answer.status).into()
-    }
-
-    fn classify_error(&self, error: &(dyn std::error::Error + 'static)) -> Option<Verdict> {
-        let error: &io::Error = error.downcast_ref()?;
-        (error.kind() == io::ErrorKind::ConnectionRefused).then_some(Verdict::NO_EFFECT)
-    }
+/// Savvy's rules, over a client whose connect errors are plain I/O errors.
+fn over_a_client() -> Rules {
+    savvy().connect_errors(|error| {
+        let error = error.downcast_ref::<io::Error>();
+        error.is_some_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+    })
 }
 
 async fn failure(kind: io::ErrorKind) -> BoxError {
-    ClassifyLayer::new(ConnectErrors)
+    ClassifyLayer::new(over_a_client())
         .layer(service_fn(move |_: Request<()>| async move {
             Err::<Response<Full<Bytes>>, _>(io::Error::from(kind))
         }))
@@ -262,7 +256,7 @@ async fn failure(kind: io::ErrorKind) -> BoxError {
 }
 
 #[tokio::test]
-async fn a_users_own_rules_give_errors_a_verdict() {
+async fn another_clients_connect_error_had_no_effect() {
     let error = failure(io::ErrorKind::ConnectionRefused).await;
     assert_eq!(Verdict::of_error(&*error), Verdict::NO_EFFECT);
     let fault = Fault::find(&*error).unwrap();

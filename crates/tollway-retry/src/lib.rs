@@ -38,7 +38,7 @@
 //! there by Tollway's pool and layers. An error without one counts as unknown, a
 //! connect error of another client among them: over hyper-util's client or
 //! reqwest's, tell it apart with
-//! [`Classify::classify_error`](tollway_core::Classify::classify_error).
+//! [`Rules::connect_errors`](tollway_core::Rules::connect_errors).
 //!
 //! tower's `Retry` leaves all of that to a policy that you write, copies every
 //! request whether or not it can be retried, and holds a failed response while

@@ -13,7 +13,7 @@ use crate::{RetryAdvice, Scope, Verdict};
 /// A rule about one scalar in a JSON body.
 ///
 /// ```
-/// use tollway_core::{BodyRule, Meaning, Test, Verdict};
+/// use tollway_core::{BodyRule, Test, Verdict};
 ///
 /// // Savvy answers 200, and says in the body that it refused.
 /// let refused = BodyRule::new(200..=299, "responseCode", Test::IsNot("0".into()))
@@ -44,18 +44,13 @@ pub enum Test {
     Present,
 }
 
-/// What it means that a [`BodyRule`] holds.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Meaning {
-    /// This verdict.
+/// What it means that a rule holds.
+#[derive(Clone, Debug)]
+enum Meaning {
     Verdict(Verdict),
     /// Not executed, and the scalar is a text in which the delay stands behind
-    /// these words, as a number of seconds: `Try again in 19 seconds`. Without
-    /// one, not executed, with no delay asked for.
+    /// these words.
     DelayAfter(Cow<'static, str>),
-    /// A call with the same idempotency key was done before: see
-    /// [`RetryAdvice::DoneBefore`].
     DoneBefore,
 }
 
@@ -84,8 +79,9 @@ impl BodyRule {
         self
     }
 
-    /// That it holds means: not executed, with the delay that stands in the
-    /// scalar's text behind `words`.
+    /// That it holds means: not executed, and the scalar is a text in which the
+    /// delay stands behind `words`, as a number of seconds: `Try again in 19
+    /// seconds`. Without one, not executed, with no delay asked for.
     #[must_use]
     pub fn delay_after(mut self, words: impl Into<Cow<'static, str>>) -> Self {
         self.meaning = Meaning::DelayAfter(words.into());

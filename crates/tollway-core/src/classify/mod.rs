@@ -17,7 +17,7 @@ mod rules;
 mod service;
 
 pub use body::ClassifyBody;
-pub use body_rule::{BodyRule, Meaning, Test};
+pub use body_rule::{BodyRule, Test};
 pub use future::ClassifyFuture;
 pub use layer::ClassifyLayer;
 pub use rules::Rules;
@@ -26,7 +26,8 @@ pub use service::ClassifyService;
 /// Decides what an answer means.
 ///
 /// [`Rules`] are this as data, and enough for every provider that Tollway
-/// knows. Implement it for one that they can't describe.
+/// knows. Implement it for one that they can't describe; where you hand on to
+/// rules, hand on every method, or else they get no body to look at.
 pub trait Classify {
     /// Whether [`classify`](Self::classify) needs the start of the body for an
     /// answer with this head. Where it doesn't, the body is handed on untouched.
@@ -42,29 +43,8 @@ pub trait Classify {
     /// the [`Fault`](crate::Fault) in its chain. `None` leaves the error as it
     /// is; without a fault it will count as [`Verdict::Unknown`].
     ///
-    /// Tollway's pool puts faults into its errors. Over another client, this is
-    /// the place to say which of its errors are connect errors, so that such a
-    /// call is repeated whatever its method:
-    ///
-    /// ```
-    /// # use std::{error::Error, io};
-    /// use tollway_core::{Answer, Classify, Judgement, Rules, Verdict};
-    ///
-    /// /// Rules for a client whose connect errors are plain I/O errors.
-    /// struct Over(Rules);
-    ///
-    /// impl Classify for Over {
-    ///     fn classify(&self, answer: &Answer<'_>) -> Judgement {
-    ///         self.0.classify(answer)
-    ///     }
-    ///
-    ///     fn classify_error(&self, error: &(dyn Error + 'static)) -> Option<Verdict> {
-    ///         let error: &io::Error = error.downcast_ref()?;
-    ///         let refused = error.kind() == io::ErrorKind::ConnectionRefused;
-    ///         refused.then_some(Verdict::NO_EFFECT)
-    ///     }
-    /// }
-    /// ```
+    /// Tollway's pool puts faults into its errors. For the connect errors of
+    /// another client, [`Rules::connect_errors`] is enough.
     fn classify_error(&self, error: &(dyn Error + 'static)) -> Option<Verdict> {
         let _ = error;
         None

@@ -1,5 +1,7 @@
 //! Verdict rules as data.
 
+use std::error::Error;
+
 use http::{HeaderMap, HeaderName, StatusCode};
 
 use super::{Answer, BodyRule, Classify, Judgement};
@@ -21,6 +23,7 @@ pub struct Rules {
     should_retry: Option<HeaderName>,
     reason: Option<HeaderName>,
     body: Vec<BodyRule>,
+    is_connect: Option<fn(&(dyn Error + 'static)) -> bool>,
 }
 
 impl Rules {
@@ -33,6 +36,7 @@ impl Rules {
             should_retry: None,
             reason: None,
             body: Vec::new(),
+            is_connect: None,
         }
     }
 
@@ -74,6 +78,42 @@ impl Rules {
     #[must_use]
     pub fn body(mut self, rule: BodyRule) -> Self {
         self.body.push(rule);
+        self
+    }
+
+    /// These errors of the client below are connect errors: nothing was sent, so
+    /// the verdict is [`NO_EFFECT`](Verdict::NO_EFFECT), and a retry may repeat
+    /// the call whatever its method.
+    ///
+    /// Not needed over Tollway's pool, whose errors say so themselves. Over
+    /// another client they count as [`Unknown`](Verdict::Unknown) unless it is
+    /// said here:
+    ///
+    /// ```
+    /// # mod reqwest {
+    /// #     #[derive(Debug)]
+    /// #     pub struct Error;
+    /// #     impl Error {
+    /// #         pub fn is_connect(&self) -> bool {
+    /// #             true
+    /// #         }
+    /// #     }
+    /// # }
+    /// use tollway_core::Rules;
+    ///
+    /// // hyper-util's `client::legacy::Error` has an `is_connect` as well.
+    /// let rules = Rules::new()
+    ///     .connect_errors(|error| error.downcast_ref().is_some_and(reqwest::Error::is_connect));
+    /// # impl std::error::Error for reqwest::Error {}
+    /// # impl std::fmt::Display for reqwest::Error {
+    /// #     fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+    /// #         Ok(())
+    /// #     }
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn connect_errors(mut self, is_connect: fn(&(dyn Error + 'static)) -> bool) -> Self {
+        self.is_connect = Some(is_connect);
         self
     }
 
@@ -156,6 +196,10 @@ impl Classify for Rules {
         }
         self.override_retry(&mut judgement, answer);
         judgement
+    }
+
+    fn classify_error(&self, error: &(dyn Error + 'static)) -> Option<Verdict> {
+        self.is_connect?(error).then_some(Verdict::NO_EFFECT)
     }
 }
 
