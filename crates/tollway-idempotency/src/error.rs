@@ -124,7 +124,16 @@ impl KeyError {
 
 impl fmt::Display for KeyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.link.why.fmt(f)
+        if self.is_refused() {
+            return self.link.why.fmt(f);
+        }
+        // Often the outermost error of all, and the only one that is logged.
+        f.write_str(match Verdict::of_error(&*self.link.source) {
+            Verdict::NotExecuted { .. } => "the call had no effect",
+            Verdict::Unknown => "the call's outcome is unknown",
+            Verdict::Rejected => "the call was refused",
+            Verdict::Done => "the call took effect, and its answer failed",
+        })
     }
 }
 

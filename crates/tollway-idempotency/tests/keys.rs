@@ -443,6 +443,7 @@ mod answers {
         };
         let error = call().await;
         assert!(!error.downcast_ref::<KeyError>().unwrap().is_refused());
+        assert_eq!(error.to_string(), "the call had no effect");
         let wrapped: Vec<BoxError> = vec![
             error,
             Box::new(Outer(call().await)),
