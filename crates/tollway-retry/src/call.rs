@@ -322,7 +322,8 @@ impl Progress {
         };
         let status = Some(response.status());
         let verdict = self.verdict(last, status);
-        telemetry::stop(self.records.made(), verdict, stop, status, None);
+        let (made, safe) = (self.records.made(), self.evidence.safe);
+        telemetry::stop(made, verdict, safe, stop, status, None);
         let unknown = verdict == Verdict::Unknown;
         // Whoever reads the answer further up is to read the same.
         let is_read_so = Verdict::of_response(&response) == verdict;
@@ -346,9 +347,10 @@ impl Progress {
         would_have_waited: Option<Duration>,
     ) -> RetryError {
         let verdict = self.verdict(last, None);
-        telemetry::stop(self.records.made(), verdict, stop, None, Some(&*error));
+        let (made, safe) = (self.records.made(), self.evidence.safe);
+        telemetry::stop(made, verdict, safe, stop, None, Some(&*error));
         let story = self.story(stop, would_have_waited);
-        RetryError::new(error, verdict, self.evidence.key.take(), story)
+        RetryError::new(error, verdict, safe, self.evidence.key.take(), story)
     }
 
     /// What the call as a whole means.

@@ -58,6 +58,8 @@ pub struct RetryError(Box<Inner>);
 struct Inner {
     source: BoxError,
     verdict: Verdict,
+    /// Whether the method asks for no effect, so that there is none to look up.
+    safe: bool,
     key: Option<IdempotencyKey>,
     attempts: Attempts,
 }
@@ -66,6 +68,7 @@ impl RetryError {
     pub(crate) fn new(
         source: BoxError,
         verdict: Verdict,
+        safe: bool,
         key: Option<IdempotencyKey>,
         attempts: Attempts,
     ) -> Self {
@@ -82,6 +85,7 @@ impl RetryError {
         Self(Box::new(Inner {
             source,
             verdict,
+            safe,
             key,
             attempts,
         }))
@@ -90,7 +94,7 @@ impl RetryError {
     /// The inner service failed before it was given a request.
     pub(crate) fn not_ready(source: BoxError) -> Self {
         let verdict = Fault::find(&*source).map_or(Verdict::NO_EFFECT, Fault::verdict);
-        Self::new(source, verdict, None, Attempts::none())
+        Self::new(source, verdict, false, None, Attempts::none())
     }
 
     /// What the error means for the whole call.
@@ -143,7 +147,7 @@ impl fmt::Display for RetryError {
         if let Some(wait) = attempts.would_have_waited() {
             write!(f, " (the wait would have been {wait:.1?})")?;
         }
-        if self.is_unknown() {
+        if self.is_unknown() && !self.0.safe {
             f.write_str("; look it up before repeating it")?;
         }
         Ok(())

@@ -31,17 +31,19 @@ pub(crate) fn retry<B>(
     );
 }
 
-/// The call has ended, `made` attempts later, and `stop` is why.
+/// The call has ended, `made` attempts later, and `stop` is why. `safe` says that
+/// it asked for no effect.
 pub(crate) fn stop(
     made: u32,
     verdict: Verdict,
+    safe: bool,
     stop: Stop,
     status: Option<StatusCode>,
     error: Option<&(dyn Error + 'static)>,
 ) {
     let resends = made.saturating_sub(1);
-    // Somebody has to look such a call up.
-    if verdict == Verdict::Unknown {
+    // Somebody has to look such a call up, but not a look-up.
+    if verdict == Verdict::Unknown && !safe {
         tracing::warn!(
             target: "tollway::retry",
             {

@@ -300,6 +300,14 @@ async fn an_unknown_outcome_is_marked_with_its_key() {
         "outcome unknown after 1 attempt, as many as the policy allows; \
          look it up before repeating it"
     );
+
+    // A look-up had none.
+    let gateway = Gateway::answering([crate::support::error(Verdict::Unknown)]);
+    let error = call(policy().max_attempts(1), &gateway, get()).await;
+    assert_eq!(
+        error.unwrap_err().to_string(),
+        "outcome unknown after 1 attempt, as many as the policy allows"
+    );
 }
 
 /// The first attempt may have had its effect: a later one that certainly hadn't

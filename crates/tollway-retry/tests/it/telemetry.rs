@@ -43,7 +43,8 @@ impl Subscriber for Listener {
     fn record(&self, _: &Id, _: &Record<'_>) {}
     fn record_follows_from(&self, _: &Id, _: &Id) {}
     fn event(&self, event: &Event<'_>) {
-        let mut fields = Fields::new();
+        let level = event.metadata().level().to_string();
+        let mut fields = Fields::from([("level", level)]);
         event.record(&mut Collect(&mut fields));
         EVENTS.with_borrow_mut(|events| events.push(fields));
     }
@@ -73,9 +74,23 @@ async fn each_retry_and_the_reason_to_stop_are_told() {
     assert_eq!(retry["tollway.verdict"], "\"not_executed\"");
     assert_eq!(retry["tollway.retry.delay"], "0.0");
     assert_eq!(stop["message"], "outcome unknown");
+    assert_eq!(stop["level"], "WARN");
     assert_eq!(stop["http.request.resend_count"], "1");
     assert_eq!(stop["http.response.status_code"], "503");
     assert_eq!(stop["tollway.retry.stop"], "\"budget\"");
     // The key is a secret.
     assert!(!format!("{events:?}").contains("order-1"));
+
+    // A look-up that failed isn't looked up.
+    let gateway = Gateway::answering([Ok(status(503))]);
+    call(policy().max_attempts(1), &gateway, get())
+        .await
+        .unwrap();
+    let events = EVENTS.take();
+    let [stop] = &events[..] else {
+        panic!("{events:?}");
+    };
+    assert_eq!(stop["message"], "not retrying");
+    assert_eq!(stop["level"], "DEBUG");
+    assert_eq!(stop["tollway.verdict"], "\"unknown\"");
 }
