@@ -56,8 +56,8 @@
 //!
 //! What comes from the network never panics and never makes this crate allocate
 //! in proportion to it: at most [64 KiB](ClassifyLayer::MAX_BODY) of a body are
-//! looked at, scalars are cut to 512 bytes, and of a `Retry-After` 64 bytes are
-//! read.
+//! looked at, scalars are cut to 512 bytes, and a `Retry-After` of more than 64
+//! bytes is ignored.
 
 mod attempt;
 mod classify;

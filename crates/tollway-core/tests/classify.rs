@@ -15,7 +15,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Full};
 use tollway_core::{
@@ -120,6 +120,28 @@ async fn a_plain_success_overrules_what_was_said_below() {
     let outer = ClassifyLayer::new(Rules::new()).layer(inner);
     let response = outer.oneshot(Request::new(())).await.unwrap();
     assert_eq!(Verdict::of_response(&response), Verdict::Done);
+}
+
+/// "Done before", for one, would make a success of the failure that comes next.
+#[tokio::test]
+async fn advice_that_was_given_below_goes_with_the_verdict_that_it_was_about() {
+    let inner = BodyRule::new(409..=409, "code", Test::Missing).done_before();
+    let inner = ClassifyLayer::new(Rules::new().body(inner));
+    for (rules, expected) in [
+        (Rules::new(), Verdict::Rejected),
+        (
+            Rules::new().status(StatusCode::CONFLICT, Verdict::Unknown),
+            Verdict::Unknown,
+        ),
+    ] {
+        let gateway = service_fn(|_: Request<()>| async {
+            Response::builder().status(409).body(Script::default())
+        });
+        let stack = ClassifyLayer::new(rules).layer(inner.layer(gateway));
+        let response = stack.oneshot(Request::new(())).await.unwrap();
+        assert_eq!(Verdict::of_response(&response), expected);
+        assert_eq!(RetryAdvice::of(response.extensions()), None);
+    }
 }
 
 #[tokio::test]

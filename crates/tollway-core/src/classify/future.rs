@@ -10,7 +10,7 @@ use pin_project_lite::pin_project;
 
 use super::body::{ClassifyBody, Peek};
 use super::{Answer, Classify};
-use crate::{BoxError, Fault, Verdict};
+use crate::{BoxError, Fault, RetryAdvice, Verdict};
 
 pin_project! {
     /// The future of a [`ClassifyService`](super::ClassifyService).
@@ -128,9 +128,11 @@ fn judge<C: Classify, B>(classify: &C, response: &mut Response<B>, start: &[u8])
         return;
     }
     extensions.insert(judgement.verdict);
-    if let Some(advice) = judgement.advice {
-        extensions.insert(advice);
-    }
+    match judgement.advice {
+        Some(advice) => extensions.insert(advice),
+        // What somebody below advised was about another verdict.
+        None => extensions.remove::<RetryAdvice>(),
+    };
 }
 
 pub(super) fn judge_error<C: Classify>(classify: &C, error: impl Into<BoxError>) -> BoxError {
