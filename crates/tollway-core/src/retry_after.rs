@@ -145,7 +145,14 @@ mod tests {
     #[test]
     fn seconds_may_have_decimals() {
         let now = SystemTime::UNIX_EPOCH;
-        for (text, millis) in [("0", 0), ("1.5", 1500), ("0.0001", 1), ("2.000", 2000)] {
+        for (text, millis) in [
+            ("0", 0),
+            ("1.5", 1500),
+            ("0.0001", 1),
+            ("2.000", 2000),
+            ("2.0000000000", 2000),
+            ("2.0000000001", 2001),
+        ] {
             let expected = Some(Duration::from_millis(millis));
             assert_eq!(retry_after(&headers(text), now), expected, "{text}");
         }

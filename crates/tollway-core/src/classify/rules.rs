@@ -400,6 +400,23 @@ mod tests {
     }
 
     #[test]
+    fn the_should_retry_header_goes_before_the_list() {
+        let name = HeaderName::from_static("should-retry");
+        let rules = Rules::new().retry_only([503]).should_retry_header(name);
+        for (status, said, advice) in [
+            (500, "true", None),
+            (500, "false", Some(RetryAdvice::Never)),
+            (500, "perhaps", Some(RetryAdvice::Never)),
+            (503, "true", None),
+            (503, "false", Some(RetryAdvice::Never)),
+            (503, "perhaps", None),
+        ] {
+            let judgement = judge(&rules, status, &header("should-retry", said), "");
+            assert_eq!(judgement.advice, advice, "{status} {said}");
+        }
+    }
+
+    #[test]
     fn the_longer_of_two_delays_counts() {
         let rules =
             Rules::new().body(BodyRule::new(429..=429, "message", Test::Present).delay_after("in"));
