@@ -36,11 +36,6 @@ pub(crate) fn perform(
         Action::Find(kind) => {
             let sought = dialect.sought(&call.headers, &call.query);
             let mut found = books.made(kind, sought.as_deref());
-            if let (true, Some(key)) = (found.is_empty(), &sought)
-                && keys_are_references(dialect)
-            {
-                found.extend(books.by_key(key));
-            }
             // As real ones do, a list ends after a page.
             found.truncate(100);
             dialect.many(sought.as_deref(), &found)
@@ -49,15 +44,11 @@ pub(crate) fn perform(
     Answer { reply, due }
 }
 
-/// Where the key is a field of the payload, an object can be asked for by it.
-fn keys_are_references(dialect: &dyn Dialect) -> bool {
-    matches!(dialect.wire().key, Key::Field(_))
-}
-
 fn get(dialect: &dyn Dialect, books: &Books, call: &Call, kind: &str) -> Reply {
     let id = call.object.as_deref().unwrap_or_default();
     let mut found = books.by_id(id);
-    if found.is_none() && keys_are_references(dialect) {
+    // Where the key is a field of the payload, an object can be asked for by it.
+    if found.is_none() && matches!(dialect.wire().key, Key::Field(_)) {
         found = books.by_key(id);
     }
     match found.filter(|record| record.kind == kind) {

@@ -136,7 +136,7 @@ pub(crate) static SAVVY: Wire = Wire {
     beneficiary: "Beneficiary",
     key: Key::Field("RequestId"),
     matches: Matches::Status,
-    lookup_keys: &["Reference", "RequestId"],
+    lookup_keys: &["Reference"],
     lookup: ("/payments?Reference=", ""),
 };
 

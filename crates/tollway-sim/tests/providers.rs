@@ -419,6 +419,23 @@ async fn savvy_answers_a_repeat_with_the_first_result() {
     assert_eq!(gateway.ledger().effects(), 1);
 }
 
+#[tokio::test]
+async fn savvy_finds_a_payment_by_its_reference_and_shows_it_under_its_request_id() {
+    let (_gateway, mut client) = start(Provider::Savvy).await;
+    let payment = r#"{"RequestId":"id-1","Reference":"r-1","Amount":1}"#;
+    client.post("/payments", &[], payment).await.unwrap();
+    for (path, status) in [
+        ("/payments?Reference=r-1", 200),
+        ("/payments/id-1", 200),
+        // One is no other's name, or whoever asks is told of a stranger.
+        ("/payments?Reference=id-1", 404),
+        ("/payments/r-1", 404),
+    ] {
+        let found = client.get(path).await.unwrap();
+        assert_eq!(found.status, status, "{path}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn savvy_lets_a_repeat_wait_for_the_first_result() {
     let gateway = Gateway::builder(Provider::Savvy)
