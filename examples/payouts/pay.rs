@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::Response;
+use http::{Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use tokio::time::sleep;
 use tollway::core::Verdict;
@@ -17,9 +17,12 @@ use crate::provider::{Api, Target, snippet};
 /// before it is given up.
 const SENDS: u32 = 5;
 
+/// How often the provider is asked what became of a payout.
+const ASKED: u32 = 6;
+
 /// How long a gateway is given to finish what it may have begun, before it is
 /// asked whether it did, and between two times of asking.
-const SETTLING: Duration = Duration::from_secs(1);
+const SETTLING: Duration = Duration::from_millis(if cfg!(test) { 10 } else { 1000 });
 
 /// What became of a payout.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -136,19 +139,32 @@ impl Payer {
     /// Asks the provider by reference whether a payout took effect.
     ///
     /// Only a "no" said twice counts as one: a gateway may still be busy with
-    /// what it lost the connection to.
+    /// what it lost the connection to. One that fails to answer is asked again:
+    /// asking has no effect.
     async fn took_effect(&self, payout: &Payout) -> Option<bool> {
-        for _ in 0..2 {
+        let mut denied = false;
+        for _ in 0..ASKED {
             sleep(SETTLING).await;
-            let request = self.api.look_up(&self.target, &payout.reference).ok()?;
-            let response = self.client.send(request).await.ok()?;
-            let status = response.status().as_u16();
-            let body = read_body(response).await?;
-            if self.api.found(status, &body, payout)? {
-                return Some(true);
+            let Some((status, body)) = self.look_up(payout).await else {
+                continue;
+            };
+            match self.api.found(status.as_u16(), &body, payout) {
+                Some(false) if !denied => denied = true,
+                told => return told,
             }
         }
-        Some(false)
+        None
+    }
+
+    /// The provider's answer for good, if it gives one that arrives.
+    async fn look_up(&self, payout: &Payout) -> Option<(StatusCode, Bytes)> {
+        let request = self.api.look_up(&self.target, &payout.reference).ok()?;
+        let response = self.client.send(request).await.ok()?;
+        if !Verdict::of_response(&response).is_final() {
+            return None;
+        }
+        let status = response.status();
+        Some((status, read_body(response).await?))
     }
 }
 
@@ -182,14 +198,19 @@ pub(crate) fn some_seed() -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use tollway_sim::{Gateway, Provider};
+    use tollway::retry::BackOff;
+    use tollway_sim::{Fault, Faults, Gateway, Provider};
 
     use super::*;
 
     /// Pays as a program does that has just been started.
     async fn run(gateway: &Gateway, amount: u64) -> Settled {
         let api = Api(gateway.provider());
-        let client = Client::builder(api.profile()).plain_http(true);
+        let mut profile = api.profile();
+        let [base, cap] = [1, 2].map(Duration::from_millis);
+        let back_off = BackOff::exponential(base, cap).unwrap();
+        profile.retry = profile.retry.back_off(back_off);
+        let client = Client::builder(profile).plain_http(true);
         let payer = Payer {
             client: client.build().unwrap(),
             api,
@@ -218,6 +239,28 @@ mod tests {
             // It refuses the second, and doesn't say what the first was for.
             assert_eq!(again.reconciled, provider == Provider::Payalo, "{provider}");
             assert_eq!(gateway.ledger().times_applied("po-1"), 1, "{provider}");
+        }
+    }
+
+    /// Of the faults that there are, one is in the answer to a look-up now and
+    /// then.
+    #[tokio::test]
+    async fn a_look_up_that_fails_is_asked_again() {
+        let down = Some(Fault::ErrorBefore(503));
+        for (look_up, sent) in [
+            // The answer breaks off; or the gateway is down for a whole call.
+            (vec![Some(Fault::HalfResponse)], Fault::ResetAfterEffect),
+            (vec![Some(Fault::HalfResponse)], Fault::ResetAfterRead),
+            (vec![down; 4], Fault::ResetAfterEffect),
+            (vec![down; 4], Fault::ResetAfterRead),
+        ] {
+            let script = [Some(sent)].into_iter().chain(look_up);
+            let gateway = Gateway::builder(Provider::Payrix).faults(Faults::script(script));
+            let gateway = gateway.start().await.unwrap();
+            let settled = run(&gateway, 100).await;
+            assert_eq!(settled.fate, Fate::Succeeded, "{sent}: {settled:?}");
+            assert!(settled.reconciled, "{sent}");
+            assert_eq!(gateway.ledger().times_applied("po-1"), 1, "{sent}");
         }
     }
 
