@@ -87,7 +87,9 @@ impl Client {
 
     /// Sends `request`, and waits for the head of the response.
     ///
-    /// The request's URI is absolute. What it carries in its extensions is
+    /// The request's URI is absolute. Its body is any [`http_body::Body`] of
+    /// `Bytes`: a [`Body`] made of a text or of bytes, [`Body::empty`] for a `GET`,
+    /// an axum body, a stream. What the request carries in its extensions is
     /// heeded: `Deadline`, `Priority`, `Endpoint`, `IdempotencyKey`.
     ///
     /// ```
@@ -98,6 +100,7 @@ impl Client {
     /// /// Whether the order is paid; `None` where nobody knows yet.
     /// async fn pay(client: &Client, order: &str) -> Result<Option<bool>, BoxError> {
     ///     let request = http::Request::post("https://api.stripe.com/v1/payouts")
+    ///         .header("content-type", "application/x-www-form-urlencoded")
     ///         .extension(Priority::High)
     ///         // Made of the order, so that a program that was restarted repeats it.
     ///         .extension(key_from_reference("orders", order)?)

@@ -14,13 +14,14 @@ pub mod profiles;
 
 /// One provider's facts, as data.
 ///
-/// [`profiles`] has five. Each field can be changed, and
-/// [`ClientBuilder`](crate::ClientBuilder) has a method for each. A profile for
-/// another provider starts from [`Profile::new`].
+/// [`profiles`] has five. Each field can be changed, here or by a method of
+/// [`ClientBuilder`](crate::ClientBuilder), whose
+/// [`pool`](crate::ClientBuilder::pool) has what concerns connections. A profile
+/// for another provider starts from [`Profile::new`].
 ///
 /// Clients that are built from clones of one profile have quotas of their own,
 /// and share the retry budget that `retry` holds;
-/// [`share_limits`](crate::ClientBuilder::share_limits) has them share both.
+/// [`share_limits`](crate::ClientBuilder::share_limits) has them share the quotas too.
 ///
 /// ```
 /// use std::time::Duration;
