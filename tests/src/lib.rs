@@ -4,3 +4,8 @@
 pub mod matrix;
 pub mod nginx;
 pub mod words;
+
+/// Compiles the README's code.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+mod readme {}

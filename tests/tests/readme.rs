@@ -1,5 +1,5 @@
 //! The README tells the truth of today. Its Rust code is compiled by the
-//! documentation tests of the `tollway` crate.
+//! documentation tests of this package.
 
 const README: &str = include_str!("../../README.md");
 

@@ -17,6 +17,7 @@
 //! let client = Client::builder(profiles::stripe()).build()?;
 //! let request = http::Request::post("https://api.stripe.com/v1/payouts")
 //!     .header("authorization", "Bearer sk_test_123")
+//!     .header("content-type", "application/x-www-form-urlencoded")
 //!     .body(Body::from("amount=1100&currency=usd"))?;
 //! let response = client.send(request).await?;
 //! println!("{}", response.status());
@@ -76,8 +77,3 @@ pub use tollway_pool as pool;
 pub use tollway_retry as retry;
 #[cfg(feature = "timeout")]
 pub use tollway_timeout as timeout;
-
-/// Compiles the README's code.
-#[cfg(all(doctest, feature = "client"))]
-#[doc = include_str!("../../../README.md")]
-mod readme {}
