@@ -101,7 +101,8 @@ impl Limits {
         }
     }
 
-    /// The limits as they were built or last changed.
+    /// The limits as they were built or last changed, to add to: a rule for the
+    /// target of another stands beside that one, and doesn't replace it.
     #[must_use]
     pub fn to_builder(&self) -> LimitsBuilder {
         self.shared.way.load().routes.builder.clone()
@@ -113,6 +114,23 @@ impl Limits {
     /// that wait are held to the new numbers; where rules come or go, they ask
     /// again, one after the other. Attempts in flight don't count in rules that
     /// are new.
+    ///
+    /// ```
+    /// use tollway_limit::{Limits, LimitsBuilder, Quota};
+    ///
+    /// fn account(per_second: u32) -> LimitsBuilder {
+    ///     Limits::builder()
+    ///         .every_call(Quota::per_second(per_second))
+    ///         .each_endpoint(Quota::per_second(25))
+    /// }
+    ///
+    /// # fn main() -> Result<(), tollway_limit::InvalidLimits> {
+    /// let limits = account(100).build()?;
+    /// // The provider has raised the account's limit.
+    /// limits.reconfigure(account(200))?;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
