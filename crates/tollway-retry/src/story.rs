@@ -24,7 +24,6 @@ const MAX_TEXT: usize = 256;
 #[derive(Clone)]
 pub struct Attempts(Arc<Story>);
 
-#[derive(Debug)]
 struct Story {
     records: Vec<AttemptRecord>,
     made: u32,
@@ -80,7 +79,12 @@ impl Attempts {
 
 impl fmt::Debug for Attempts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        f.debug_struct("Attempts")
+            .field("made", &self.0.made)
+            .field("records", &self.0.records)
+            .field("stop", &self.0.stop)
+            .field("would_have_waited", &self.0.would_have_waited)
+            .finish()
     }
 }
 
