@@ -47,12 +47,18 @@ pub struct Dialect {
     pub(crate) life: Duration,
 }
 
+/// Where the layers below look for a key, unless told of one.
+const DEFAULT_HEADER: &str = "idempotency-key";
+
 /// Where the key stands.
 #[derive(Clone, Debug)]
 pub(crate) enum Place {
     Header {
         name: HeaderName,
         quoted: bool,
+        /// Whether the layers below see by the header alone that there is a key,
+        /// and which: they look at `Idempotency-Key`, and don't unquote.
+        says_all: bool,
     },
     Field {
         name: Cow<'static, str>,
@@ -81,6 +87,7 @@ impl Dialect {
     #[must_use]
     pub fn header(name: HeaderName) -> Self {
         Self::at(Place::Header {
+            says_all: name == DEFAULT_HEADER,
             name,
             quoted: false,
         })
@@ -90,7 +97,11 @@ impl Dialect {
     /// double quotes, as draft-ietf-httpapi-idempotency-key-header has it.
     #[must_use]
     pub fn quoted_header(name: HeaderName) -> Self {
-        Self::at(Place::Header { name, quoted: true })
+        Self::at(Place::Header {
+            name,
+            quoted: true,
+            says_all: false,
+        })
     }
 
     /// The key stands in the field `name` of the JSON object that is the body.
@@ -170,8 +181,7 @@ impl Dialect {
         self
     }
 
-    /// The header that the key stands in, if that is its place. A retry has to
-    /// know it, unless it is `Idempotency-Key`.
+    /// The header that the key stands in, if that is its place.
     #[must_use]
     pub const fn header_name(&self) -> Option<&HeaderName> {
         match &self.place {
@@ -190,10 +200,9 @@ impl Dialect {
         }
     }
 
-    /// Whether the key is all that stands in its header: not in quotes, nor in a
-    /// body.
-    pub(crate) const fn is_plain_header(&self) -> bool {
-        matches!(self.place, Place::Header { quoted: false, .. })
+    /// Whether the header says all that there is to say of a key.
+    pub(crate) const fn says_all(&self) -> bool {
+        matches!(self.place, Place::Header { says_all: true, .. })
     }
 
     /// The header that takes a UUID as it is, where one that was just made needs
@@ -203,7 +212,8 @@ impl Dialect {
         match &self.place {
             Place::Header {
                 name,
-                quoted: false,
+                says_all: true,
+                ..
             } if self.max_len >= mint::UUID_LEN && self.life >= Self::DEFAULT_LIFE => Some(name),
             _ => None,
         }
@@ -226,7 +236,7 @@ impl Dialect {
 impl Default for Dialect {
     /// The header `Idempotency-Key`, as it is, on every `POST`.
     fn default() -> Self {
-        Self::header(HeaderName::from_static("idempotency-key"))
+        Self::header(HeaderName::from_static(DEFAULT_HEADER))
     }
 }
 

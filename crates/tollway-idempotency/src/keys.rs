@@ -83,7 +83,7 @@ impl<G: KeyGenerator> Keys<G> {
         if let Some(chosen) = &given {
             self.check(&chosen.key, Why::Given)?;
         }
-        let Place::Header { name, quoted } = &self.dialect.place else {
+        let Place::Header { name, quoted, .. } = &self.dialect.place else {
             return Ok(given);
         };
         // One look-up, whether the header is there or not.
@@ -210,7 +210,7 @@ impl<G: KeyGenerator> Keys<G> {
     ) -> Result<Outcome, KeyError> {
         let Chosen { mut key, by } = chosen;
         let mut ticket = None;
-        let mut tell = by == By::Extension || !self.dialect.is_plain_header();
+        let mut tell = by == By::Extension || !self.dialect.says_all();
         // A key just made, in a header, that lives as long as everybody thinks,
         // ends here: the header says it all, and the clock isn't asked. An
         // extension costs an allocation, the first one three.

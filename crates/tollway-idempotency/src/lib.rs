@@ -70,8 +70,9 @@
 //!
 //! - Going down: in the header, or in the body. The layers below read it there.
 //!   In the request's extensions it stands only where the header doesn't tell
-//!   everything: a key in a body or in quotes, one that the caller put there, one
-//!   with less than [24 hours](Dialect::DEFAULT_LIFE) to live.
+//!   everything: a key in a body, in quotes, or in a header of another name than
+//!   `Idempotency-Key`, one that the caller put there, one with less than
+//!   [24 hours](Dialect::DEFAULT_LIFE) to live.
 //! - Coming up: in the extensions of every response that isn't
 //!   [`Done`](tollway_core::Verdict::Done), of all with
 //!   [`echo`](IdempotencyKeyLayer::echo); and on every error, where

@@ -488,6 +488,26 @@ async fn a_quoted_key_is_told_below_without_its_quotes() {
     }
 }
 
+/// A retry that nobody told of the header looks for keys in another.
+#[tokio::test]
+async fn a_key_in_a_header_of_another_name_is_told_below() {
+    let seen = Seen::default();
+    let name = HeaderName::from_static("x-request-key");
+    let service = IdempotencyKeyLayer::new()
+        .dialect(Dialect::header(name.clone()))
+        .layer(seen.answering(200));
+    let mut written = post("{}");
+    let mine = HeaderValue::from_static("mine");
+    written.headers_mut().insert(name.clone(), mine);
+    for request in [post("{}"), written] {
+        service.clone().oneshot(request).await.unwrap();
+        let nth = seen.calls() - 1;
+        let below = seen.extension(nth).unwrap();
+        let header = seen.0.lock().unwrap()[nth].0.headers[&name].clone();
+        assert_eq!(*below.header_value(), header);
+    }
+}
+
 mod body_fields {
     use super::*;
 
