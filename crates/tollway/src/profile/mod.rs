@@ -70,6 +70,37 @@ impl Profile {
     /// SDKs have between 30 and 80 s; 20 connections a host, enough for some
     /// hundred calls a second at 100 ms each; 15 s idle, inside the 2 to 30 s
     /// that Modern Treasury asks for.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use http::{HeaderName, StatusCode};
+    /// use tollway::core::{BodyRule, Endpoint, Rules, Test, Verdict};
+    /// use tollway::idempotency::Dialect;
+    /// use tollway::limit::{Limits, Quota};
+    /// use tollway::{BuildError, Client, Profile};
+    ///
+    /// fn acme() -> Profile {
+    ///     let mut profile = Profile::new("acme");
+    ///     profile.limits = Limits::builder()
+    ///         .every_call(Quota::per_minute(600))
+    ///         .endpoint(Endpoint::post("/payouts"), Quota::per_second(5).in_flight(10));
+    ///     // 200 with `"status":"failed"` is a refusal; a 409 says that the key is in
+    ///     // use right now.
+    ///     let failed = BodyRule::new(200..=200, "status", Test::Is("failed".into()));
+    ///     profile.rules = Rules::new()
+    ///         .status(StatusCode::CONFLICT, Verdict::Unknown)
+    ///         .body(failed.means(Verdict::Rejected));
+    ///     let header = HeaderName::from_static("x-request-key");
+    ///     profile.keys = Some(Dialect::header(header).life(Duration::from_secs(3600)));
+    ///     profile.deadline = Duration::from_secs(30);
+    ///     profile
+    /// }
+    ///
+    /// fn client() -> Result<Client, BuildError> {
+    ///     Client::builder(acme()).build()
+    /// }
+    /// # client().unwrap();
+    /// ```
     #[must_use]
     pub fn new(name: impl Into<Cow<'static, str>>) -> Self {
         Self {
