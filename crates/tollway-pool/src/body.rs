@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 use tokio::time::timeout;
 
 use crate::arena::Id;
+use crate::conn::Reading;
 use crate::error::{Kind, PoolError};
 use crate::failure::is_stream_reset;
 use crate::host::Release;
@@ -39,11 +40,11 @@ pub struct PoolBody {
 }
 
 /// The connection under a body.
-struct Lease {
-    host: Arc<dyn Release>,
-    id: Id,
-    /// Whether other calls are on the connection too.
-    shared: bool,
+enum Lease {
+    /// HTTP/1.1: nobody else's meanwhile.
+    Own(Box<dyn Reading>),
+    /// HTTP/2: other calls are on it too.
+    Shared(Arc<dyn Release>, Id),
 }
 
 impl PoolBody {
@@ -55,27 +56,41 @@ impl PoolBody {
         }
     }
 
-    pub(crate) fn new(body: Incoming, host: Arc<dyn Release>, id: Id, shared: bool) -> Self {
+    /// A body that holds its HTTP/1.1 connection until it has been read.
+    pub(crate) fn own(body: Incoming, conn: Box<dyn Reading>) -> Self {
         Self {
             body: Some(body),
-            lease: Some(Lease { host, id, shared }),
+            lease: Some(Lease::Own(conn)),
+        }
+    }
+
+    /// A body on a stream of an HTTP/2 connection.
+    pub(crate) fn shared(body: Incoming, host: Arc<dyn Release>, id: Id) -> Self {
+        Self {
+            body: Some(body),
+            lease: Some(Lease::Shared(host, id)),
         }
     }
 }
 
 impl Lease {
     fn finish(self) {
-        if self.shared {
-            self.host.release(self.id);
-        } else {
-            self.host.read_out(self.id);
+        match self {
+            Self::Own(conn) => conn.read_out(),
+            Self::Shared(host, id) => host.release(id),
         }
     }
 
-    fn abandon(self, reason: CloseReason) {
-        self.host.clone().discard(self.id, reason);
-        if self.shared {
-            self.host.release(self.id);
+    /// Returns the host's name, for errors.
+    fn abandon(self, reason: CloseReason) -> Option<Arc<str>> {
+        match self {
+            Self::Own(conn) => conn.abandon(reason),
+            Self::Shared(host, id) => {
+                let name = host.name().clone();
+                host.clone().discard(id, reason);
+                host.release(id);
+                Some(name)
+            }
         }
     }
 }
@@ -96,7 +111,7 @@ impl Body for PoolBody {
             Some(Ok(frame)) => {
                 // With a known length, the last frame says that it is the
                 // last, and many readers don't ask again.
-                if self.lease.as_ref().is_some_and(|lease| !lease.shared)
+                if matches!(self.lease, Some(Lease::Own(_)))
                     && self.is_end_stream()
                     && let Some(lease) = self.lease.take()
                 {
@@ -105,16 +120,16 @@ impl Body for PoolBody {
                 Some(Ok(frame))
             }
             Some(Err(error)) => {
-                let name = self.lease.take().map(|lease| {
-                    let name = lease.host.name().clone();
+                let name = match self.lease.take() {
                     // Under HTTP/1.1 it would be the transport that was a stream.
-                    if lease.shared && is_stream_reset(&error) {
-                        lease.finish();
-                    } else {
-                        lease.abandon(CloseReason::Error);
+                    Some(Lease::Shared(host, id)) if is_stream_reset(&error) => {
+                        let name = host.name().clone();
+                        host.release(id);
+                        Some(name)
                     }
-                    name
-                });
+                    Some(lease) => lease.abandon(CloseReason::Error),
+                    None => None,
+                };
                 Some(Err(PoolError::new(Kind::Body, name, Some(error.into()))))
             }
             None => {
@@ -142,7 +157,7 @@ impl Drop for PoolBody {
         let (Some(lease), Some(body)) = (self.lease.take(), self.body.take()) else {
             return;
         };
-        if lease.shared || body.is_end_stream() {
+        if matches!(lease, Lease::Shared(..)) || body.is_end_stream() {
             // Over HTTP/2, hyper resets the stream: first that, then there is
             // room for another.
             drop(body);

@@ -25,6 +25,7 @@ use crate::host::Host;
 use crate::info::Facts;
 use crate::sent::{Handed, Sent};
 use crate::state::Kind;
+use crate::stats::CloseReason;
 use crate::wire::{Watched, Wire};
 
 /// What hyper answers: a response, or an error that may hold the request.
@@ -34,7 +35,8 @@ pub(crate) type Reply<B> = Result<Response<Incoming>, TrySendError<Request<B>>>;
 pub(crate) struct Http<B>(PhantomData<fn(B)>);
 
 impl<B: 'static> Kind for Http<B> {
-    type Exclusive = H1<B>;
+    // Boxed, since a call passes it on more than once.
+    type Exclusive = Box<H1<B>>;
     type Shared = H2<B>;
     type Abort = Abort;
     type Failure = Failure;
@@ -47,13 +49,15 @@ impl<B> fmt::Debug for Http<B> {
 }
 
 /// An HTTP/1.1 connection.
-pub(crate) struct H1<B> {
+pub(crate) struct H1<B: 'static> {
     pub(crate) sender: http1::SendRequest<B>,
     /// Where the answer is awaited. hyper's future for it has no name; kept
     /// with the connection, its box is allocated once a connection and not
     /// once a call.
     pub(crate) reply: ReusableBoxFuture<'static, Reply<B>>,
     pub(crate) link: Arc<Link>,
+    /// Where it belongs, while a response is read from it.
+    pub(crate) home: Option<(Arc<Host<B>>, Id)>,
 }
 
 /// An HTTP/2 connection.
@@ -61,6 +65,29 @@ pub(crate) struct H2<B> {
     pub(crate) sender: http2::SendRequest<Sent<B>>,
     pub(crate) replies: Arc<Replies<B>>,
     pub(crate) link: Arc<Link>,
+}
+
+/// What the body of a response over HTTP/1.1 needs of its connection, whatever the
+/// request's body was.
+pub(crate) trait Reading: Send + Sync {
+    /// The body has been read to its end.
+    fn read_out(self: Box<Self>);
+    /// It won't be. Returns the host's name, for errors.
+    fn abandon(self: Box<Self>, reason: CloseReason) -> Option<Arc<str>>;
+}
+
+impl<B: Send + 'static> Reading for H1<B> {
+    fn read_out(mut self: Box<Self>) {
+        if let Some((host, id)) = self.home.take() {
+            host.put_back(id, self);
+        }
+    }
+
+    fn abandon(mut self: Box<Self>, reason: CloseReason) -> Option<Arc<str>> {
+        let (host, id) = self.home.take()?;
+        host.retire(id, reason);
+        Some(host.name.clone())
+    }
 }
 
 /// What both have.

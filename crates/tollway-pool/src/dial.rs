@@ -270,11 +270,12 @@ where
         facts: facts(began.elapsed()),
     });
     Ok(Opened {
-        conn: Conn::Exclusive(H1 {
+        conn: Conn::Exclusive(Box::new(H1 {
             sender,
             reply: ReusableBoxFuture::new(std::future::pending()),
             link: link.clone(),
-        }),
+            home: None,
+        })),
         link,
         limit: 1,
         abort: Abort {

@@ -17,7 +17,7 @@ use tollway_core::{BoxError, Deadline, Phase, recent};
 use crate::body::PoolBody;
 use crate::error::{Kind, PoolError};
 use crate::host::Host;
-use crate::lease::{Broken, Failed, Lease};
+use crate::lease::{Failed, Lease, Unsent};
 use crate::wait::Wait;
 
 /// How many dying connections one request may meet. Each of them is gone
@@ -57,6 +57,7 @@ impl<B> ResponseFuture<B>
 where
     B: Body + Send + Unpin + 'static,
 {
+    #[inline]
     pub(crate) fn new(host: Arc<Host<B>>, request: Request<B>) -> Self {
         let stage = match unsupported(&request) {
             Some(what) => Stage::Refused(host.error(Kind::Unsupported(what), None)),
@@ -69,6 +70,7 @@ where
         Self::at(Stage::Refused(error))
     }
 
+    #[inline]
     fn at(stage: Stage<B>) -> Self {
         Self {
             stage,
@@ -122,20 +124,25 @@ where
     /// The request has failed. It begins anew, if it came back unsent.
     #[cold]
     fn failed(&mut self, failed: Failed<B>) -> Result<(), PoolError> {
-        let Stage::Sent(mut lease) = mem::replace(&mut self.stage, Stage::Done) else {
+        let Stage::Sent(lease) = mem::replace(&mut self.stage, Stage::Done) else {
             return Ok(());
         };
-        let (request, cause) = match lease.broken(failed) {
-            Broken::Sent(error) => return Err(error),
-            Broken::Unsent(request, cause) => (request, cause),
+        let Some(unsent) = lease.broken(failed).transpose()? else {
+            return Ok(());
         };
         self.resends += 1;
-        self.fresh_resends += u32::from(!lease.is_reused());
+        self.fresh_resends += u32::from(!unsent.reused);
+        let Unsent {
+            request,
+            cause,
+            host,
+            ..
+        } = unsent;
         if self.resends > RESENDS || self.fresh_resends > FRESH_RESENDS {
-            return Err(lease.host.error(Kind::Dying, Some(cause.into())));
+            return Err(host.error(Kind::Dying, Some(cause.into())));
         }
-        lease.host.with(|state| state.counters.resent += 1);
-        self.stage = Stage::begin(lease.host.clone(), request);
+        host.with(|state| state.counters.resent += 1);
+        self.stage = Stage::begin(host, request);
         Ok(())
     }
 }

@@ -202,9 +202,8 @@ impl<B: 'static> Host<B> {
         self.with(|state| state.cancel(waiter, Instant::now()));
     }
 
-    /// A call is over without a body to read: the connection is free, as soon
-    /// as hyper says so.
-    pub(crate) fn put_back(self: &Arc<Self>, id: Id, conn: H1<B>) {
+    /// A call is over: the connection is free, as soon as hyper says so.
+    pub(crate) fn put_back(self: &Arc<Self>, id: Id, conn: Box<H1<B>>) {
         let now = Instant::now();
         if conn.sender.is_ready() {
             self.with(|state| state.put_back(id, conn, true, now));
@@ -293,11 +292,10 @@ fn await_readiness<B: 'static>(
     }
 }
 
-/// What a response's body needs of its host, whatever the request's body was.
+/// What the body of a response over HTTP/2 needs of its host, whatever the
+/// request's body was.
 pub(crate) trait Release: Send + Sync {
-    /// HTTP/1.1: the body has been read to its end.
-    fn read_out(self: Arc<Self>, id: Id);
-    /// HTTP/2: the stream is over.
+    /// The stream is over.
     fn release(self: Arc<Self>, id: Id);
     /// The connection isn't fit for another call.
     fn discard(self: Arc<Self>, id: Id, reason: CloseReason);
@@ -306,27 +304,6 @@ pub(crate) trait Release: Send + Sync {
 }
 
 impl<B: Send + 'static> Release for Host<B> {
-    fn read_out(self: Arc<Self>, id: Id) {
-        let now = Instant::now();
-        self.with(|state| {
-            let mut wire = None;
-            let unready = state.read_out(
-                id,
-                |conn| {
-                    let ready = conn.sender.is_ready();
-                    if !ready {
-                        wire = Some(conn.link.wire.clone());
-                    }
-                    ready
-                },
-                now,
-            );
-            if unready && let Some(wire) = wire {
-                await_readiness(state, id, &wire, now);
-            }
-        });
-    }
-
     fn release(self: Arc<Self>, id: Id) {
         self.with(|state| state.release(id, Instant::now()));
     }

@@ -23,16 +23,19 @@ use crate::state::{Conn, Grant};
 use crate::stats::CloseReason;
 use crate::wait::Granted;
 
-/// A connection on which a request was sent.
-pub(crate) struct Lease<B: 'static> {
-    pub(crate) host: Arc<Host<B>>,
+/// A connection on which a request was sent, until there is an answer. Dropped
+/// before, it gives the call up.
+pub(crate) struct Lease<B: 'static>(Option<Leased<B>>);
+
+struct Leased<B: 'static> {
+    host: Arc<Host<B>>,
     id: Id,
     /// Which of the connection's calls this is.
     nth: u64,
     /// See [`Grant::rested`].
     rested: Option<Instant>,
     waited: Duration,
-    carrier: Option<Carrier<B>>,
+    carrier: Carrier<B>,
 }
 
 /// A request that failed, as hyper hands it back.
@@ -53,17 +56,17 @@ impl<B> Failed<B> {
     }
 }
 
-/// What a failure leaves.
-#[expect(clippy::large_enum_variant, reason = "it is taken apart at once")]
-pub(crate) enum Broken<B> {
-    /// The request, of which nothing was sent, and why.
-    Unsent(Request<B>, hyper::Error),
-    /// Something of it may have been.
-    Sent(PoolError),
+/// A request of which nothing was sent, and why.
+pub(crate) struct Unsent<B: 'static> {
+    pub(crate) request: Request<B>,
+    pub(crate) cause: hyper::Error,
+    pub(crate) host: Arc<Host<B>>,
+    /// Whether a call had used the connection before.
+    pub(crate) reused: bool,
 }
 
-enum Carrier<B> {
-    H1(H1<B>),
+enum Carrier<B: 'static> {
+    H1(Box<H1<B>>),
     H2 {
         awaited: Awaited<B>,
         replies: Arc<Replies<B>>,
@@ -77,6 +80,7 @@ enum Carrier<B> {
 
 impl<B: 'static> Lease<B> {
     /// Hands the request to hyper.
+    #[inline]
     pub(crate) fn send(
         grant: Grant<Http<B>>,
         host: Arc<Host<B>>,
@@ -118,14 +122,14 @@ impl<B: 'static> Lease<B> {
                 }
             }
         };
-        Self {
+        Self(Some(Leased {
             host,
             id,
             nth,
             rested,
             waited,
-            carrier: Some(carrier),
-        }
+            carrier,
+        }))
     }
 
     /// The same, after a wait.
@@ -142,17 +146,12 @@ impl<B: 'static> Lease<B> {
         Self::send(grant, host, request, waited, Instant::now())
     }
 
-    /// Whether a call used the connection before.
-    pub(crate) fn is_reused(&self) -> bool {
-        self.nth > 1
-    }
-
     #[inline]
     pub(crate) fn poll(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Response<Incoming>, Box<Failed<B>>>> {
-        match &mut self.carrier {
+        match self.0.as_mut().map(|leased| &mut leased.carrier) {
             Some(Carrier::H1(conn)) => {
                 let polled = conn.reply.poll(cx);
                 polled.map_err(|failed| Failed::new(failed, |body| body))
@@ -161,7 +160,7 @@ impl<B: 'static> Lease<B> {
                 let polled = awaited.reply.poll(cx);
                 polled.map_err(|failed| Failed::new(failed, Sent::into_inner))
             }
-            // It is taken only by those who consume the lease.
+            // There was an answer.
             None => Poll::Pending,
         }
     }
@@ -171,19 +170,26 @@ impl<B: 'static> Lease<B> {
     where
         B: Send,
     {
-        let Some(carrier) = self.carrier.take() else {
+        let Some(leased) = self.0.take() else {
             return response.map(PoolBody::complete);
         };
+        let reused = leased.is_reused();
+        let Leased {
+            host,
+            id,
+            waited,
+            carrier,
+            ..
+        } = leased;
         let facts = match &carrier {
             Carrier::H1(conn) => &conn.link.facts,
             Carrier::H2 { link, .. } => &link.facts,
         };
         response.extensions_mut().insert(ConnectionInfo {
             facts: facts.clone(),
-            reused: self.is_reused(),
-            waited: self.waited,
+            reused,
+            waited,
         });
-        let (host, id) = (self.host.clone(), self.id);
         let complete = Body::is_end_stream(response.body());
         match carrier {
             // Nobody asked for another protocol.
@@ -195,9 +201,9 @@ impl<B: 'static> Lease<B> {
                 host.put_back(id, conn);
                 response.map(PoolBody::complete)
             }
-            Carrier::H1(conn) => {
-                host.with(|state| state.reading(id, conn));
-                response.map(|body| PoolBody::new(body, host, id, false))
+            Carrier::H1(mut conn) => {
+                conn.home = Some((host, id));
+                response.map(|body| PoolBody::own(body, conn))
             }
             Carrier::H2 {
                 awaited, replies, ..
@@ -207,14 +213,25 @@ impl<B: 'static> Lease<B> {
                     host.release(id);
                     return response.map(PoolBody::complete);
                 }
-                response.map(|body| PoolBody::new(body, host, id, true))
+                response.map(|body| PoolBody::shared(body, host, id))
             }
         }
     }
 
     /// The request failed, and with it perhaps the whole connection. Returns
     /// the request, if nothing of it was sent.
-    pub(crate) fn broken(&mut self, failed: Failed<B>) -> Broken<B> {
+    pub(crate) fn broken(mut self, failed: Failed<B>) -> Option<Result<Unsent<B>, PoolError>> {
+        Some(self.0.take()?.broken(failed))
+    }
+}
+
+impl<B: 'static> Leased<B> {
+    /// Whether a call used the connection before.
+    fn is_reused(&self) -> bool {
+        self.nth > 1
+    }
+
+    fn broken(self, failed: Failed<B>) -> Result<Unsent<B>, PoolError> {
         let Failed { request, error } = failed;
         if request.is_some() || !is_stream_reset(&error) {
             self.host.retire(self.id, CloseReason::Error);
@@ -225,9 +242,8 @@ impl<B: 'static> Lease<B> {
             let now = Instant::now();
             self.host.with(|state| state.distrust(rested, now));
         }
-        let carrier = self.carrier.take();
-        let handed = matches!(&carrier,
-            Some(Carrier::H2 { awaited, .. }) if awaited.handed.is_certain());
+        let handed = matches!(&self.carrier,
+            Carrier::H2 { awaited, .. } if awaited.handed.is_certain());
         // A GOAWAY ends the streams above the last one that the peer processes
         // (RFC 9113, 6.8), and no other. `handed` is whether this one had a
         // future of its own: see `crate::sent::Handed`.
@@ -238,21 +254,25 @@ impl<B: 'static> Lease<B> {
             self.host
                 .with(|state| state.refused(self.id, self.nth, now));
         }
-        if let Some(carrier) = carrier {
-            self.end(carrier, CloseReason::Error);
-        }
+        let reused = self.is_reused();
+        let host = self.end(CloseReason::Error);
         match request {
             Some(mut request) => {
-                restore_host(&mut request, &self.host);
-                Broken::Unsent(request, error)
+                restore_host(&mut request, &host);
+                Ok(Unsent {
+                    request,
+                    cause: error,
+                    host,
+                    reused,
+                })
             }
-            None => Broken::Sent(judge(error, above, &self.host)),
+            None => Err(judge(error, above, &host)),
         }
     }
 
-    fn end(&self, carrier: Carrier<B>, reason: CloseReason) {
+    fn end(self, reason: CloseReason) -> Arc<Host<B>> {
         let now = Instant::now();
-        match carrier {
+        match self.carrier {
             Carrier::H1(conn) => {
                 self.host.with(|state| state.retire(self.id, reason, now));
                 drop(conn);
@@ -279,13 +299,14 @@ impl<B: 'static> Lease<B> {
                 drop(awaited);
             }
         }
+        self.host
     }
 }
 
 impl<B: 'static> Drop for Lease<B> {
     fn drop(&mut self) {
-        if let Some(carrier) = self.carrier.take() {
-            self.end(carrier, CloseReason::Cancelled);
+        if let Some(leased) = self.0.take() {
+            leased.end(CloseReason::Cancelled);
         }
     }
 }

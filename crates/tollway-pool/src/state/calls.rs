@@ -151,41 +151,6 @@ impl<K: Kind> State<K> {
         }
     }
 
-    /// The head of the response has come, and its body is being read. The
-    /// connection is kept here meanwhile.
-    pub(crate) fn reading(&mut self, id: Id, conn: K::Exclusive) {
-        match self.table.get_mut(id) {
-            Some(entry) if matches!(entry.stage, Stage::InUse) => {
-                entry.stage = Stage::Reading(conn);
-            }
-            _ => self.effects.dropped.push(Conn::Exclusive(conn)),
-        }
-    }
-
-    /// The body has been read to its end. True where the connection is still
-    /// to [`settle`](Self::settle).
-    pub(crate) fn read_out(
-        &mut self,
-        id: Id,
-        is_ready: impl FnOnce(&K::Exclusive) -> bool,
-        now: Instant,
-    ) -> bool {
-        let Some(entry) = self.table.get_mut(id) else {
-            return false;
-        };
-        match std::mem::replace(&mut entry.stage, Stage::InUse) {
-            Stage::Reading(conn) => {
-                let ready = is_ready(&conn);
-                self.put_back(id, conn, ready, now);
-                !ready
-            }
-            stage => {
-                entry.stage = stage;
-                false
-            }
-        }
-    }
-
     /// A call is over, and has left its connection clean.
     pub(crate) fn put_back(&mut self, id: Id, conn: K::Exclusive, ready: bool, now: Instant) {
         let Some(entry) = self.table.get_mut(id) else {

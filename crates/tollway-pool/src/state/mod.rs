@@ -144,10 +144,8 @@ enum Stage<K: Kind> {
         /// When it will have been idle for too long.
         until: Instant,
     },
-    /// A call has it.
+    /// A call has it, until the response's body has been read.
     InUse,
-    /// Its call has the head of the response, and reads the body.
-    Reading(K::Exclusive),
     /// Its call is over, but the connection is not ready for another: most
     /// often for a moment, but a request's body may still be on its way.
     Settling {
@@ -330,7 +328,7 @@ impl<K: Kind> State<K> {
             match &entry.stage {
                 Stage::Opening(_) => gauges.opening += 1,
                 Stage::Idle { .. } | Stage::Shared { streams: 0, .. } => gauges.idle += 1,
-                Stage::InUse | Stage::Reading(_) | Stage::Settling { .. } => {
+                Stage::InUse | Stage::Settling { .. } => {
                     gauges.in_use += 1;
                     gauges.calls += 1;
                 }

@@ -244,9 +244,7 @@ impl<K: Kind> State<K> {
                 self.idle.retain(|other| *other != id);
                 self.effects.dropped.push(Conn::Exclusive(conn));
             }
-            Stage::Reading(conn) | Stage::Settling { conn, .. } => {
-                self.effects.dropped.push(Conn::Exclusive(conn));
-            }
+            Stage::Settling { conn, .. } => self.effects.dropped.push(Conn::Exclusive(conn)),
             Stage::Shared { conn, .. } => {
                 self.shared.retain(|other| *other != id);
                 self.effects.dropped.push(Conn::Shared(conn));
@@ -277,7 +275,7 @@ impl<K: Kind> State<K> {
                 self.effects.dropped.push(Conn::Exclusive(conn));
                 self.closing(id, 0, now);
             }
-            Stage::Reading(conn) | Stage::Settling { conn, .. } => {
+            Stage::Settling { conn, .. } => {
                 self.effects.dropped.push(Conn::Exclusive(conn));
                 self.closing(id, 0, now);
             }

@@ -72,7 +72,7 @@ impl<K: Kind> State<K> {
                     }
                     continue;
                 }
-                Stage::InUse | Stage::Reading(_) => {
+                Stage::InUse => {
                     if let Some(expires) = entry.expires.filter(|at| now < *at) {
                         at_last(expires);
                     }

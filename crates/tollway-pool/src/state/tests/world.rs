@@ -44,7 +44,7 @@ pub(super) struct World {
     /// Sockets that exist, of reported connections.
     pub(super) sockets: Vec<Id>,
     pub(super) leases: Vec<Grant<Model>>,
-    pub(super) reading: Vec<Id>,
+    pub(super) reading: Vec<(Id, <Model as Kind>::Exclusive)>,
     pub(super) settling: Vec<Id>,
     pub(super) waiters: Vec<Id>,
     /// Who waited when an attempt was begun.
@@ -87,7 +87,8 @@ impl World {
         match &grant.conn {
             Conn::Exclusive(_) => {
                 assert_eq!(on_it.count(), 0, "handed out twice");
-                assert!(!self.reading.contains(&grant.id), "handed out unread");
+                let mut read = self.reading.iter().map(|(id, _)| *id);
+                assert!(!read.any(|id| id == grant.id), "handed out unread");
                 assert!(!self.settling.contains(&grant.id), "handed out unready");
             }
             Conn::Shared(_) => assert!(on_it.count() < self.h2_limit, "one stream too many"),
@@ -184,10 +185,7 @@ impl World {
                 }
                 self.state.put_back(id, conn, false, now);
             }
-            (Conn::Exclusive(conn), 2) => {
-                self.reading.push(id);
-                self.state.reading(id, conn);
-            }
+            (Conn::Exclusive(conn), 2) => self.reading.push((id, conn)),
             (Conn::Shared(_), 0..=2) => self.state.release(id, now),
             (Conn::Exclusive(_), 3) => {
                 if let Some(rested) = rested {
@@ -213,10 +211,11 @@ impl World {
     }
 
     pub(super) fn read_out(&mut self, at: usize, ready: bool) {
-        let id = self.reading.remove(at);
-        if self.state.read_out(id, |_| ready, self.now) {
+        let (id, conn) = self.reading.remove(at);
+        if !ready && self.sockets.contains(&id) {
             self.settling.push(id);
         }
+        self.state.put_back(id, conn, ready, self.now);
         self.carry_out();
     }
 
