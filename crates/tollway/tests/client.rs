@@ -340,6 +340,47 @@ impl http_body::Body for Dying {
     }
 }
 
+/// A body that makes a call of its own as soon as it is looked at.
+struct Caller {
+    client: Client,
+    request: Mutex<Option<Request<Body>>>,
+    calls: Mutex<Vec<ResponseFuture>>,
+}
+
+impl http_body::Body for &'static Caller {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        Poll::Ready(None)
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        if let Some(request) = self.request.lock().unwrap().take() {
+            self.calls.lock().unwrap().push(self.client.send(request));
+        }
+        http_body::SizeHint::with_exact(0)
+    }
+}
+
+#[tokio::test]
+async fn a_call_may_be_made_while_another_is() {
+    let (gateway, client) = stripe(Faults::none()).await;
+    let caller: &'static Caller = Box::leak(Box::new(Caller {
+        client: client.clone(),
+        request: Some(payout(&gateway, "inner")).into(),
+        calls: Mutex::default(),
+    }));
+    let request = payout(&gateway, "outer").map(|_| caller);
+    let outer = caller.client.send(request);
+    let inner = caller.calls.lock().unwrap().pop().unwrap();
+    assert_eq!(outer.await.unwrap().status(), StatusCode::BAD_REQUEST);
+    assert_eq!(inner.await.unwrap().status(), StatusCode::OK);
+}
+
 #[tokio::test]
 async fn a_body_that_panics_fails_its_call_and_no_other() {
     let (gateway, client) = stripe(Faults::none()).await;

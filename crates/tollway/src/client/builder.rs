@@ -1,5 +1,6 @@
 //! A client, to be adjusted and built.
 
+use std::sync::Mutex;
 use std::time::Duration;
 
 use tollway_core::{Attempt, ClassifyLayer, Rules};
@@ -199,9 +200,11 @@ impl ClientBuilder {
             attempt_timeout: AttemptTimeoutLayer::new(profile.attempt_timeout),
             classify: ClassifyLayer::new(profile.rules),
         };
+        let stack = layers.over(pool.clone());
         Ok(Client {
             provider: profile.name.as_ref().into(),
-            stack: layers.over(pool.clone()),
+            spare: Mutex::new(stack.clone()),
+            stack,
             limits,
             pool,
         })

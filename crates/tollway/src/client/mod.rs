@@ -1,7 +1,7 @@
 //! The five layers in their order, as one client.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -71,10 +71,12 @@ use stack::{Stack, WireBody};
 /// Dropping the future of a call ends it: its place in the queue, its permit
 /// and its connection are given back. A request that had been sent by then may
 /// have had an effect; the provider's quota counts it, and so does the limiter.
-#[derive(Clone)]
 pub struct Client {
     provider: Arc<str>,
     stack: Stack,
+    /// Another handle to the same, for calls from behind a shared reference: to
+    /// make one for each call takes as long as some of the layers.
+    spare: Mutex<Stack>,
     limits: Limits,
     pool: Pool<WireBody>,
 }
@@ -130,10 +132,23 @@ impl Client {
         B: HttpBody<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        let mut stack = self.stack.clone();
+        match self.spare.try_lock() {
+            Ok(mut stack) => self.start_on(&mut stack, request),
+            // Another thread is just calling, or this one is, from within a body's
+            // own code; or a body panicked there once. Nobody waits.
+            Err(_) => self.start_on(&mut self.stack.clone(), request),
+        }
+    }
+
+    #[inline]
+    fn start_on<B>(&self, stack: &mut Stack, request: Request<B>) -> ResponseFuture
+    where
+        B: HttpBody<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
         // Ready at once, since the limiter is; but a service has to be asked.
         let _ = stack.poll_ready(&mut Context::from_waker(Waker::noop()));
-        start(&self.provider, &mut stack, request)
+        start(&self.provider, stack, request)
     }
 
     /// The limits: to look at ([`snapshot`](Limits::snapshot)), to change
@@ -195,6 +210,18 @@ where
 {
     let span = telemetry::span(provider, &request);
     ResponseFuture::new(span, || stack.call(request.map(Body::new)))
+}
+
+impl Clone for Client {
+    fn clone(&self) -> Self {
+        Self {
+            provider: self.provider.clone(),
+            stack: self.stack.clone(),
+            spare: Mutex::new(self.stack.clone()),
+            limits: self.limits.clone(),
+            pool: self.pool.clone(),
+        }
+    }
 }
 
 impl fmt::Debug for Client {
