@@ -164,6 +164,7 @@ async fn a_stalled_body_ends_and_a_slow_one_does_not() {
     assert!(!is_deadline(&*error));
     assert_eq!(Verdict::of_error(&*error), Verdict::Unknown);
     assert_eq!(state.alive(), 0);
+    assert!(http_body::Body::is_end_stream(&body));
     assert!(body.frame().await.is_none());
 }
 

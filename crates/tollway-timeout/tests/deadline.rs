@@ -73,6 +73,18 @@ async fn the_inner_call_is_dropped_even_if_the_outer_future_is_kept() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_service_that_is_ready_is_called_at_once() {
+    let slow = Slow::default();
+    let state = slow.state.clone();
+    let mut service = DeadlineLayer::new(secs(10)).layer(slow);
+    poll_fn(|cx| Service::<Request<()>>::poll_ready(&mut service, cx))
+        .await
+        .unwrap();
+    let _unpolled = service.call(Request::new(()));
+    assert_eq!(state.calls(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn waiting_for_the_inner_service_to_be_ready_counts() {
     let start = Instant::now();
     let slow = Slow {
