@@ -59,6 +59,9 @@ pub(crate) enum Refusal {
 /// It remembers the last `bound` keys at least and twice as many at most, in
 /// two generations: a key goes into the young one whenever it is used; when
 /// that is full it becomes the old one, and the old one is forgotten.
+///
+/// A key that comes to stand for another payload after its life leaves what it
+/// stood for under a name of its own, and that counts as a key too.
 #[derive(Clone, Debug)]
 pub(crate) struct Guard {
     bound: usize,
@@ -90,27 +93,36 @@ impl Guard {
             in_flight: 0,
             left: false,
         };
-        let known = self.young.get(&key).or_else(|| self.old.get(&key));
-        let mut this = match known {
-            None => fresh,
-            Some(known) => {
-                let alive = now.saturating_duration_since(known.since) < life;
-                match (alive, known.payload == payload) {
-                    (true, true) => *known,
-                    (true, false) => return Err(Refusal::Reused),
-                    (false, true) => return Err(Refusal::Expired),
-                    // To the provider it is a new key by now.
-                    (false, false) => fresh,
-                }
+        let known = self.find(key);
+        let alive = known.filter(|known| now.saturating_duration_since(known.since) < life);
+        let mut this = match (alive, known) {
+            (Some(alive), _) if alive.payload == payload => alive,
+            (Some(_), _) => return Err(Refusal::Reused),
+            (None, Some(dead)) if dead.payload == payload => return Err(Refusal::Expired),
+            _ if self.find(spent(key, payload)).is_some() => return Err(Refusal::Expired),
+            // To the provider it is a new key by now.
+            (None, Some(dead)) => {
+                self.keep(spent(key, dead.payload), dead);
+                fresh
             }
+            (None, None) => fresh,
         };
         this.in_flight = this.in_flight.saturating_add(1);
-        self.old.remove(&key);
-        if self.young.len() >= self.bound && !self.young.contains_key(&key) {
+        self.keep(key, this);
+        Ok(this.since)
+    }
+
+    fn find(&self, name: Digest) -> Option<Use> {
+        let known = self.young.get(&name).or_else(|| self.old.get(&name));
+        known.copied()
+    }
+
+    fn keep(&mut self, name: Digest, this: Use) {
+        self.old.remove(&name);
+        if self.young.len() >= self.bound && !self.young.contains_key(&name) {
             self.old = mem::take(&mut self.young);
         }
-        self.young.insert(key, this);
-        Ok(this.since)
+        self.young.insert(name, this);
     }
 
     /// A call that was let go has ended. One that was certainly not executed
@@ -136,6 +148,13 @@ impl Guard {
     fn len(&self) -> usize {
         self.young.len() + self.old.len()
     }
+}
+
+/// The name of what a key stood for in an earlier life. Both are random bits, so
+/// that any mixture of them is.
+fn spent(key: Digest, payload: Digest) -> Digest {
+    const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
+    [0, 1].map(|half| key[half].wrapping_mul(ODD).wrapping_add(!payload[half]))
 }
 
 /// A guard that many services share.
@@ -213,7 +232,7 @@ impl Drop for Ticket {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
+    use std::collections::{HashMap, HashSet};
 
     use proptest::prelude::*;
 
@@ -309,33 +328,61 @@ mod tests {
         left: bool,
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn what_a_key_stood_for_is_known_whatever_it_came_to_stand_for() {
+        let start = Instant::now();
+        let mut guard = Guard::new(10);
+        let first = guard.admit(digest(1), digest(1), LIFE, start);
+        guard.settle(digest(1), first.expect("new"), true);
+        for life in 1..=3 {
+            let now = start + LIFE * life;
+            let again = guard.clone().admit(digest(1), digest(1), LIFE, now);
+            assert_eq!(again, Err(Refusal::Expired));
+            // Another one, which frees the key or doesn't.
+            let other = digest(1 + u64::from(life));
+            let since = guard.admit(digest(1), other, LIFE, now).expect("new");
+            guard.settle(digest(1), since, life == 2);
+            let again = guard.clone().admit(digest(1), digest(1), LIFE, now);
+            let alive = life == 2;
+            let refusal = if alive {
+                Refusal::Reused
+            } else {
+                Refusal::Expired
+            };
+            assert_eq!(again, Err(refusal), "{life}");
+        }
+    }
+
     proptest! {
         #[test]
         fn it_decides_as_a_memory_without_a_bound_does(events in prop::collection::vec(event(), 1..200)) {
             let mut now = Instant::now();
-            let mut guard = Guard::new(4);
+            let mut guard = Guard::new(1000);
             let mut naive: HashMap<u64, Naive> = HashMap::new();
+            let mut spent = HashSet::new();
             let mut open: Vec<(u64, Instant)> = Vec::new();
             for event in events {
                 match event {
                     Event::Pass(secs) => now += Duration::from_secs(secs),
                     Event::Admit { key, payload } => {
                         let fresh = Naive { payload, since: now, open: 0, left: false };
-                        let entry = naive.entry(key).or_insert_with(|| fresh.clone());
-                        let alive = now - entry.since < LIFE;
-                        let expected = match (alive, entry.payload == payload) {
-                            (true, false) => Err(Refusal::Reused),
-                            (false, true) => Err(Refusal::Expired),
-                            (true, true) => Ok(entry.since),
-                            (false, false) => {
-                                *entry = fresh;
+                        let known = naive.get(&key);
+                        let alive = known.filter(|entry| now - entry.since < LIFE);
+                        let expected = match (alive, known) {
+                            (Some(alive), _) if alive.payload != payload => Err(Refusal::Reused),
+                            (Some(alive), _) => Ok(alive.since),
+                            (None, Some(dead)) if dead.payload == payload => Err(Refusal::Expired),
+                            _ if spent.contains(&(key, payload)) => Err(Refusal::Expired),
+                            _ => {
+                                spent.extend(known.map(|dead| (key, dead.payload)));
+                                naive.insert(key, fresh);
                                 Ok(now)
                             }
                         };
                         let got = guard.admit(digest(key), digest(payload), LIFE, now);
                         prop_assert_eq!(got, expected);
                         if let Ok(since) = got {
-                            entry.open += 1;
+                            naive.get_mut(&key).expect("let go").open += 1;
                             open.push((key, since));
                         }
                     }

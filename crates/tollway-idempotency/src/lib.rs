@@ -88,7 +88,8 @@
 //! - With another payload, while it lives, it is refused before it leaves.
 //! - With the same payload, after its life, it is refused too, and the outcome
 //!   is unknown: the provider may have forgotten it and would execute the call
-//!   a second time. With another payload it is a new key by then.
+//!   a second time. With another payload it is a new key by then; what it stood
+//!   for before stays refused.
 //! - A call that certainly had no effect, or was dropped before it left, frees
 //!   its key. One dropped in flight doesn't.
 //!
