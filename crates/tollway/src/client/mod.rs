@@ -175,9 +175,14 @@ impl Client {
         self.pool.warm(url, count).await
     }
 
-    /// Ends the client gracefully: no new connections or calls on any handle,
-    /// those in flight may finish within `limit`. Returns how many calls were
-    /// cut off: zero is a clean end.
+    /// Ends the client gracefully: no new calls on any handle; those that have a
+    /// connection, or wait for one, may finish within `limit`. Returns how many
+    /// of them were cut off: zero is a clean end.
+    ///
+    /// A call that waits for a permit or between two attempts by then isn't waited
+    /// for, and gets no connection any more: it ends with the verdict that its
+    /// attempts so far have earned. So let calls end first, as a server's graceful
+    /// shutdown does, and then drain.
     pub async fn drain(&self, limit: Duration) -> usize {
         self.pool.drain(limit).await
     }
