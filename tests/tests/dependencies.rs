@@ -60,3 +60,42 @@ fn the_pool_does_bring_in_hyper_so_the_listing_works() {
     let crates = below("tollway-pool");
     assert!(crates.iter().any(|name| name == "hyper"), "{crates:?}");
 }
+
+/// `cargo build` on the oldest Rust that is promised refuses the whole tree
+/// because of one crate in it.
+#[test]
+fn no_crate_wants_a_newer_rust_than_is_promised() {
+    let cargo = |arguments: &[&str]| {
+        let run = Command::new(env!("CARGO"))
+            .args(arguments)
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .output()
+            .expect("cargo runs");
+        let errors = String::from_utf8_lossy(&run.stderr);
+        assert!(run.status.success(), "cargo {arguments:?}: {errors}");
+        String::from_utf8(run.stdout).expect("UTF-8")
+    };
+    let version = cargo(&["--version", "--verbose"]);
+    let host = version
+        .lines()
+        .find_map(|line| line.strip_prefix("host: "))
+        .expect("a host");
+    let tree = ["metadata", "--format-version", "1", "--all-features"];
+    // Crates for other platforms may not be on this machine.
+    let here = ["--offline", "--filter-platform", host];
+    let tree: serde_json::Value =
+        serde_json::from_str(&cargo(&[&tree[..], &here].concat())).expect("JSON");
+
+    let number = |rust: &str| -> Vec<u32> {
+        let parts = rust.split('.').map(|part| part.parse().expect("a number"));
+        parts.take(2).collect()
+    };
+    let promised = number(env!("CARGO_PKG_RUST_VERSION"));
+    let packages = tree["packages"].as_array().expect("packages");
+    assert!(packages.len() > 100, "the listing works");
+    for package in packages {
+        if let Some(rust) = package["rust_version"].as_str() {
+            assert!(number(rust) <= promised, "{} wants {rust}", package["id"]);
+        }
+    }
+}
