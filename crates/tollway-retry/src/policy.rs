@@ -291,6 +291,22 @@ mod tests {
     }
 
     #[test]
+    fn a_failed_response_is_read_within_the_bounds_that_are_set() {
+        let drain = |builder: RetryPolicyBuilder| {
+            let policy = builder.build().unwrap();
+            let settings = policy.settings();
+            (settings.drain_bytes, settings.drain_time)
+        };
+        let by_default = (16 * 1024, Duration::from_millis(100));
+        assert_eq!(drain(RetryPolicy::builder()), by_default);
+        let (bytes, time) = (7, Duration::from_secs(8));
+        assert_eq!(
+            drain(RetryPolicy::builder().drain(bytes, time)),
+            (bytes, time)
+        );
+    }
+
+    #[test]
     fn a_policy_made_from_another_shares_its_budget() {
         let one = RetryPolicy::default();
         let two = one.to_builder().max_attempts(2).build().unwrap();

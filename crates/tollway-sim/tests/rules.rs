@@ -337,6 +337,18 @@ fn a_rule_that_makes_no_sense_is_refused_by_name() {
 }
 
 #[test]
+fn of_another_kind_a_rule_keeps_its_numbers_and_a_burst_where_there_is_one() {
+    let bucket = Rule::token_bucket(5, MS, 9).penalty(MS);
+    for kind in RuleKind::ALL {
+        let rule = bucket.of_kind(kind);
+        assert_eq!((rule.kind(), rule.limit(), rule.window()), (kind, 5, MS));
+        assert_eq!(rule.penalty_after_breach(), Some(MS));
+        assert_eq!(rule.capacity(), if kind.has_burst() { 9 } else { 0 });
+        assert!(rule.check().is_ok(), "{kind}");
+    }
+}
+
+#[test]
 fn the_largest_rule_and_the_longest_run_do_not_overflow() {
     let year = Duration::from_secs(366 * 24 * 60 * 60);
     for kind in RuleKind::ALL {
