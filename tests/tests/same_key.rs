@@ -21,7 +21,7 @@ use tollway::retry::{BackOff, ReplayBody, RetryLayer, RetryPolicy};
 use tollway::timeout::{AttemptTimeoutLayer, DeadlineLayer};
 use tower::{ServiceBuilder, ServiceExt, service_fn};
 
-const SEEDS: u64 = 1000;
+const SEEDS: u64 = 500;
 const CALLS: usize = 10;
 const KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// Which of the calls an attempt is for.
