@@ -156,7 +156,7 @@ pub enum Stop {
     /// failed.
     NotReplayable,
     /// The provider asks for a longer delay than the policy's
-    /// `max_retry_after`.
+    /// `max_retry_after`, or a limiter below for a longer wait.
     DelayTooLong,
     /// The call's deadline would pass before the next attempt.
     Deadline,
@@ -196,7 +196,7 @@ impl fmt::Display for Stop {
             }
             Self::MaxAttempts => "as many as the policy allows",
             Self::NotReplayable => "the body can't be sent again",
-            Self::DelayTooLong => "the delay asked for is longer than the policy allows",
+            Self::DelayTooLong => "the wait before another is longer than the policy allows",
             Self::Deadline => "the deadline leaves no time for another",
             Self::Budget => "the retry budget is spent",
             Self::NotReady => "the service below takes no requests",
