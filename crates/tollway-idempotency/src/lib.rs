@@ -75,8 +75,9 @@
 //!   [24 hours](Dialect::DEFAULT_LIFE) to live.
 //! - Coming up: in the extensions of every response that isn't
 //!   [`Done`](tollway_core::Verdict::Done), of all with
-//!   [`echo`](IdempotencyKeyLayer::echo); and on every error, where
-//!   [`key_of`] finds it.
+//!   [`echo`](IdempotencyKeyLayer::echo); and on every error from
+//!   below, where [`key_of`] finds it. A deadline above that drops the call takes
+//!   the key with it, unless an attempt's timeout below answers first.
 //! - Nowhere else. It is marked sensitive in the header, and shows only its
 //!   first four characters in `Debug` and in errors.
 //!

@@ -122,7 +122,10 @@
 //!
 //! Where the deadline falls into an attempt, both layers wait for the same
 //! instant. The lower one answers first, through all layers between, which can
-//! then add what they know: the attempts made, the idempotency key.
+//! then add what they know: the attempts made, the idempotency key. Without an
+//! [`AttemptTimeoutLayer`] the deadline can only drop the call, and the error
+//! has neither. So give every stack one; [`Duration::MAX`](std::time::Duration::MAX)
+//! as its limit is enough.
 //!
 //! # Whether it may have been executed
 //!
