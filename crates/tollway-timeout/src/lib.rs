@@ -107,9 +107,9 @@
 //!   the wait moves into the call and counts. So they pass on no back-pressure
 //!   through `poll_ready`; a call is the unit that waits, or is refused.
 //! - **The start.** The deadline counts from the call. An attempt's limit
-//!   counts from the call where the request carries a deadline, and else from
-//!   the first poll that finds it waiting, so that a call that is answered at
-//!   once never asks for the time. After its deadline a request isn't sent.
+//!   counts from the call where that has a deadline, and else from the first
+//!   poll that finds it waiting, so that a call that is answered at once never
+//!   asks for the time. After its deadline a request isn't sent.
 //! - **The body.** A retry decides when it has the head. So a body that stalls
 //!   afterwards ends with a [`TimeoutError`] that the reader of the body gets,
 //!   as do layers that read a body before they hand the head on: for them, the

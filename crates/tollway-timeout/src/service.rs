@@ -88,8 +88,9 @@ where
 ///
 /// # Errors
 ///
-/// A [`TimeoutError`] when the attempt's limit runs out, or the deadline in the
-/// request's extensions passes; otherwise the inner service's own error.
+/// A [`TimeoutError`] when the attempt's limit runs out, or the call's deadline
+/// passes, whether its request carries that or a layer above holds it; otherwise
+/// the inner service's own error.
 ///
 /// # Panics
 ///

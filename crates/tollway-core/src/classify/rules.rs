@@ -87,7 +87,12 @@ impl Rules {
     ///
     /// Not needed over Tollway's pool, whose errors say so themselves. Over
     /// another client they count as [`Unknown`](Verdict::Unknown) unless it is
-    /// said here:
+    /// said here.
+    ///
+    /// Only of a client that follows no redirects: behind a 303 the payment has
+    /// been made, and what can't be connected to is the place where its receipt
+    /// lies. reqwest's follows ten of them, and says `is_connect` then too, unless
+    /// it is built with `redirect::Policy::none()`.
     ///
     /// ```
     /// # mod reqwest {
