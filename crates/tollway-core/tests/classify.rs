@@ -191,7 +191,11 @@ async fn a_body_that_was_read_is_at_its_end_only_once_it_was_handed_on() {
 async fn an_error_in_the_body_comes_to_the_caller_where_it_came() {
     let mut body = Script::text(&[r#"{"responseCo"#]);
     body.frames.push_back(Err(io::ErrorKind::ConnectionReset));
+    // A body that failed isn't asked for more.
+    body.frames.push_back(Err(io::ErrorKind::NotConnected));
+    let polled = Arc::clone(&body.polled);
     let response = answer(savvy(), 200, body).await;
+    assert_eq!(polled.load(Ordering::Relaxed), 2);
     assert_eq!(Verdict::of(response.extensions()), Some(Verdict::Unknown));
 
     let mut body = response.into_body();

@@ -9,9 +9,12 @@ use std::time::Duration;
 use common::{Client, payout};
 use http::Method;
 use serde_json::json;
+use tokio::time::{Instant, sleep};
 use tollway_sim::rule::{Rule, RuleKind};
 use tollway_sim::wire::Matches;
-use tollway_sim::{Gateway, Latency, Provider, Scope};
+use tollway_sim::{Fault, Faults, Gateway, Latency, Provider, Scope};
+
+const SECOND: Duration = Duration::from_secs(1);
 
 async fn start(provider: Provider) -> (Gateway, Client) {
     let gateway = Gateway::builder(provider).start().await.unwrap();
@@ -438,21 +441,29 @@ async fn savvy_finds_a_payment_by_its_reference_and_shows_it_under_its_request_i
 
 #[tokio::test(start_paused = true)]
 async fn savvy_lets_a_repeat_wait_for_the_first_result() {
+    // The repeat's own latency may well be the shorter one.
     let gateway = Gateway::builder(Provider::Savvy)
-        .latency(Latency::Fixed(Duration::from_millis(200)))
+        .latency(Latency::uniform(Duration::ZERO, 10 * SECOND))
         .start()
         .await
         .unwrap();
     let (mut one, mut two) = (Client::http1(&gateway).await, Client::http1(&gateway).await);
-    let (first, second) =
-        tokio::join!(one.pay(Provider::Savvy, "a"), two.pay(Provider::Savvy, "a"));
-    let mut firsts: Vec<bool> = [first, second]
-        .into_iter()
-        .map(|answer| answer.unwrap().json()["isFirstResponse"].as_bool().unwrap())
-        .collect();
-    firsts.sort_unstable();
-    assert_eq!(firsts, [false, true]);
-    assert_eq!(gateway.ledger().effects(), 1);
+    for reference in ["a", "b", "c", "d", "e", "f"] {
+        let pay = async |client: &mut Client| {
+            let answer = client.pay(Provider::Savvy, reference).await.unwrap();
+            let is_first = answer.json()["isFirstResponse"].as_bool().unwrap();
+            (is_first, Instant::now())
+        };
+        let (first, second) = tokio::join!(pay(&mut one), pay(&mut two));
+        let (first, repeat) = if first.0 {
+            (first, second)
+        } else {
+            (second, first)
+        };
+        assert!(first.0 && !repeat.0);
+        assert!(first.1 <= repeat.1, "{reference}");
+    }
+    assert_eq!(gateway.ledger().effects(), 6);
 }
 
 #[tokio::test]
@@ -532,6 +543,64 @@ async fn payalo_takes_twenty_in_flight_and_refuses_the_next() {
     }
     statuses.sort_unstable();
     assert_eq!(statuses, [vec![201; 20], vec![429]].concat());
+}
+
+/// What never answers is worked on all the same.
+#[tokio::test(start_paused = true)]
+async fn a_request_that_hangs_is_in_flight_until_it_is_given_up() {
+    let gateway = Gateway::builder(Provider::Payalo)
+        .in_flight(Scope::Gateway, 1)
+        .faults(Faults::script([Some(Fault::Hang(10 * SECOND))]))
+        .start()
+        .await
+        .unwrap();
+    let mut hanging = Client::http1(&gateway).await;
+    let hanging = tokio::spawn(async move { hanging.pay(Provider::Payalo, "a").await.is_err() });
+    let mut client = Client::http1(&gateway).await;
+    sleep(9 * SECOND).await;
+    let refused = client.pay(Provider::Payalo, "b").await.unwrap();
+    assert_eq!(refused.status, 429);
+    sleep(2 * SECOND).await;
+    let taken = client.pay(Provider::Payalo, "b").await.unwrap();
+    assert_eq!(taken.status, 201);
+    assert!(hanging.await.unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_limit_that_counts_refusals_counts_those_of_other_limits() {
+    for (counted, status) in [(false, 200), (true, 429)] {
+        let hourly = Rule::sliding_log(3, 3600 * SECOND).rejected_count(counted);
+        let gateway = Gateway::builder(Provider::Stripe)
+            .unlimited()
+            .rule(Scope::Gateway, Rule::sliding_log(1, SECOND))
+            .rule(Scope::EachEndpoint, hourly)
+            .start()
+            .await
+            .unwrap();
+        let mut client = Client::http1(&gateway).await;
+        for expected in [200, 429, 429] {
+            let answer = client.get("/v1/payouts").await.unwrap();
+            assert_eq!(answer.status, expected);
+        }
+        sleep(SECOND).await;
+        let answer = client.get("/v1/payouts").await.unwrap();
+        assert_eq!(answer.status, status, "{counted}");
+    }
+}
+
+#[tokio::test]
+async fn a_list_ends_after_a_page() {
+    let gateway = Gateway::builder(Provider::Stripe).unlimited();
+    let gateway = gateway.start().await.unwrap();
+    let mut client = Client::http1(&gateway).await;
+    for n in 0..101 {
+        client
+            .pay(Provider::Stripe, &format!("r{n}"))
+            .await
+            .unwrap();
+    }
+    let list = client.get("/v1/payouts").await.unwrap();
+    assert_eq!(list.json()["data"].as_array().map(Vec::len), Some(100));
 }
 
 #[tokio::test]
