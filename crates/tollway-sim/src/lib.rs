@@ -45,6 +45,9 @@
 //! of them or from none. Stripe and Modern Treasury apply a POST without a key again and again.
 //! Modern Treasury's load balancer closes connections that were idle for 30 s.
 //!
+//! A body is a form where its `Content-Type` says so, and JSON otherwise; [`wire`] names the
+//! fields, that of the caller's reference among them, which the ledger is asked by.
+//!
 //! Requests are counted once their body is read; a body over 1 MiB is refused with a 413. An
 //! effect takes place on arrival and its answer follows after the latency, so a look-up never
 //! misses what is still being worked on. Credentials are neither asked for nor kept.
