@@ -20,6 +20,9 @@ pub(crate) struct Lane {
     queues: [Queue; LEVELS],
     /// The meter at which each queue's head stands in line.
     pub(crate) stands_at: [Option<u32>; LEVELS],
+    /// How often each queue's head has had its turn at a meter in vain, since
+    /// another had no room.
+    pub(crate) in_vain: [u32; LEVELS],
     /// The waiters that name this lane, those included that have been served
     /// and don't know it yet.
     waiters: u32,
@@ -166,6 +169,7 @@ impl Lanes {
                     plan: plan.clone(),
                     queues: Default::default(),
                     stands_at: [None; LEVELS],
+                    in_vain: [0; LEVELS],
                     waiters: 0,
                 }));
                 self.by_plan.insert(plan.clone(), lane);
@@ -216,9 +220,11 @@ impl Lanes {
         if let Some(next) = next {
             self.waiters[next as usize].prev = prev;
         }
-        let queue = &mut self.lanes[lane as usize].queues[level];
+        let lane = &mut self.lanes[lane as usize];
+        let queue = &mut lane.queues[level];
         if queue.head == Some(waiter) {
             queue.head = next;
+            lane.in_vain[level] = 0;
         }
         if queue.tail == Some(waiter) {
             queue.tail = prev;

@@ -6,7 +6,7 @@ use std::fmt;
 use slab::Slab;
 
 use crate::express::{Express, Loan};
-use crate::gauge::Gauge;
+use crate::gauge::{Full, Gauge};
 use crate::lanes::index;
 use crate::quota::{EXPRESS, LEVELS, Quota};
 use crate::time::{Clock, Nanos};
@@ -32,12 +32,74 @@ pub(crate) struct Meter {
     pub(crate) wake: Option<Nanos>,
     /// Lanes whose plan names this meter.
     pub(crate) lanes: u32,
+    kept: Option<Box<Kept>>,
     /// Where it lends, if it may.
     pub(crate) express: Option<Express>,
     loan: Option<Loan>,
 }
 
+/// A place that is kept for one who had its turn here again and again, and each
+/// time another meter had no room. Or that was: it is remembered.
+#[derive(Debug)]
+struct Kept {
+    /// For whom: level, ticket.
+    whose: (usize, u64),
+    since: Nanos,
+    until: Nanos,
+}
+
+/// For so many times as long as a place was kept, none is kept again.
+const REST: Nanos = 7;
+
+impl Kept {
+    fn rests_until(&self) -> Nanos {
+        let rest = self.until.saturating_sub(self.since).saturating_mul(REST);
+        self.until.saturating_add(rest)
+    }
+}
+
 impl Meter {
+    /// Whether an attempt of `level` with this ticket may go now. A place that
+    /// is kept is kept from those who come after the one that it is for.
+    pub(crate) fn room(&mut self, level: usize, ticket: u64, now: Nanos) -> Result<(), Full> {
+        match self.keeps_from(level, ticket, now) {
+            None => self.gauge.room(level, now),
+            Some(until) => self.gauge.room_but_one(until, level, now),
+        }
+    }
+
+    /// Until when it keeps a place from such an attempt, if it does.
+    pub(crate) fn keeps_from(&self, level: usize, ticket: u64, now: Nanos) -> Option<Nanos> {
+        let kept = self.kept.as_ref()?;
+        (kept.until > now && kept.whose < (level, ticket)).then_some(kept.until)
+    }
+
+    /// Keeps a place for an attempt that could go but for another meter that is
+    /// `full`, if that is worth it.
+    pub(crate) fn keep(&mut self, level: usize, ticket: u64, full: Full, now: Nanos) {
+        let until = now.saturating_add(self.gauge.worth());
+        let is_vain = matches!(full, Full::Until(at) if at > until);
+        let rests = self
+            .kept
+            .as_ref()
+            .is_some_and(|kept| kept.rests_until() > now);
+        if !is_vain && !rests {
+            self.kept = Some(Box::new(Kept {
+                whose: (level, ticket),
+                since: now,
+                until,
+            }));
+        }
+    }
+
+    /// Keeps no place any more for this attempt, whose wait is over. Says
+    /// whether it did.
+    pub(crate) fn let_go(&mut self, level: usize, ticket: u64, now: Nanos) -> bool {
+        let kept = self.kept.as_mut();
+        let kept = kept.filter(|kept| kept.until > now && kept.whose == (level, ticket));
+        kept.map(|kept| kept.until = now).is_some()
+    }
+
     pub(crate) fn has_line(&self) -> bool {
         self.line.iter().any(|line| !line.is_empty())
     }
@@ -133,6 +195,7 @@ impl Meters {
             line: Default::default(),
             wake: None,
             lanes: 0,
+            kept: None,
             express: None,
             loan: None,
         })))

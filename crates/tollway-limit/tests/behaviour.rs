@@ -573,7 +573,7 @@ async fn a_lower_priority_with_a_share_is_not_starved() {
     assert!((15..=25).contains(&low), "{low} of 100");
 }
 
-/// Quotas that are used up by turns never have room at the same time, but for who
+/// Quotas that are used up by turns seldom have room at the same time, but for who
 /// has a share of each.
 #[tokio::test(start_paused = true)]
 async fn a_share_of_each_quota_lets_a_call_have_several() {

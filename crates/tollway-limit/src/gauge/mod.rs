@@ -39,6 +39,8 @@ pub(crate) struct Gauge {
     has_shares: bool,
     /// Whether places may be lent out.
     lends: bool,
+    /// So many places are kept for somebody else, as it is looked at.
+    kept: u32,
     /// Granted and not over, by level.
     in_flight: Tally,
     /// Those that may not have arrived yet, where the quota counts from sending.
@@ -77,6 +79,7 @@ impl Gauge {
             is_paced: false,
             has_shares: false,
             lends: false,
+            kept: 0,
             in_flight: Tally::default(),
             pending: None,
             astray: Window::default(),

@@ -15,6 +15,33 @@ impl Gauge {
         }
     }
 
+    /// The same, where one place is kept for somebody else `until` then, and with
+    /// it the next in the schedule.
+    pub(crate) fn room_but_one(
+        &mut self,
+        until: Nanos,
+        level: usize,
+        now: Nanos,
+    ) -> Result<(), Full> {
+        self.kept = 1;
+        let room = self.room(level, now);
+        self.kept = 0;
+        match room {
+            Ok(()) if self.is_paced => Err(Full::Until(until)),
+            Ok(()) => Ok(()),
+            Err(Full::Until(at)) => Err(Full::Until(at.min(until))),
+            Err(Full::UntilEvent) => Err(Full::Until(until)),
+        }
+    }
+
+    /// For so long one place may be kept at the cost of one attempt, about.
+    pub(crate) fn worth(&self) -> Nanos {
+        match self.is_paced {
+            true => self.pace.interval(),
+            false => self.window_nanos,
+        }
+    }
+
     /// Why there is no room, where there is some at `at`.
     #[cold]
     fn full(&self, at: Option<Nanos>, level: usize, now: Nanos) -> Full {
@@ -68,7 +95,7 @@ impl Gauge {
         });
         if let Some(limit) = self.quota.in_flight {
             let used = |other: usize| self.in_flight.of(other);
-            let kept = self.kept_from(level, limit, used, now);
+            let kept = self.kept + self.kept_from(level, limit, used, now);
             if self.in_flight.total() + kept >= limit {
                 return None;
             }
@@ -83,7 +110,7 @@ impl Gauge {
         // The pace fills one place less than the limit; a share of what it
         // leaves empty would be no share.
         let idle = u32::from(kept > 0 && kept + 1 < limit && self.is_paced);
-        let short = (self.taken_places() + kept + 1 + idle).saturating_sub(limit);
+        let short = (self.taken_places() + self.kept + kept + 1 + idle).saturating_sub(limit);
         match short.checked_sub(1) {
             None => Some(now),
             Some(index) => self.place_frees(index as usize),
@@ -95,7 +122,7 @@ impl Gauge {
     fn bucket_frees(&self, burst: u32, level: usize, now: Nanos) -> Option<Nanos> {
         let uncertain = self.uncertain();
         let kept = self.kept_from(level, burst, |other| uncertain.of(other), now);
-        let taken = uncertain.total() + kept + 1;
+        let taken = uncertain.total() + self.kept + kept + 1;
         let Some(left) = burst.checked_sub(taken) else {
             return self.drops_drain(taken - burst);
         };

@@ -32,6 +32,18 @@ pub(super) struct Mark {
 }
 
 impl Attempt {
+    pub(super) fn new(plan: usize, level: usize, till: Option<Arc<Till>>, sent: Nanos) -> Self {
+        Self {
+            plan,
+            level,
+            till,
+            noted: false,
+            sent,
+            over: None,
+            marks: Default::default(),
+        }
+    }
+
     /// What the limiter knows for certain of the time: when it was sent.
     pub(super) fn known(&self) -> Option<Nanos> {
         self.till.is_none().then_some(self.sent)

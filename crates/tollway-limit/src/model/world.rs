@@ -84,9 +84,16 @@ impl World {
     /// Whether there is certainly room: answers that were noted may be counted
     /// late.
     fn has_room(&self, plan: usize) -> bool {
-        self.plans[plan].iter().all(|&meter| {
-            let meter = meter as usize;
-            let late: Vec<_> = self.covered(meter).cloned().map(Attempt::late).collect();
+        self.has_room_beside(plan, |_| false)
+    }
+
+    /// The same, where some meters keep a place for somebody else.
+    fn has_room_beside(&self, plan: usize, keeps: impl Fn(u32) -> bool) -> bool {
+        self.plans[plan].iter().all(|&id| {
+            let meter = id as usize;
+            let late = self.covered(meter).cloned().map(Attempt::late);
+            let kept = keeps(id).then(|| Attempt::new(plan, 0, None, self.now));
+            let late: Vec<_> = late.chain(kept).collect();
             self.providers[meter].has_room(late.iter(), self.now)
         })
     }
@@ -108,15 +115,7 @@ impl World {
             assert!(has_room, "one too many at {} for {quota:?}", self.now);
             self.providers[meter].take(sent);
         }
-        self.attempts.push(Attempt {
-            plan,
-            level,
-            till,
-            noted: false,
-            sent,
-            over: None,
-            marks: Default::default(),
-        });
+        self.attempts.push(Attempt::new(plan, level, till, sent));
     }
 
     /// Collects what became of the waiters, and checks the order.
@@ -149,14 +148,18 @@ impl World {
             assert!(overtaken.is_none(), "{granted:?} overtook {overtaken:?}");
             self.sent(granted.plan, granted.level, self.now, None);
         }
-        // Whoever comes first of all isn't left waiting while there is room.
+        // Nobody is left waiting while there is room, but for a place that is
+        // kept for one who comes before.
         if self.exact {
-            let first = self
-                .waiters
-                .iter()
-                .min_by_key(|waiter| (waiter.level, waiter.order));
-            if let Some(first) = first {
-                assert!(!self.has_room(first.plan), "{first:?} is forgotten");
+            for waiter in &self.waiters {
+                let ticket = self.state.lanes.waiter(waiter.id).unwrap().ticket;
+                let keeps = |id| {
+                    let meter = self.state.meters.get(id).unwrap();
+                    let until = meter.keeps_from(waiter.level, ticket, self.now);
+                    until.is_some()
+                };
+                let has_room = self.has_room_beside(waiter.plan, keeps);
+                assert!(!has_room, "{waiter:?} is forgotten");
             }
         }
     }
@@ -171,10 +174,10 @@ impl World {
             }
             let meter = self.state.meters.get_mut(id).unwrap();
             for level in 0..LEVELS {
-                if meter.line[level].is_empty() {
+                let Some(&(ticket, _)) = meter.line[level].first() else {
                     continue;
-                }
-                let room = meter.gauge.room(level, self.now);
+                };
+                let room = meter.room(level, ticket, self.now);
                 let is_watched = match room {
                     Ok(()) => meter.wake.is_some_and(|wake| wake <= self.now),
                     Err(Full::Until(_)) => meter.wake.is_some(),

@@ -12,7 +12,7 @@ use std::task::Waker;
 use smallvec::SmallVec;
 
 use crate::gauge::{Full, Gauge};
-use crate::lanes::{Fate, Lanes, Plan, Waiter};
+use crate::lanes::{Fate, Lanes, Plan};
 use crate::meter::{Meter, Meters};
 use crate::sync::Runtime;
 use crate::time::Nanos;
@@ -151,7 +151,7 @@ impl State {
             let Some(meter) = self.meters.get_mut(id) else {
                 continue;
             };
-            if let Err(full) = meter.gauge.room(level, now) {
+            if let Err(full) = meter.room(level, ticket, now) {
                 return Some((id, full));
             }
             if !queued {
@@ -161,7 +161,8 @@ impl State {
                 .first()
                 .is_some_and(|&(first, _)| first < ticket);
             let beneath = (0..level).any(|higher| {
-                !meter.line[higher].is_empty() && meter.gauge.room(higher, now).is_ok()
+                let first = meter.line[higher].first().copied();
+                first.is_some_and(|(first, _)| meter.room(higher, first, now).is_ok())
             });
             if behind || beneath {
                 return Some((id, Full::Until(now)));
@@ -218,12 +219,20 @@ impl State {
 
     /// Undoes what a waiter has noted outside its queue.
     fn leave(&mut self, waiter: u32, plan: &Plan, level: usize, now: Nanos) {
-        if let Some(deadline) = self.lanes.waiter(waiter).and_then(Waiter::deadline) {
+        let Some(entry) = self.lanes.waiter(waiter) else {
+            return;
+        };
+        let ticket = entry.ticket;
+        if let Some(deadline) = entry.deadline() {
             self.deadlines.remove(&(deadline, waiter));
         }
-        for &meter in plan {
-            if let Some(meter) = self.meters.get_mut(meter) {
-                meter.gauge.stop_waiting(level, now);
+        for &id in plan {
+            let Some(meter) = self.meters.get_mut(id) else {
+                continue;
+            };
+            meter.gauge.stop_waiting(level, now);
+            if meter.let_go(level, ticket, now) && meter.has_line() {
+                self.look_at(id, now);
             }
         }
         self.reconsider(plan, level, now);

@@ -6,6 +6,10 @@ use crate::lanes::Fate;
 use crate::quota::LEVELS;
 use crate::time::Nanos;
 
+/// So many turns come to nothing before a place is kept. The model has less of it:
+/// its schedules are short.
+const PATIENCE: u32 = if cfg!(test) { 1 } else { 8 };
+
 impl State {
     /// Grants what can be granted by now, and ends the waits whose deadline has
     /// come.
@@ -38,7 +42,7 @@ impl State {
             again = None;
             let next = (0..LEVELS).find_map(|level| {
                 let &(ticket, lane) = meter.line[level].first()?;
-                match meter.gauge.room(level, now) {
+                match meter.room(level, ticket, now) {
                     Ok(()) => return Some((level, ticket, lane)),
                     Err(Full::UntilEvent) => {}
                     Err(Full::Until(time)) => {
@@ -74,6 +78,9 @@ impl State {
             return;
         };
         if let Some((meter, full)) = self.obstacle(&plan, level, ticket, now) {
+            if meter != from {
+                self.keep(lane, level, ticket, from, full, now);
+            }
             self.stand(lane, level, meter, full);
             return;
         }
@@ -85,5 +92,21 @@ impl State {
         wakers.extend(self.lanes.settle(head, Fate::Granted { at: now }));
         // The next of the lane takes the place in line; the caller looks at it.
         self.stand(lane, level, from, Full::UntilEvent);
+    }
+    /// The head of a queue has had its turn at a meter in vain: another was full.
+    /// Where others take what it needs, by turns, it would wait for ever. So in
+    /// the end a place is kept for it, if the other has room soon.
+    fn keep(&mut self, lane: u32, level: usize, ticket: u64, at: u32, full: Full, now: Nanos) {
+        let Some(lane) = self.lanes.lane_mut(lane) else {
+            return;
+        };
+        let in_vain = &mut lane.in_vain[level];
+        *in_vain = in_vain.saturating_add(1);
+        if *in_vain < PATIENCE {
+            return;
+        }
+        if let Some(meter) = self.meters.get_mut(at) {
+            meter.keep(level, ticket, full, now);
+        }
     }
 }
