@@ -165,6 +165,7 @@ impl Shared {
     }
 
     fn ask_at_length(self: &Arc<Self>, mut asking: Asking<'_, impl Fn() -> Nanos>) -> Asked {
+        let mut arms = None;
         let asked = loop {
             let way = self.way.load();
             let route = way.routes.route(asking.call);
@@ -185,7 +186,11 @@ impl Shared {
                 let plan = core.plan(&route, now);
                 let admission = self.admit(core, &plan, &asking, now, wakers);
                 let stale = match admission {
-                    Admission::Granted(_) => self.lend_by_key(core, &route, &plan, now),
+                    Admission::Granted(_) => {
+                        // Whoever may go doesn't set the timer for those who wait.
+                        arms = core.state.have_armed(wakers);
+                        self.lend_by_key(core, &route, &plan, now)
+                    }
                     _ => None,
                 };
                 Some(Ok((plan, admission, stale)))
@@ -194,6 +199,7 @@ impl Shared {
                 break asked;
             }
         };
+        self.arm_soon(arms);
         let (plan, admission) = match asked {
             // It takes a while to drop what is stale.
             Ok((plan, admission, _stale)) => (plan, admission),
@@ -224,11 +230,8 @@ impl Shared {
         let state = &mut core.state;
         let (level, deadline) = (asking.level, asking.deadline);
         let admission = state.admit(plan, level, deadline, now, asking.waker, wakers);
-        match admission {
-            // Whoever may go doesn't set the timer for those who wait.
-            Admission::Granted(_) => state.have_armed(wakers),
-            Admission::Waits(_) => state.waits_in(runtime(), false),
-            _ => {}
+        if let Admission::Waits(_) = admission {
+            state.waits_in(runtime(), false);
         }
         admission
     }

@@ -16,6 +16,8 @@ use crate::limits::Core;
 use crate::permit::Permit;
 use crate::routes::Way;
 use crate::state::Wakers;
+#[cfg(not(feature = "tokio"))]
+use crate::sync::Runtime;
 use crate::sync::{Mutex, lock, runtime};
 use crate::time::{self, Nanos, Origin};
 
@@ -76,9 +78,8 @@ impl Shared {
 
     /// Runs `decide` under the lock, and wakes whom it names afterwards.
     ///
-    /// The timer may have to be set anew then. A task of its own does that, if
-    /// this is the runtime of those who wait; otherwise whoever was granted a
-    /// permit, or one who waits is woken to do it.
+    /// The timer may have to be set anew then. A task of its own does that, or one
+    /// who waits is woken to do it.
     pub(crate) fn with<R>(
         self: &Arc<Self>,
         now: Nanos,
@@ -86,18 +87,15 @@ impl Shared {
     ) -> R {
         let (decision, arms) = self.decide(now, |core, now, wakers| {
             let decision = decide(core, now, wakers);
-            let arms = core.state.arms_here(runtime);
-            if !arms {
-                core.state.have_armed(wakers);
-            }
-            (decision, arms)
+            (decision, core.state.have_armed(wakers))
         });
-        if arms {
-            #[cfg(feature = "tokio")]
-            self.arm_soon();
-        }
+        self.arm_soon(arms);
         decision
     }
+
+    /// Sets the timer in this runtime, soon.
+    #[cfg(not(feature = "tokio"))]
+    pub(crate) fn arm_soon(&self, _: Option<Runtime>) {}
 
     /// The same, by a task that sets the timer itself.
     pub(crate) fn decide<R>(
@@ -137,7 +135,7 @@ impl Shared {
         now: Instant,
         waker: &Waker,
     ) -> Option<Option<Result<Permit, RateLimitError>>> {
-        let mut old = None;
+        let (mut old, mut arms) = (None, None);
         let fate = self.decide(self.nanos(now), |core, now, wakers| {
             // The timer may be late, or this poll early.
             core.state.pump(now, wakers);
@@ -157,13 +155,14 @@ impl Shared {
                     {
                         *at = now;
                     }
-                    if core.state.is_elsewhere(runtime()) {
-                        core.state.have_armed(wakers);
+                    if core.state.is_elsewhere(runtime().as_ref()) {
+                        arms = core.state.have_armed(wakers);
                     }
                     Some(gone)
                 }
             }
         });
+        self.arm_soon(arms);
         // Foreign code, so only after the lock.
         drop(old);
         let gone = fate?;

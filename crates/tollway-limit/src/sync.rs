@@ -34,18 +34,32 @@ pub(crate) fn own_index() -> usize {
     INDEX.with(|index| *index)
 }
 
-/// The runtime in which a task is polled, if any.
-#[cfg(feature = "tokio")]
-pub(crate) type Runtime = Option<tokio::runtime::Id>;
-#[cfg(not(feature = "tokio"))]
-pub(crate) type Runtime = Option<std::convert::Infallible>;
+/// A runtime in which tasks are polled.
+#[derive(Clone, Debug)]
+pub(crate) struct Runtime {
+    #[cfg(feature = "tokio")]
+    pub(crate) handle: tokio::runtime::Handle,
+    #[cfg(not(feature = "tokio"))]
+    none: std::convert::Infallible,
+}
 
-/// The runtime in which this task is polled.
-pub(crate) fn runtime() -> Runtime {
+impl PartialEq for Runtime {
+    fn eq(&self, other: &Self) -> bool {
+        #[cfg(feature = "tokio")]
+        {
+            self.handle.id() == other.handle.id()
+        }
+        #[cfg(not(feature = "tokio"))]
+        match (self.none, other.none) {}
+    }
+}
+
+/// The runtime in which this task is polled, if any.
+pub(crate) fn runtime() -> Option<Runtime> {
     #[cfg(feature = "tokio")]
     {
         let handle = tokio::runtime::Handle::try_current();
-        handle.ok().map(|handle| handle.id())
+        handle.ok().map(|handle| Runtime { handle })
     }
     #[cfg(not(feature = "tokio"))]
     None

@@ -9,23 +9,23 @@
 //! newcomer that has to wait, and whoever was granted a permit, for the next.
 //! But who is woken may not be polled for long: a future that a `select!` has
 //! left aside, while the same task waits for another permit. So wherever else the
-//! timer has to be set (it has fired, an attempt was answered, a waiter left), a
-//! task of its own does it, in the runtime of those who wait. From elsewhere a
-//! waiter is woken to do it.
+//! timer has to be set (it has fired, an attempt was answered, a waiter left), be
+//! it in a runtime or not, a task of its own does it, in the runtime of those who
+//! wait.
 //!
 //! Nobody may drive a runtime any more once none of its tasks waits. So where those
 //! who wait are in several, only they set the timer, and it is set anew whenever
-//! one of them is polled or gone.
+//! one of them is polled or gone: otherwise one of them is woken to do it.
 
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Wake, Waker};
 
-use tokio::runtime::{Handle, Id};
+use tokio::runtime::Handle;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::shared::Shared;
-use crate::sync::{Mutex, lock};
+use crate::sync::{Mutex, Runtime, lock};
 use crate::time::{NANOS_PER_SEC, now};
 
 #[derive(Debug, Default)]
@@ -37,7 +37,7 @@ pub(crate) struct Timer {
 
 #[derive(Debug)]
 struct Armed {
-    runtime: Id,
+    runtime: Runtime,
     sleep: Pin<Box<Sleep>>,
     /// Made once.
     waker: Waker,
@@ -59,26 +59,29 @@ impl Shared {
         }
     }
 
-    /// The same, in a task of its own. A runtime that ends drops it.
-    pub(crate) fn arm_soon(self: &Arc<Self>) {
-        tokio::spawn(SetTimer(Arc::downgrade(self)));
+    /// The same, in a task of its own in this runtime, which drops it if it ends.
+    pub(crate) fn arm_soon(self: &Arc<Self>, runtime: Option<Runtime>) {
+        if let Some(Runtime { handle }) = runtime {
+            handle.spawn(SetTimer(Arc::downgrade(self)));
+        }
     }
 
     /// Says whether it is due already.
     fn set_timer(self: &Arc<Self>, waits: bool) -> bool {
         let mut slot = lock(&self.timer.sleep);
-        let runtime = Handle::current().id();
+        let handle = Handle::current();
+        let runtime = Runtime { handle };
         // A timer of another runtime may be dead, or never be driven. Where none
         // can be made there is a panic, and none is taken to be set.
         let is_unfit = |armed: &Armed| armed.runtime != runtime;
         let made = slot.as_ref().is_none_or(is_unfit).then(|| Armed {
-            runtime,
+            runtime: runtime.clone(),
             sleep: Box::pin(sleep_until(Instant::now())),
             waker: Waker::from(Arc::new(Alarm(Arc::downgrade(self)))),
         });
         let next = {
             let state = &mut lock(&self.core).state;
-            if !waits && state.is_elsewhere(Some(runtime)) {
+            if !waits && state.is_elsewhere(Some(&runtime)) {
                 return false;
             }
             state.armed = state.next_wake();

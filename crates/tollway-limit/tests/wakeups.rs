@@ -75,6 +75,21 @@ async fn whoever_is_left_unpolled_holds_up_no_others() {
     }
 }
 
+/// Nor where the permit that they wait for is let go by a thread of its own.
+#[tokio::test(start_paused = true)]
+async fn whoever_is_left_unpolled_holds_up_no_others_whoever_lets_go() {
+    let quota = Quota::new(2, millis(1000)).shape(Shape::Burst);
+    let limits = Limits::builder().every_call(quota).build().unwrap();
+    let call = call("/");
+    let now = Instant::now().into_std();
+    let permits = [(); 2].map(|()| limits.try_acquire(&call, now));
+    let mut aside = task::spawn(limits.acquire(&call));
+    assert_pending!(aside.poll());
+    let next = waiter(&limits, "/", Priority::Normal).await;
+    std::thread::spawn(move || drop(permits)).join().unwrap();
+    timeout(millis(5000), next).await.unwrap().unwrap();
+}
+
 /// A share is kept for a call that waits elsewhere. When that call leaves, it is
 /// soon lent out, and somebody has to set the timer for that.
 #[tokio::test(start_paused = true)]
@@ -161,6 +176,21 @@ fn whoever_moves_to_another_runtime_has_its_timer_set_there() {
     assert!(idle.runtime.block_on(first_poll));
     let waits = driven.runtime.spawn(moves);
     drop(driven.gets_one(waits));
+}
+
+/// Whoever is granted a permit in another runtime may not be polled there.
+#[test]
+fn whoever_is_left_unpolled_in_another_runtime_holds_up_no_others() {
+    let limits = one_a_second();
+    let (idle, driven) = (Blocking::new(&limits), Blocking::new(&limits));
+    let _kept = idle.gets_one(idle.waits());
+    let waits = driven.waits();
+    let call = call("/").priority(Priority::High);
+    let mut aside = task::spawn(limits.acquire(&call));
+    idle.runtime
+        .block_on(async { assert_pending!(aside.poll()) });
+    drop(driven.gets_one(waits));
+    assert!(aside.is_woken());
 }
 
 /// Several that wait may, too, by turns.

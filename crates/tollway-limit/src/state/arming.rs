@@ -7,13 +7,13 @@ impl State {
     /// Notes in which runtime one is polled who waits, as a newcomer or `again`:
     /// the timer is to be set in one that is driven, and only those certainly
     /// are.
-    pub(crate) fn waits_in(&mut self, runtime: Runtime, again: bool) {
-        if !self.is_elsewhere(runtime) {
+    pub(crate) fn waits_in(&mut self, runtime: Option<Runtime>, again: bool) {
+        if !self.is_elsewhere(runtime.as_ref()) {
             return;
         }
         // The only one starts afresh.
         self.is_mixed = self.lanes.waiting() > 1;
-        self.runtime = Some(runtime);
+        self.runtime = runtime;
         if again || !self.is_mixed {
             // It may have moved here, and others with it.
             self.armed = None;
@@ -21,26 +21,25 @@ impl State {
     }
 
     /// Whether any of those who wait are in another runtime.
-    pub(crate) fn is_elsewhere(&self, runtime: Runtime) -> bool {
-        self.is_mixed || self.runtime != Some(runtime)
+    pub(crate) fn is_elsewhere(&self, runtime: Option<&Runtime>) -> bool {
+        self.is_mixed || self.runtime.as_ref() != runtime
     }
 
-    /// Whether a task of its own is to set the timer, in this runtime: one who
-    /// is woken to do it may not be polled for long.
-    pub(crate) fn arms_here(&mut self, runtime: impl FnOnce() -> Runtime) -> bool {
-        let arms = !self.is_arming && self.must_arm() && {
-            let runtime = runtime();
-            runtime.is_some() && !self.is_elsewhere(runtime)
-        };
-        self.is_arming |= arms;
-        arms
-    }
-
-    /// Wakes one who waits to set the timer anew, if it has to be.
-    pub(crate) fn have_armed(&self, wakers: &mut Wakers) {
-        if wakers.is_empty() && self.must_arm() {
-            wakers.extend(self.lanes.any_waiting().cloned());
+    /// Has the timer set anew, if it has to be. By a task of its own, in the
+    /// runtime that this hands back: one who is woken to do it may not be polled
+    /// for long. Where those who wait are in several, one of them is woken all the
+    /// same, beside whoever was granted a permit.
+    pub(crate) fn have_armed(&mut self, wakers: &mut Wakers) -> Option<Runtime> {
+        if !self.must_arm() {
+            return None;
         }
+        if self.is_mixed {
+            wakers.extend(self.lanes.any_waiting().cloned());
+            return None;
+        }
+        let runtime = self.runtime.clone().filter(|_| !self.is_arming)?;
+        self.is_arming = true;
+        Some(runtime)
     }
 
     /// When to call [`pump`](Self::pump) next.
