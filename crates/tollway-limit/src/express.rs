@@ -225,3 +225,27 @@ impl fmt::Debug for Till {
         f.debug_struct("Till").field("meter", &self.meter).finish()
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_that_is_left_is_lent_and_no_more() {
+        let express = Express::new(0, Origin::now(), &Weak::new());
+        for count in [1, 2, 7, 8, 9, 31, 32, 33, 100] {
+            let loan = express.lend(count, 0);
+            let taken = |till: &Arc<Till>| std::iter::from_fn(|| till.take()).count();
+            let taken: usize = express.tills.iter().map(taken).sum();
+            assert_eq!(taken, count as usize);
+            let answered = express.tills.iter().filter(|till| till.answer(0));
+            assert!(answered.count() > 0);
+            let used = express.recall(loan);
+            assert_eq!(used.taken, count);
+            let lent = express.lend(count, 0).lent;
+            assert_eq!(lent, loan.lent);
+            let closed = |used: Used| (used.taken, used.answered);
+            assert_eq!(closed(express.recall(loan)), (0, 0));
+        }
+    }
+}

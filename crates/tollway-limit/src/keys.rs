@@ -153,3 +153,76 @@ impl Keys {
         self.max = max;
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::meter::Meters;
+    use crate::quota::EXPRESS;
+
+    fn new(max: usize) -> (Keys, State) {
+        let keys = Keys::new(Quota::concurrent(1), Role::Key, 0, max);
+        (keys, State::new(0, Meters::new(|| 0)))
+    }
+
+    fn take(state: &mut State, meter: u32) {
+        if let Some(meter) = state.meters.get_mut(meter) {
+            meter.gauge.take(EXPRESS, 0);
+        }
+    }
+
+    fn finish(state: &mut State, meter: u32) {
+        if let Some(meter) = state.meters.get_mut(meter) {
+            meter.gauge.finish(EXPRESS, None, 0);
+        }
+    }
+
+    #[test]
+    fn of_more_keys_than_can_be_remembered_each_is_taken_to_share_a_quota() {
+        let (mut keys, mut state) = new(1);
+        let own = keys.meter("own", &mut state, 0);
+        take(&mut state, own);
+        let shared = keys.meter("first", &mut state, 0);
+        take(&mut state, shared);
+        for key in 0..2 * REMEMBERED {
+            assert_eq!(keys.meter(&key.to_string(), &mut state, 0), shared);
+        }
+        let overflow = keys.overflow.as_ref().unwrap();
+        assert_eq!(overflow.keys.len(), REMEMBERED);
+        // There is a place, but who is new, and who has shared?
+        finish(&mut state, own);
+        assert_eq!(keys.meter("new", &mut state, 0), shared);
+        // They may all have their own once what they shared is idle.
+        finish(&mut state, shared);
+        assert_ne!(keys.meter("first", &mut state, 0), shared);
+    }
+
+    /// Its key was found, and then another quota had no room.
+    #[test]
+    fn keys_of_calls_that_came_to_nothing_are_forgotten() {
+        let (mut keys, mut state) = new(100_000);
+        for key in 0..10_000 {
+            keys.meter(&key.to_string(), &mut state, 0);
+        }
+        assert!(keys.meters.len() <= KEPT + 1);
+        assert!(state.meters.len() <= KEPT + 1);
+    }
+
+    #[test]
+    fn a_crowd_of_keys_leaves_no_memory_behind() {
+        let (mut keys, mut state) = new(100_000);
+        let meter = |key: usize| {
+            let meter = keys.meter(&key.to_string(), &mut state, 0);
+            take(&mut state, meter);
+            meter
+        };
+        let crowd: Vec<_> = (0..10_000).map(meter).collect();
+        crowd.iter().for_each(|&meter| finish(&mut state, meter));
+        for _ in 0..10_000 {
+            keys.sweep(&mut state, 0);
+        }
+        assert!(keys.meters.len() <= KEPT);
+        assert!(keys.meters.capacity() <= 4 * KEPT);
+        assert!(keys.round.capacity() <= 4 * KEPT);
+    }
+}

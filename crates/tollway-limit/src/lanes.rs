@@ -271,4 +271,28 @@ mod tests {
     fn a_waiter_is_small() {
         assert!(size_of::<Waiter>() <= 72);
     }
+
+    #[test]
+    fn a_crowd_leaves_no_memory_behind() {
+        let mut lanes = Lanes::default();
+        let push = |lanes: &mut Lanes, meter| {
+            let plan = Plan::from_slice(&[meter]);
+            lanes.push(&plan, 0, None, 0, Waker::noop().clone()).0
+        };
+        let crowd: Vec<_> = (0..5000).map(|meter| push(&mut lanes, meter)).collect();
+        for waiter in crowd {
+            lanes.settle(waiter, Fate::Void);
+            lanes.forget(waiter);
+            lanes.shrink();
+        }
+        assert!(lanes.waiters.capacity() + lanes.lanes.capacity() <= 2048);
+        assert!(lanes.by_plan.capacity() <= 2048);
+        // A few are no reason to ask for memory again and again.
+        let few = push(&mut lanes, 0);
+        lanes.settle(few, Fate::Void);
+        lanes.forget(few);
+        let kept = lanes.waiters.capacity();
+        lanes.shrink();
+        assert_eq!(lanes.waiters.capacity(), kept);
+    }
 }

@@ -263,14 +263,19 @@ impl Core {
 
 #[cfg(all(test, not(loom)))]
 mod tests {
+    use std::sync::mpsc;
     use std::task::Waker;
+    use std::thread;
 
     use http::Method;
+    use http::header::HOST;
+    use http::{HeaderMap, HeaderValue};
+    use tokio::runtime::Handle;
     use tollway_core::Endpoint;
 
     use super::*;
     use crate::key::Key;
-    use crate::meter::Meter;
+    use crate::meter::{Meter, Role};
     use crate::quota::Quota;
     use crate::sync::lock;
 
@@ -332,5 +337,66 @@ mod tests {
             drop((before, after));
             assert_eq!(limits.snapshot().quotas[0].in_flight, 0);
         }
+    }
+    #[tokio::test(start_paused = true)]
+    async fn lent_permits_are_taken_and_let_go_without_the_lock() {
+        let plain = Limits::builder().every_call(Quota::concurrent(99));
+        let keyed = Limits::builder().keyed(Key::path(), Quota::concurrent(99));
+        for builder in [plain, keyed] {
+            let limits = builder.build().unwrap();
+            let call = Call::new(&Method::GET, "/");
+            // A key's quota is lent once several of its permits are taken.
+            let _several = [(); 2].map(|()| limits.try_acquire(&call, now()).unwrap());
+            let core = lock(&limits.shared.core);
+            let (other, handle) = (limits.clone(), Handle::current());
+            let (done, is_done) = mpsc::channel();
+            thread::spawn(move || {
+                let _clock = handle.enter();
+                let call = Call::new(&Method::GET, "/");
+                drop(other.try_acquire(&call, now()));
+                done.send(())
+            });
+            is_done.recv_timeout(Duration::from_secs(10)).unwrap();
+            drop(core);
+        }
+    }
+
+    /// A thread may have looked up where to take permits under the old rules, and
+    /// come there only now.
+    #[test]
+    fn what_was_lent_under_other_rules_is_lent_no_more() {
+        let host = || Limits::builder().keyed(Key::header(HOST), Quota::concurrent(9));
+        let limits = host().build().unwrap();
+        let mut headers = HeaderMap::new();
+        headers.insert(HOST, HeaderValue::from_static("h"));
+        let call = |path: &'static str| Call::new(&Method::GET, path).headers(&headers);
+        let take = || [(); 2].map(|()| limits.try_acquire(&call("/b"), now()).unwrap());
+        let till = || {
+            let way = limits.shared.way.load();
+            let call = call("/b");
+            let route = way.routes.route(&call);
+            way.till(&route).map(Arc::clone)
+        };
+        let _before = take();
+        let stale = till().unwrap();
+        let endpoint = Endpoint::get("/a");
+        let rules = host().endpoint(endpoint, Quota::concurrent(1));
+        limits.reconfigure(rules).unwrap();
+        let _after = take();
+        assert!(till().is_some_and(|till| till.take().is_some()));
+        assert_eq!(stale.take(), None);
+    }
+
+    #[test]
+    fn keys_that_come_after_a_change_are_known_by_their_rule() {
+        let keyed = |rules: LimitsBuilder| rules.keyed(Key::path(), Quota::concurrent(1));
+        let limits = keyed(Limits::builder()).build().unwrap();
+        let every = Limits::builder().every_call(Quota::concurrent(9));
+        limits.reconfigure(keyed(every)).unwrap();
+        let _permit = limits.try_acquire(&Call::new(&Method::GET, "/"), now());
+        let meters = &lock(&limits.shared.core).state.meters;
+        let ids = meters.ids().into_iter().filter_map(|id| meters.get(id));
+        let mut keys = ids.filter(|meter| meter.role == Role::Key);
+        assert_eq!(keys.next().unwrap().rule, 1);
     }
 }

@@ -206,6 +206,27 @@ async fn the_queue_is_bounded() {
     assert_eq!(error.wait(), Some(millis(2000)));
 }
 
+#[tokio::test(start_paused = true)]
+async fn those_who_were_served_are_no_longer_ahead() {
+    let limits = limits(burst(1, millis(1000)));
+    let first = call("/");
+    drop(limits.acquire(&first).await.unwrap());
+    let mut waiting = [(); 3].map(|()| task::spawn(limits.acquire(&first)));
+    for waiting in &mut waiting {
+        assert_pending!(waiting.poll());
+    }
+    for waiting in &mut waiting[..2] {
+        sleep(millis(1001)).await;
+        drop(assert_ready!(waiting.poll()).unwrap());
+    }
+    // The third goes in a second, and whoever comes now a second later.
+    let now = Instant::now();
+    let deadline = Deadline::at(now + millis(2500));
+    let next = limits.acquire(&first.deadline(deadline));
+    let mut next = task::spawn(next);
+    assert_pending!(next.poll());
+}
+
 fn stripe() -> Limits {
     Limits::builder()
         .every_call(burst(100, millis(1000)))
@@ -721,6 +742,22 @@ async fn a_margin_counts_from_the_sending_and_not_from_the_permit() {
     assert_eq!(start.elapsed(), millis(1150));
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_was_sent_late_is_counted_once_it_is_answered() {
+    let margin = CountFrom::Sending {
+        margin: millis(500),
+    };
+    let limits = limits(burst(1, millis(1000)).count_from(margin));
+    let start = Instant::now();
+    let mut permit = limits.acquire(&call("/")).await.unwrap();
+    sleep(millis(100)).await;
+    permit.sent();
+    sleep(millis(20)).await;
+    drop(permit);
+    drop(limits.acquire(&call("/")).await.unwrap());
+    assert_eq!(start.elapsed(), millis(1120));
+}
+
 /// A task may be polled long after it was granted its permit.
 #[tokio::test(start_paused = true)]
 async fn a_margin_counts_from_when_the_permit_is_handed_over() {
@@ -919,6 +956,22 @@ async fn an_attempt_that_is_sent_by_a_slow_clock_is_counted_once_answered() {
     drop(permit);
     assert!(take(ahead + millis(999)).is_err());
     assert!(take(ahead + millis(1001)).is_ok());
+}
+
+/// It is on its way for twice as long as answers take, from when it was sent.
+#[tokio::test(start_paused = true)]
+async fn an_attempt_that_is_lost_late_has_arrived() {
+    let limits = limits(burst(1, millis(1000)));
+    let permit = limits.acquire(&call("/")).await.unwrap();
+    sleep(millis(50)).await;
+    drop(permit);
+    for (held, expected) in [(30, 1070), (300, 1000)] {
+        let permit = limits.acquire(&call("/")).await.unwrap();
+        sleep(millis(held)).await;
+        permit.failed(&Fault::new(Verdict::Unknown));
+        let took = wait(&limits, &call("/")).await;
+        assert!(took.abs_diff(millis(expected)) <= millis(2), "{took:?}");
+    }
 }
 
 /// One that may still be on its way keeps its own place, and nobody else's.

@@ -566,6 +566,21 @@ async fn a_permit_that_is_dropped_is_over_at_the_latest_time_told() {
     assert!(take("/a", ahead + WINDOW + LATE));
 }
 
+/// Nor any later, though later times have been told since.
+#[tokio::test(start_paused = true)]
+async fn a_permit_that_was_dropped_is_over_before_later_times_are_told() {
+    let limits = World::new(2, None, false).limits;
+    let call = Call::new(&Method::GET, "/a");
+    let start = Instant::now();
+    let both = |at: u32| {
+        let at = (start + at * WINDOW).into_std();
+        [(); 2].map(|()| limits.try_acquire(&call, at).is_ok())
+    };
+    assert_eq!(both(100), [true; 2]);
+    assert_eq!(both(100), [false; 2]);
+    assert_eq!(both(102), [true; 2]);
+}
+
 /// What was lent is known by its level, should shares be kept from now on.
 #[tokio::test(start_paused = true)]
 async fn other_levels_are_not_served_from_what_is_lent_to_the_normal_one() {
