@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::ask::Asked;
-use crate::builder::LimitsBuilder;
+use crate::builder::{LimitsBuilder, Target};
 use crate::call::Call;
 use crate::error::{InvalidLimits, RateLimitError};
 use crate::express::Express;
 use crate::lanes::Plan;
-use crate::meter::Meters;
+use crate::meter::{Meters, Role};
 use crate::permit::Permit;
+use crate::quota::Quota;
 use crate::routes::{self, Home, Route, Routes, Way};
 use crate::shared::Shared;
 use crate::state::State;
@@ -145,7 +146,8 @@ impl Limits {
             if !builder.has_rules_of(&old.routes.builder) {
                 core.state.void_all(now, wakers);
             }
-            let routes = core.reconfigure(builder, &old.routes, endpoints, now);
+            let lends = self.shared.express.get().map(Express::meter);
+            let routes = core.reconfigure(builder, &old.routes, endpoints, lends, now);
             self.shared.publish(core, Way::new(routes));
             core.state.look_at_all(now);
             core.state.pump(now, wakers);
@@ -163,11 +165,14 @@ impl fmt::Debug for Limits {
 }
 
 impl Core {
+    /// Other limits from now on. The meter that `lends` to all calls, or has done,
+    /// is kept for when there is use for it again.
     fn reconfigure(
         &mut self,
         builder: LimitsBuilder,
         old: &Routes,
         endpoints: tollway_core::Endpoints<usize>,
+        lends: Option<u32>,
         now: Nanos,
     ) -> Routes {
         let mut homes: Vec<_> = self.homes.drain(..).map(Some).collect();
@@ -185,25 +190,39 @@ impl Core {
                     self.retired.extend(gone);
                     home
                 }
-                None => Home::new(
-                    &rule.target,
-                    rule.quota,
-                    id,
-                    &endpoints,
-                    max_keys,
-                    &mut self.state,
-                ),
+                None => {
+                    let (target, quota) = (&rule.target, rule.quota);
+                    let renewed = lends.filter(|&lends| self.renew(lends, target, quota, id));
+                    renewed.map_or_else(
+                        || Home::new(target, quota, id, &endpoints, max_keys, &mut self.state),
+                        Home::One,
+                    )
+                }
             });
         }
         let gone = homes.into_iter().flatten();
         gone.for_each(|home| self.retired.extend(home.ids()));
-        self.state.retire(&mut self.retired);
+        self.state.retire(&mut self.retired, lends);
         self.homes = adapted;
         self.state.max_waiting = builder.max_waiting;
         self.version += 1;
         let routes = Routes::new(self.version, builder, endpoints, &self.homes);
         self.only = routes.only();
         routes
+    }
+
+    /// Has a meter start afresh for a rule that is new, if it may: for every call,
+    /// and nothing refers to it any more.
+    fn renew(&mut self, id: u32, target: &Target, quota: Quota, rule: u32) -> bool {
+        let unused = self.retired.iter().position(|&retired| retired == id);
+        let (Some(unused), Target::EveryCall) = (unused, target) else {
+            return false;
+        };
+        let is_renewed = self.state.meters.renew(id, quota, Role::EveryCall, rule);
+        if is_renewed {
+            self.retired.swap_remove(unused);
+        }
+        is_renewed
     }
 
     /// The meter that covers every call alone, if there is such a one.
@@ -275,8 +294,7 @@ mod tests {
 
     use super::*;
     use crate::key::Key;
-    use crate::meter::{Meter, Role};
-    use crate::quota::Quota;
+    use crate::meter::Meter;
     use crate::sync::lock;
 
     #[test]
@@ -359,6 +377,36 @@ mod tests {
             is_done.recv_timeout(Duration::from_secs(10)).unwrap();
             drop(core);
         }
+    }
+
+    #[test]
+    fn a_quota_that_comes_back_lends_again() {
+        let plain = || Limits::builder().every_call(Quota::concurrent(9));
+        let keyed = || Limits::builder().keyed(Key::path(), Quota::concurrent(9));
+        let limits = plain().build().unwrap();
+        let take = || limits.try_acquire(&Call::new(&Method::GET, "/"), now());
+        let is_lending = || {
+            let core = lock(&limits.shared.core);
+            let meter = core.state.meters.get(core.only_meter().unwrap());
+            meter.is_some_and(Meter::is_lending)
+        };
+        for _ in 0..3 {
+            limits.reconfigure(keyed()).unwrap();
+            drop(take());
+            limits.reconfigure(plain()).unwrap();
+            drop(take());
+            assert!(is_lending());
+        }
+        assert_eq!(lock(&limits.shared.core).state.meters.len(), 1);
+        // What is in flight counts where it was taken, and nowhere else.
+        let flying = [(); 2].map(|()| take());
+        limits.reconfigure(keyed()).unwrap();
+        limits.reconfigure(plain()).unwrap();
+        let others = [(); 2].map(|()| take());
+        drop(flying);
+        assert_eq!(limits.snapshot().quotas[0].in_flight, 2);
+        drop(others);
+        assert_eq!(limits.snapshot().quotas[0].in_flight, 0);
     }
 
     /// A thread may have looked up where to take permits under the old rules, and

@@ -59,6 +59,25 @@ impl Kept {
 }
 
 impl Meter {
+    fn new(quota: Quota, role: Role, rule: u32) -> Self {
+        Self {
+            gauge: Gauge::new(quota),
+            role,
+            rule,
+            line: Default::default(),
+            wake: None,
+            lanes: 0,
+            kept: None,
+            express: None,
+            loan: None,
+        }
+    }
+
+    /// Whether somebody has a permit of it, or waits for one.
+    pub(crate) fn is_used(&self) -> bool {
+        self.lanes > 0 || self.gauge.in_flight() > 0
+    }
+
     /// Whether an attempt of `level` with this ticket may go now. A place that
     /// is kept is kept from those who come after the one that it is for.
     pub(crate) fn room(&mut self, level: usize, ticket: u64, now: Nanos) -> Result<(), Full> {
@@ -188,17 +207,16 @@ impl Meters {
     }
 
     pub(crate) fn add(&mut self, quota: Quota, role: Role, rule: u32) -> u32 {
-        index(self.slab.insert(Box::new(Meter {
-            gauge: Gauge::new(quota),
-            role,
-            rule,
-            line: Default::default(),
-            wake: None,
-            lanes: 0,
-            kept: None,
-            express: None,
-            loan: None,
-        })))
+        let meter = Meter::new(quota, role, rule);
+        index(self.slab.insert(Box::new(meter)))
+    }
+
+    /// Puts a new meter in the place of one that nothing refers to, if it is one.
+    pub(crate) fn renew(&mut self, id: u32, quota: Quota, role: Role, rule: u32) -> bool {
+        let meter = self.get_mut(id).filter(|meter| !meter.is_used());
+        meter
+            .map(|meter| *meter = Meter::new(quota, role, rule))
+            .is_some()
     }
 
     /// A meter for what no loan changes.

@@ -51,15 +51,16 @@ impl State {
         }
     }
 
-    /// Forgets those meters whose rules are gone that nothing refers to any more.
-    pub(crate) fn retire(&mut self, retired: &mut Vec<u32>) {
+    /// Forgets those meters whose rules are gone that nothing refers to any more,
+    /// but the one that is `kept`.
+    pub(crate) fn retire(&mut self, retired: &mut Vec<u32>, kept: Option<u32>) {
         retired.retain(|&id| {
-            let meter = self.meters.get_mut(id);
-            let is_used = meter.is_some_and(|meter| meter.lanes > 0 || meter.gauge.in_flight() > 0);
-            if !is_used {
+            let is_used = self.meters.get_mut(id).is_some_and(|meter| meter.is_used());
+            let stays = is_used || Some(id) == kept;
+            if !stays {
                 self.meters.remove(id);
             }
-            is_used
+            stays
         });
     }
 }
