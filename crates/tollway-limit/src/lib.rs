@@ -69,12 +69,11 @@
 //! time, and keeps no place in one while it waits for another. Where each is
 //! always used up by calls that don't need the other, that would be never. So
 //! once it has had its turn eight times, and each time another quota had no room,
-//! a place is kept for it: from those that come after it, for as long as the quota
-//! needs to let one more through (in paced shape its spacing, otherwise its
-//! window), and only if the other isn't known to take longer. Then, for seven
-//! times as long, none is kept. So at most an eighth of one place is left unused,
-//! or in paced shape an eighth of the rate. A share of each
-//! ([`reserve`](Quota::reserve)) lets such calls through sooner.
+//! a place is kept for it: from those that come after it, and for as long as the
+//! quota needs to let one more through (in paced shape its spacing, otherwise its
+//! window). Then, for seven times as long, none is kept. So at most an eighth of
+//! one place is left unused, or in paced shape an eighth of the rate. A share of
+//! each ([`reserve`](Quota::reserve)) lets such calls through sooner.
 //!
 //! An attempt that is a retry stands in the same queue as fresh calls of its
 //! priority, in the order in which they came: it overtakes nobody, least of all a

@@ -93,16 +93,14 @@ impl Meter {
         (kept.until > now && kept.whose < (level, ticket)).then_some(kept.until)
     }
 
-    /// Keeps a place for an attempt that could go but for another meter that is
-    /// `full`, if that is worth it.
-    pub(crate) fn keep(&mut self, level: usize, ticket: u64, full: Full, now: Nanos) {
+    /// Keeps a place for an attempt that could go but for another meter, if it may.
+    pub(crate) fn keep(&mut self, level: usize, ticket: u64, now: Nanos) {
         let until = now.saturating_add(self.gauge.worth());
-        let is_vain = matches!(full, Full::Until(at) if at > until);
         let rests = self
             .kept
             .as_ref()
             .is_some_and(|kept| kept.rests_until() > now);
-        if !is_vain && !rests {
+        if !rests {
             self.kept = Some(Box::new(Kept {
                 whose: (level, ticket),
                 since: now,
@@ -115,8 +113,8 @@ impl Meter {
     /// whether it did.
     pub(crate) fn let_go(&mut self, level: usize, ticket: u64, now: Nanos) -> bool {
         let kept = self.kept.as_mut();
-        let kept = kept.filter(|kept| kept.until > now && kept.whose == (level, ticket));
-        kept.map(|kept| kept.until = now).is_some()
+        let kept = kept.filter(|kept| kept.whose == (level, ticket));
+        kept.map(|kept| kept.until = kept.until.min(now)).is_some()
     }
 
     pub(crate) fn has_line(&self) -> bool {

@@ -153,10 +153,16 @@ impl World {
         if self.exact {
             for waiter in &self.waiters {
                 let ticket = self.state.lanes.waiter(waiter.id).unwrap().ticket;
+                let rank = |waiter: &Waiter| (waiter.level, waiter.order);
                 let keeps = |id| {
                     let meter = self.state.meters.get(id).unwrap();
                     let until = meter.keeps_from(waiter.level, ticket, self.now);
-                    until.is_some()
+                    let mut others = self.waiters.iter();
+                    let is_before = |other: &Waiter| {
+                        let plan = &self.plans[other.plan];
+                        rank(other) < rank(waiter) && plan.len() > 1 && plan.contains(&id)
+                    };
+                    until.is_some() && others.any(is_before)
                 };
                 let has_room = self.has_room_beside(waiter.plan, keeps);
                 assert!(!has_room, "{waiter:?} is forgotten");

@@ -79,7 +79,7 @@ impl State {
         };
         if let Some((meter, full)) = self.obstacle(&plan, level, ticket, now) {
             if meter != from {
-                self.keep(lane, level, ticket, from, full, now);
+                self.keep(lane, level, ticket, from, now);
             }
             self.stand(lane, level, meter, full);
             return;
@@ -95,8 +95,8 @@ impl State {
     }
     /// The head of a queue has had its turn at a meter in vain: another was full.
     /// Where others take what it needs, by turns, it would wait for ever. So in
-    /// the end a place is kept for it, if the other has room soon.
-    fn keep(&mut self, lane: u32, level: usize, ticket: u64, at: u32, full: Full, now: Nanos) {
+    /// the end a place is kept for it.
+    fn keep(&mut self, lane: u32, level: usize, ticket: u64, at: u32, now: Nanos) {
         let Some(lane) = self.lanes.lane_mut(lane) else {
             return;
         };
@@ -106,7 +106,7 @@ impl State {
             return;
         }
         if let Some(meter) = self.meters.get_mut(at) {
-            meter.keep(level, ticket, full, now);
+            meter.keep(level, ticket, now);
         }
     }
 }
