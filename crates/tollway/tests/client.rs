@@ -297,6 +297,12 @@ async fn the_line_to_log_says_each_thing_once() {
                 since there is no idempotency key); look it up before repeating it: the conn";
     assert!(line.starts_with(head), "{line}");
 
+    // There is nothing to look up of a look-up.
+    let look_up = Request::get(format!("{}/v1/payouts", gateway.url()));
+    let line = logged(quick(), look_up.body(Body::empty()).unwrap()).await;
+    let head = "the call's outcome is unknown after 2 attempts (as many as the policy allows): the";
+    assert!(line.starts_with(head), "{line}");
+
     let mut late = payout(&gateway, "po-3");
     let past = Deadline::at(tokio::time::Instant::now());
     late.extensions_mut().insert(past);
@@ -317,27 +323,6 @@ async fn the_line_to_log_says_each_thing_once() {
         "the call was refused: not sent: the body's field `RequestId` can't be found, because \
          the body is not a JSON object"
     );
-}
-
-/// A body whose frames come from elsewhere, from a task that has died.
-struct Dying(u8);
-
-impl http_body::Body for Dying {
-    type Data = Bytes;
-    type Error = std::io::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut std::task::Context<'_>,
-    ) -> Poll<Option<std::io::Result<Frame<Bytes>>>> {
-        self.0 += 1;
-        match self.0 {
-            1 => Poll::Ready(Some(Ok(Frame::data("amount=11".into())))),
-            2 => panic!("a body's own"),
-            // Read on, it would look whole.
-            _ => Poll::Ready(None),
-        }
-    }
 }
 
 /// A body that makes a call of its own as soon as it is looked at.
@@ -379,6 +364,27 @@ async fn a_call_may_be_made_while_another_is() {
     let inner = caller.calls.lock().unwrap().pop().unwrap();
     assert_eq!(outer.await.unwrap().status(), StatusCode::BAD_REQUEST);
     assert_eq!(inner.await.unwrap().status(), StatusCode::OK);
+}
+
+/// A body whose frames come from elsewhere, from a task that has died.
+struct Dying(u8);
+
+impl http_body::Body for Dying {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> Poll<Option<std::io::Result<Frame<Bytes>>>> {
+        self.0 += 1;
+        match self.0 {
+            1 => Poll::Ready(Some(Ok(Frame::data("amount=11".into())))),
+            2 => panic!("a body's own"),
+            // Read on, it would look whole.
+            _ => Poll::Ready(None),
+        }
+    }
 }
 
 #[tokio::test]

@@ -20,11 +20,13 @@ use tollway_timeout::TimeoutError;
 /// `unwrap` shows, is that line too; `{:#?}` has every field.
 pub struct Error {
     source: BoxError,
+    /// Whether the method asks for no effect, so that there is none to look up.
+    safe: bool,
 }
 
 impl Error {
-    pub(super) fn new(source: BoxError) -> Self {
-        Self { source }
+    pub(super) fn new(source: BoxError, safe: bool) -> Self {
+        Self { source, safe }
     }
 
     /// What the error means. [`Unknown`](Verdict::Unknown) unless a layer knows
@@ -119,7 +121,7 @@ impl Error {
                 made => write!(f, " after {made} attempts ({})", attempts.stop())?,
             }
         }
-        if verdict == Verdict::Unknown {
+        if verdict == Verdict::Unknown && !self.safe {
             f.write_str("; look it up before repeating it")?;
             // `Debug` of a key shows only its start.
             if let Some(key) = self.idempotency_key() {

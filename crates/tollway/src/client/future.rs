@@ -38,17 +38,20 @@ pin_project! {
         #[pin]
         inner: Inner,
         span: Span,
+        // Whether the request's method is.
+        safe: bool,
     }
 }
 
 impl ResponseFuture {
     /// Calls the stack, and makes its own future of what that returns.
     #[inline]
-    pub(super) fn new(span: Span, call: impl FnOnce() -> Inner) -> Self {
+    pub(super) fn new(span: Span, safe: bool, call: impl FnOnce() -> Inner) -> Self {
         Self {
             // The layers' own events from within `call` belong to the span too.
             inner: span.in_scope(call),
             span,
+            safe,
         }
     }
 }
@@ -66,7 +69,7 @@ impl Future for ResponseFuture {
                 Poll::Ready(Ok(response.map(|inner| ResponseBody { inner })))
             }
             Err(error) => {
-                let error = Error::new(error);
+                let error = Error::new(error, *this.safe);
                 telemetry::failed(this.span, &error);
                 Poll::Ready(Err(error))
             }

@@ -199,7 +199,9 @@ where
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         // The outermost layer takes any wait for readiness into the call.
-        self.stack.poll_ready(cx).map_err(Error::new)
+        self.stack
+            .poll_ready(cx)
+            .map_err(|error| Error::new(error, false))
     }
 
     fn call(&mut self, request: Request<B>) -> ResponseFuture {
@@ -214,7 +216,8 @@ where
     B::Error: Into<BoxError>,
 {
     let span = telemetry::span(provider, &request);
-    ResponseFuture::new(span, || stack.call(request.map(Body::new)))
+    let safe = request.method().is_safe();
+    ResponseFuture::new(span, safe, || stack.call(request.map(Body::new)))
 }
 
 impl Clone for Client {
