@@ -20,6 +20,7 @@ use tokio::time::{sleep, timeout};
 use tollway::core::{Deadline, Endpoint, IdempotencyKey, Phase, Rules, Verdict};
 use tollway::idempotency::Dialect;
 use tollway::limit::{Limits, Quota};
+use tollway::pool::connect::Tcp;
 use tollway::pool::{ConnectionInfo, Protocol};
 use tollway::retry::{Attempts, BackOff, RetryPolicy, Stop};
 use tollway::timeout::AttemptTimeout;
@@ -665,4 +666,20 @@ async fn a_span_tells_of_the_call_and_of_no_secret() {
         assert!(closed.contains(field), "{field} is not in {closed}");
     }
     assert!(!text.contains("sk_secret"), "{text}");
+}
+
+#[tokio::test]
+async fn it_can_be_built_over_any_transport() {
+    let gateway = Gateway::builder(Provider::Stripe).start().await.unwrap();
+    let there: http::Uri = gateway.url().parse().unwrap();
+    let transport = tower::service_fn(move |_: http::Uri| {
+        Tcp::new(Duration::from_secs(5)).oneshot(there.clone())
+    });
+    let client = Client::builder(profiles::stripe())
+        .plain_http(true)
+        .build_over(|pool| pool.build_over(transport))
+        .unwrap();
+    let request = Request::get("http://pay.example/v1/payouts").body(Body::empty());
+    let response = client.send(request.unwrap()).await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
 }

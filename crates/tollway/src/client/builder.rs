@@ -6,7 +6,7 @@ use std::time::Duration;
 use tollway_core::{Attempt, ClassifyLayer, Rules};
 use tollway_idempotency::{Dialect, IdempotencyKeyLayer};
 use tollway_limit::{Limits, LimitsBuilder, RateLimitLayer};
-use tollway_pool::{Pool, PoolBuilder};
+use tollway_pool::{ConfigError, Pool, PoolBuilder};
 use tollway_retry::{RetryLayer, RetryPolicyBuilder};
 use tollway_timeout::{AttemptTimeout, AttemptTimeoutLayer, DeadlineLayer};
 
@@ -162,6 +162,31 @@ impl ClientBuilder {
     /// Where a setting makes no sense; the error names it, its value, and what
     /// was expected.
     pub fn build(self) -> Result<Client, BuildError> {
+        self.build_over(PoolBuilder::build)
+    }
+
+    /// The client over a transport of one's own, a proxy above all: `build` makes
+    /// the pool, usually with [`PoolBuilder::build_over`].
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tollway::{BuildError, Client, profiles};
+    /// use tollway::pool::connect::Tcp;
+    ///
+    /// fn client() -> Result<Client, BuildError> {
+    ///     // With tollway-pool's feature `proxy`: Proxy::from_env(tcp), in its place.
+    ///     let tcp = Tcp::new(Duration::from_secs(10));
+    ///     Client::builder(profiles::stripe()).build_over(|pool| pool.build_over(tcp))
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As for [`build`](Self::build), and those of `build`.
+    pub fn build_over(
+        self,
+        build: impl FnOnce(PoolBuilder<WireBody>) -> Result<Pool<WireBody>, ConfigError>,
+    ) -> Result<Client, BuildError> {
         let Self {
             profile,
             shared_limits,
@@ -183,9 +208,7 @@ impl ClientBuilder {
             .key_headers(key_header.cloned())
             .build()
             .map_err(|error| BuildError::new("retry", error))?;
-        let pool = pool
-            .build()
-            .map_err(|error| BuildError::new("pool", error))?;
+        let pool = build(pool).map_err(|error| BuildError::new("pool", error))?;
         let key = IdempotencyKeyLayer::new().echo(true);
         let layers = Layers {
             // Nothing stands between the two but layers of ours.

@@ -41,9 +41,9 @@ use stack::{Stack, WireBody};
 /// It follows no redirect (a 3xx is an answer; a 302 or 303 to a payment leaves
 /// open what came of it), keeps no cookies, and decompresses nothing. Don't ask
 /// for compressed answers in a request's headers where the profile's rules read
-/// bodies, as Savvy's do: they would find nothing in them. It connects directly, through no proxy. A stack by hand has
-/// a place for tower-http's layers, and its pool for any transport
-/// ([`build_over`](tollway_pool::PoolBuilder::build_over)).
+/// bodies, as Savvy's do: they would find nothing in them. A stack by hand has
+/// a place for tower-http's layers. It connects directly, unless it is built
+/// [over](ClientBuilder::build_over) a proxy or another transport.
 ///
 /// # Runtime
 ///
