@@ -78,9 +78,7 @@ impl State {
             return;
         };
         if let Some((meter, full)) = self.obstacle(&plan, level, ticket, now) {
-            if meter != from {
-                self.keep(lane, level, ticket, from, now);
-            }
+            self.keep(lane, level, ticket, from, now);
             self.stand(lane, level, meter, full);
             return;
         }
