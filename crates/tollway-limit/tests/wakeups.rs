@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderValue, Method};
 use proptest::collection::vec;
 use proptest::prelude::*;
-use tokio::runtime::Runtime;
+use tokio::runtime::{Handle, Runtime};
 use tokio::task::{JoinHandle, yield_now};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_test::{assert_pending, task};
@@ -87,6 +87,19 @@ async fn whoever_is_left_unpolled_holds_up_no_others_whoever_lets_go() {
     assert_pending!(aside.poll());
     let next = waiter(&limits, "/", Priority::Normal).await;
     std::thread::spawn(move || drop(permits)).join().unwrap();
+    timeout(millis(5000), next).await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_task_sets_the_timer_however_many_are_answered_at_once() {
+    let quota = Quota::new(100, millis(1000)).shape(Shape::Burst);
+    let limits = Limits::builder().every_call(quota).build().unwrap();
+    let now = Instant::now().into_std();
+    let permits = [(); 100].map(|()| limits.try_acquire(&call("/"), now));
+    let next = waiter(&limits, "/", Priority::Normal).await;
+    drop(permits);
+    // The waiter's, and that one.
+    assert_eq!(Handle::current().metrics().num_alive_tasks(), 2);
     timeout(millis(5000), next).await.unwrap().unwrap();
 }
 
