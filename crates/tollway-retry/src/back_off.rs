@@ -172,12 +172,12 @@ mod tests {
         let error = BackOff::exponential(Duration::ZERO, millis(1)).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "retry policy: back_off.base is 0ns, expected longer than zero"
+            "back_off.base is 0ns, expected longer than zero"
         );
         let error = BackOff::exponential(millis(2), millis(1)).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "retry policy: back_off.cap is 1ms, expected at least the base, 2ms"
+            "back_off.cap is 1ms, expected at least the base, 2ms"
         );
     }
 

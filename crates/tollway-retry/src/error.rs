@@ -37,7 +37,7 @@ impl InvalidPolicy {
 
 impl fmt::Display for InvalidPolicy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "retry policy: {} is {}", self.field, self.text)
+        write!(f, "{} is {}", self.field, self.text)
     }
 }
 

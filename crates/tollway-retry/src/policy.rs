@@ -281,7 +281,7 @@ mod tests {
         let error = RetryPolicy::builder().max_attempts(0).build().unwrap_err();
         assert_eq!(
             error.to_string(),
-            "retry policy: max_attempts is 0, expected at least 1, which is no retry"
+            "max_attempts is 0, expected at least 1, which is no retry"
         );
         let error = RetryPolicy::builder()
             .max_retry_after(Duration::MAX)

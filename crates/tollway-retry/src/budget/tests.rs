@@ -100,7 +100,7 @@ fn a_budget_without_sense_is_refused_by_name() {
     let refused = |builder: BudgetBuilder| builder.build().unwrap_err().to_string();
     assert_eq!(
         refused(Budget::builder().per_success(0.0005)),
-        "retry policy: budget.per_success is 0.0005, expected 0 to 1000000 in steps of 0.001"
+        "budget.per_success is 0.0005, expected 0 to 1000000 in steps of 0.001"
     );
     for value in [-1.0, f64::NAN, f64::INFINITY, 1e7] {
         let error = Budget::builder().per_second(value).build().unwrap_err();
