@@ -356,6 +356,7 @@ mod tests {
             assert_eq!(limits.snapshot().quotas[0].in_flight, 0);
         }
     }
+
     #[tokio::test(start_paused = true)]
     async fn lent_permits_are_taken_and_let_go_without_the_lock() {
         let plain = Limits::builder().every_call(Quota::concurrent(99));

@@ -570,9 +570,11 @@ impl<S: Subscriber> Layer<S> for Unsigned {
     fn on_new_span(&self, span: &Attributes<'_>, _: &Id, _: Context<'_, S>) {
         span.record(&mut self.clone());
     }
+
     fn on_record(&self, _: &Id, values: &Record<'_>, _: Context<'_, S>) {
         values.record(&mut self.clone());
     }
+
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         if event.metadata().target().starts_with("tollway") {
             event.record(&mut self.clone());

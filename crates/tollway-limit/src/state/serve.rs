@@ -91,6 +91,7 @@ impl State {
         // The next of the lane takes the place in line; the caller looks at it.
         self.stand(lane, level, from, Full::UntilEvent);
     }
+
     /// The head of a queue has had its turn at a meter in vain: another was full.
     /// Where others take what it needs, by turns, it would wait for ever. So in
     /// the end a place is kept for it.
