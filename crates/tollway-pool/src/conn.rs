@@ -281,7 +281,7 @@ mod tests {
         let awaited = replies.take(&wire);
         let body = Sent::new(Full::<Bytes>::default(), awaited.handed.clone());
         body.size_hint();
-        wire.spawned.fetch_add(1, Ordering::AcqRel);
+        wire.opening.spawns_sending();
         drop(body);
         assert!(awaited.handed.is_certain());
         replies.keep(awaited);

@@ -1,58 +1,60 @@
 //! Runs what hyper's HTTP/2 spawns.
 
-use std::any::Any;
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
 
+use pin_project_lite::pin_project;
 use tokio::task::AbortHandle;
 
+use crate::errands::{Errands, Inbox};
 use crate::wire::Wire;
 
 /// Runs what hyper's HTTP/2 spawns. The first of a connection is the task that
 /// has the socket: that one can be aborted, and tells of its progress. The
-/// others are the requests', two for one with a body.
-#[derive(Clone, Debug)]
-pub(crate) struct H2Executor {
+/// others are the requests', two for one with a body: one sends it, the other
+/// awaits the head of the answer.
+///
+/// Either does next to nothing, a few times, and is woken by the task that has
+/// the socket: a task of its own would cost more than what it does. So that task
+/// runs them, but for those that have code of the caller's to run, bodies that
+/// aren't at their end: the other calls aren't to wait for that.
+#[derive(Clone)]
+pub(crate) struct H2Executor(Arc<Shared>);
+
+struct Shared {
     wire: Arc<Wire>,
+    inbox: Arc<Inbox>,
     socket: Arc<OnceLock<AbortHandle>>,
-    places: Arc<OnceLock<Arc<dyn Any + Send + Sync>>>,
 }
 
 impl H2Executor {
     pub(crate) fn new(wire: Arc<Wire>) -> Self {
-        Self {
+        Self(Arc::new(Shared {
             wire,
+            inbox: Inbox::new(),
             socket: Arc::default(),
-            places: Arc::default(),
-        }
+        }))
     }
 
     /// The task that has the socket, once it runs.
     pub(crate) fn socket(&self) -> &Arc<OnceLock<AbortHandle>> {
-        &self.socket
+        &self.0.socket
     }
 
     #[cold]
     fn run_socket<F>(&self, future: F)
     where
-        F: Future + Send + 'static,
-        F::Output: Send,
+        F: Future<Output = ()> + Send + 'static,
     {
-        let wire = self.wire.clone();
-        let task = tokio::spawn(async move {
-            let mut future = std::pin::pin!(future);
-            poll_fn(move |cx| {
-                let polled = future.as_mut().poll(cx);
-                wire.progressed();
-                polled
-            })
-            .await
+        let task = tokio::spawn(Socket {
+            conn: Some(future),
+            errands: Errands::new(self.0.inbox.clone()),
+            wire: self.0.wire.clone(),
         });
         // It was empty: hyper makes this call once, before any other.
-        let _ = self.socket.set(task.abort_handle());
+        let _ = self.0.socket.set(task.abort_handle());
     }
 }
 
@@ -61,76 +63,103 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     fn execute(&self, future: F) {
-        if self.socket.get().is_none() {
-            return self.run_socket(future);
-        }
-        self.wire.spawned.fetch_add(1, Ordering::AcqRel);
-        // All of a connection's are of one type, which hyper doesn't name.
-        let places = self.places.get_or_init(|| Arc::<Places<F>>::default());
-        if let Ok(places) = places.clone().downcast::<Places<F>>() {
-            let place = places.put(future);
-            tokio::spawn(Run { place, places });
-        } else {
+        let shared = &*self.0;
+        if shared.socket.get().is_none() {
+            self.run_socket(future);
+        } else if shared.wire.opening.spawns_sending() {
+            // Boxed, since it is as large as the connection's.
             tokio::spawn(Box::pin(future));
+        } else if let Err(future) = shared.inbox.push(future) {
+            // The connection has ended, as the future is about to learn.
+            tokio::spawn(future);
         }
     }
 }
 
-/// Where a future runs: a box that can be used again.
-type Place<F> = Pin<Box<Option<F>>>;
-
-/// Places for requests' futures, as many as there were at once, up to a bound.
-///
-/// Such a future is as large as the connection's, a kilobyte and a half, and
-/// spawning would move it several times; so it goes into a box, and since a box
-/// of that size is costly to allocate, into one that is there already.
-struct Places<F>(Mutex<Vec<Place<F>>>);
-
-impl<F> Places<F> {
-    const KEPT: usize = 100;
-
-    fn put(&self, future: F) -> Option<Place<F>> {
-        let spare = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut place = spare.unwrap_or_else(|| Box::pin(None));
-        place.set(Some(future));
-        Some(place)
-    }
-
-    fn keep(&self, place: Place<F>) {
-        let mut spare = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if spare.len() < Self::KEPT {
-            spare.push(place);
-        }
+pin_project! {
+    /// The task that has the socket.
+    struct Socket<F> {
+        // Until the connection has ended. Dropped first, so that what is left to
+        // run below can tell the calls why.
+        #[pin]
+        conn: Option<F>,
+        errands: Errands,
+        wire: Arc<Wire>,
     }
 }
 
-impl<F> Default for Places<F> {
-    fn default() -> Self {
-        Self(Mutex::default())
-    }
-}
-
-/// A future in its place, which is kept when it is over.
-struct Run<F> {
-    place: Option<Place<F>>,
-    places: Arc<Places<F>>,
-}
-
-impl<F: Future<Output = ()>> Future for Run<F> {
+impl<F: Future<Output = ()>> Future for Socket<F> {
     type Output = ();
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let this = &mut *self;
-        if let Some(place) = &mut this.place
-            && let Some(future) = place.as_mut().as_pin_mut()
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let mut this = self.project();
+        this.errands.expect();
+        if let Some(conn) = this.conn.as_mut().as_pin_mut()
+            && conn.poll(cx).is_ready()
         {
-            ready!(future.poll(cx));
+            this.conn.set(None);
         }
-        if let Some(mut place) = this.place.take() {
-            // What it held goes now, and not with the place.
-            place.set(None);
-            this.places.keep(place);
+        this.wire.progressed();
+        this.errands.run(cx);
+        if this.conn.is_none() && this.errands.is_done() {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
         }
-        Poll::Ready(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use tokio::sync::oneshot;
+    use tokio::sync::oneshot::error::TryRecvError;
+
+    use super::*;
+
+    /// An errand that learns of the connection's end, and what it learns.
+    fn socket() -> (
+        Socket<impl Future<Output = ()>>,
+        oneshot::Sender<()>,
+        oneshot::Receiver<bool>,
+    ) {
+        let inbox = Inbox::new();
+        let (close, closed) = oneshot::channel();
+        let (stream, ended) = oneshot::channel::<()>();
+        let (tell, told) = oneshot::channel();
+        let pushed = inbox.push(async { tell.send(ended.await.is_err()).unwrap() });
+        assert!(pushed.is_ok());
+        let socket = Socket {
+            conn: Some(async move {
+                let _stream = stream;
+                if closed.await.is_err() {
+                    pending::<()>().await;
+                }
+            }),
+            errands: Errands::new(inbox),
+            wire: Arc::default(),
+        };
+        (socket, close, told)
+    }
+
+    #[tokio::test]
+    async fn calls_learn_why_a_connection_has_ended_before_its_task_does() {
+        let (socket, close, mut told) = socket();
+        let task = tokio::spawn(socket);
+        tokio::task::yield_now().await;
+        assert_eq!(told.try_recv(), Err(TryRecvError::Empty));
+        close.send(()).unwrap();
+        task.await.unwrap();
+        assert_eq!(told.try_recv(), Ok(true));
+    }
+
+    #[tokio::test]
+    async fn so_they_do_where_it_is_cut_off() {
+        let (socket, _close, told) = socket();
+        let task = tokio::spawn(socket);
+        tokio::task::yield_now().await;
+        task.abort();
+        assert_eq!(told.await, Ok(true));
     }
 }

@@ -142,6 +142,7 @@ mod builder;
 mod conn;
 pub mod connect;
 mod dial;
+mod errands;
 mod error;
 mod executor;
 mod failure;

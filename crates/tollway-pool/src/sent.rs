@@ -27,16 +27,47 @@ use crate::wire::Wire;
 #[derive(Debug)]
 pub(crate) struct Handed {
     wire: Arc<Wire>,
-    /// How many futures had been spawned when the size was asked for.
-    before: AtomicU64,
+    /// Which of the connection's requests it is, once its stream is being
+    /// opened.
+    nth: AtomicU64,
     handed: AtomicBool,
+}
+
+/// The request whose stream hyper is opening: one after the other, in one task
+/// of the connection's, by which alone `nth` and `spawned` are written.
+#[derive(Debug, Default)]
+pub(crate) struct Opening {
+    /// Which of the connection's requests it is, from 1.
+    nth: AtomicU64,
+    /// The last one for which a future was spawned.
+    spawned: AtomicU64,
+    /// One whose body is at its end. Another's task may put that here just then,
+    /// which makes this one look as if there was more to come.
+    ended: AtomicU64,
+}
+
+impl Opening {
+    fn begin(&self) -> u64 {
+        let nth = self.nth.load(Ordering::Relaxed) + 1;
+        self.nth.store(nth, Ordering::Relaxed);
+        nth
+    }
+
+    /// A future is spawned for the request. True if it is what sends the body,
+    /// with some of that still to come: hyper spawns it first.
+    pub(crate) fn spawns_sending(&self) -> bool {
+        let nth = self.nth.load(Ordering::Relaxed);
+        let first = self.spawned.load(Ordering::Relaxed) != nth;
+        self.spawned.store(nth, Ordering::Release);
+        first && self.ended.load(Ordering::Relaxed) != nth
+    }
 }
 
 impl Handed {
     pub(crate) fn new(wire: Arc<Wire>) -> Arc<Self> {
         Arc::new(Self {
             wire,
-            before: AtomicU64::new(u64::MAX),
+            nth: AtomicU64::new(u64::MAX),
             handed: AtomicBool::new(false),
         })
     }
@@ -50,7 +81,7 @@ impl Handed {
     pub(crate) fn renew(mut this: Arc<Self>) -> Arc<Self> {
         match Arc::get_mut(&mut this) {
             Some(handed) => {
-                *handed.before.get_mut() = u64::MAX;
+                *handed.nth.get_mut() = u64::MAX;
                 *handed.handed.get_mut() = false;
                 this
             }
@@ -76,7 +107,8 @@ struct Watch(Arc<Handed>);
 impl Drop for Watch {
     fn drop(&mut self) {
         let handed = &*self.0;
-        if handed.wire.spawned.load(Ordering::Acquire) > handed.before.load(Ordering::Acquire) {
+        let spawned = handed.wire.opening.spawned.load(Ordering::Acquire);
+        if spawned >= handed.nth.load(Ordering::Acquire) {
             handed.handed.store(true, Ordering::Release);
         }
     }
@@ -110,13 +142,19 @@ impl<B: Body> Body for Sent<B> {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        let ended = self.body.is_end_stream();
+        if ended {
+            let handed = &*self.watch.0;
+            let nth = handed.nth.load(Ordering::Relaxed);
+            handed.wire.opening.ended.store(nth, Ordering::Relaxed);
+        }
+        ended
     }
 
     fn size_hint(&self) -> SizeHint {
         let handed = &*self.watch.0;
-        let before = handed.wire.spawned.load(Ordering::Acquire);
-        handed.before.store(before, Ordering::Release);
+        let nth = handed.wire.opening.begin();
+        handed.nth.store(nth, Ordering::Release);
         self.body.size_hint()
     }
 }
@@ -145,7 +183,7 @@ mod tests {
     fn a_stream_that_goaway_met_while_it_was_opened_may_have_been_processed() {
         let (wire, handed, body) = sent();
         // That of the call before.
-        wire.spawned.fetch_add(1, Ordering::AcqRel);
+        wire.opening.spawns_sending();
         // As hyper does it: it asks for the size, opens the stream, and gives
         // the call up.
         body.size_hint();
@@ -156,7 +194,7 @@ mod tests {
     #[test]
     fn a_call_that_was_given_up_before_it_was_opened_is_not_certain_either() {
         let (wire, handed, body) = sent();
-        wire.spawned.fetch_add(1, Ordering::AcqRel);
+        wire.opening.spawns_sending();
         drop(body);
         assert!(!handed.is_certain());
     }
@@ -165,7 +203,7 @@ mod tests {
     fn a_stream_with_a_future_of_its_own_is_certain_and_only_that_one() {
         let (wire, handed, body) = sent();
         body.size_hint();
-        wire.spawned.fetch_add(1, Ordering::AcqRel);
+        wire.opening.spawns_sending();
         drop(body);
         assert!(handed.is_certain());
         let next = Handed::renew(handed);
@@ -179,5 +217,32 @@ mod tests {
         body.size_hint();
         assert!(body.frame().await.is_none());
         assert!(handed.is_certain());
+    }
+
+    /// Whether the future that sends it is told apart from the one that awaits
+    /// the answer, which is spawned second.
+    async fn is_told_apart<B: Body + Unpin>(body: B, frames: usize) -> (bool, bool) {
+        let wire = Arc::new(Wire::default());
+        let mut body = Sent::new(body, Handed::new(wire.clone()));
+        // As hyper does it.
+        body.size_hint();
+        if !body.is_end_stream() {
+            for _ in 0..frames {
+                let _ = body.frame().await;
+                body.is_end_stream();
+            }
+        }
+        (wire.opening.spawns_sending(), wire.opening.spawns_sending())
+    }
+
+    #[tokio::test]
+    async fn a_body_with_more_to_come_is_sent_by_a_task_of_its_own_and_no_other() {
+        let bytes = || Full::new(Bytes::from_static(b"all of it"));
+        assert_eq!(
+            is_told_apart(Full::<Bytes>::default(), 0).await,
+            (false, false)
+        );
+        assert_eq!(is_told_apart(bytes(), 1).await, (false, false));
+        assert_eq!(is_told_apart(bytes(), 0).await, (true, false));
     }
 }

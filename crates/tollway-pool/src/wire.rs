@@ -9,6 +9,8 @@ use std::task::{Context, Poll};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use tokio::sync::Notify;
 
+use crate::sent::Opening;
+
 /// What a connection's tasks and its calls tell each other.
 #[derive(Debug, Default)]
 pub(crate) struct Wire {
@@ -17,8 +19,8 @@ pub(crate) struct Wire {
     /// The call is over, and whoever drives the connection is to say when it
     /// is ready for the next.
     pub(crate) settling: AtomicBool,
-    /// HTTP/2: how many futures have been spawned for requests.
-    pub(crate) spawned: AtomicU64,
+    /// HTTP/2: what is seen of a stream that is being opened.
+    pub(crate) opening: Opening,
     /// Somebody waits for `progress`.
     watched: AtomicBool,
     pub(crate) progress: Notify,
