@@ -62,9 +62,8 @@ pub(crate) struct H1<B: 'static> {
 
 /// An HTTP/2 connection.
 pub(crate) struct H2<B> {
-    pub(crate) sender: http2::SendRequest<Sent<B>>,
-    pub(crate) replies: Arc<Replies<B>>,
-    pub(crate) link: Arc<Link>,
+    pub(crate) lines: Arc<Lines<B>>,
+    pub(crate) facts: Arc<Facts>,
 }
 
 /// What the body of a response over HTTP/1.1 needs of its connection, whatever the
@@ -90,50 +89,73 @@ impl<B: Send + 'static> Reading for H1<B> {
     }
 }
 
-/// What both have.
+/// What is known of an HTTP/1.1 connection.
 #[derive(Debug)]
 pub(crate) struct Link {
     pub(crate) wire: Arc<Wire>,
     pub(crate) facts: Arc<Facts>,
 }
 
-/// What a call over HTTP/2 awaits its answer with.
-pub(crate) struct Awaited<B> {
+/// What a call over HTTP/2 is made with, and after that another.
+pub(crate) struct Line<B> {
+    sender: http2::SendRequest<Sent<B>>,
     pub(crate) reply: ReusableBoxFuture<'static, Reply<Sent<B>>>,
     pub(crate) handed: Arc<Handed>,
 }
 
-/// What answers have been awaited with, and can be again: as many as there
-/// were calls at once, up to a bound.
-pub(crate) struct Replies<B>(Mutex<Vec<Awaited<B>>>);
+impl<B: Body + Send + 'static> Line<B> {
+    pub(crate) fn send(&mut self, request: Request<B>) {
+        let request = request.map(|body| Sent::new(body, self.handed.clone()));
+        self.reply.set(self.sender.try_send_request(request));
+    }
+}
 
-impl<B: 'static> Replies<B> {
+/// The lines of one connection: as many are kept as there were calls at once,
+/// up to a bound.
+pub(crate) struct Lines<B> {
+    pub(crate) wire: Arc<Wire>,
+    kept: Mutex<Kept<B>>,
+}
+
+struct Kept<B> {
+    /// That of every further line.
+    sender: http2::SendRequest<Sent<B>>,
+    lines: Vec<Line<B>>,
+}
+
+impl<B: 'static> Lines<B> {
     const KEPT: usize = 100;
 
-    pub(crate) fn new() -> Self {
-        Self(Mutex::new(Vec::new()))
+    pub(crate) fn new(wire: Arc<Wire>, sender: http2::SendRequest<Sent<B>>) -> Self {
+        let lines = Vec::new();
+        Self {
+            wire,
+            kept: Mutex::new(Kept { sender, lines }),
+        }
     }
 
     /// One for a further call.
-    pub(crate) fn take(&self, wire: &Arc<Wire>) -> Awaited<B> {
-        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        match kept {
-            Some(Awaited { reply, handed }) => Awaited {
-                reply,
-                handed: Handed::renew(handed),
-            },
-            None => Awaited {
+    pub(crate) fn take(&self) -> Line<B> {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        match kept.lines.pop() {
+            Some(mut line) => {
+                drop(kept);
+                Handed::renew(&mut line.handed);
+                line
+            }
+            None => Line {
+                sender: kept.sender.clone(),
                 reply: ReusableBoxFuture::new(pending()),
-                handed: Handed::new(wire.clone()),
+                handed: Handed::new(self.wire.clone()),
             },
         }
     }
 
     /// Keeps one whose answer has come.
-    pub(crate) fn keep(&self, awaited: Awaited<B>) {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.len() < Self::KEPT {
-            kept.push(awaited);
+    pub(crate) fn keep(&self, line: Line<B>) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.lines.len() < Self::KEPT {
+            kept.lines.push(line);
         }
     }
 }
@@ -141,9 +163,8 @@ impl<B: 'static> Replies<B> {
 impl<B> Clone for H2<B> {
     fn clone(&self) -> Self {
         Self {
-            sender: self.sender.clone(),
-            replies: self.replies.clone(),
-            link: self.link.clone(),
+            lines: self.lines.clone(),
+            facts: self.facts.clone(),
         }
     }
 }
@@ -156,7 +177,7 @@ impl<B> fmt::Debug for H1<B> {
 
 impl<B> fmt::Debug for H2<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("H2").field(&self.link).finish()
+        f.debug_tuple("H2").field(&self.facts).finish()
     }
 }
 
@@ -271,31 +292,41 @@ mod tests {
     use bytes::Bytes;
     use http_body::Body as _;
     use http_body_util::Full;
+    use hyper_util::rt::TokioIo;
 
     use super::*;
 
-    #[test]
-    fn what_one_call_was_certain_of_the_next_is_not() {
+    /// Of a connection that goes nowhere.
+    async fn lines() -> Lines<Full<Bytes>> {
         let wire = Arc::new(Wire::default());
-        let replies = Replies::<Full<Bytes>>::new();
-        let awaited = replies.take(&wire);
-        let body = Sent::new(Full::<Bytes>::default(), awaited.handed.clone());
-        body.size_hint();
-        wire.opening.spawns_sending();
-        drop(body);
-        assert!(awaited.handed.is_certain());
-        replies.keep(awaited);
-        assert!(!replies.take(&wire).handed.is_certain());
+        let (io, _peer) = tokio::io::duplex(1024);
+        let (sender, _) = http2::handshake(H2Executor::new(wire.clone()), TokioIo::new(io))
+            .await
+            .unwrap();
+        Lines::new(wire, sender)
     }
 
-    #[test]
-    fn no_more_is_kept_than_calls_are_likely_to_need_again() {
-        let wire = Arc::new(Wire::default());
-        let replies = Replies::<Full<Bytes>>::new();
-        let taken: Vec<_> = (0..1_000).map(|_| replies.take(&wire)).collect();
-        for awaited in taken {
-            replies.keep(awaited);
+    #[tokio::test]
+    async fn what_one_call_was_certain_of_the_next_is_not() {
+        let lines = lines().await;
+        let line = lines.take();
+        let body = Sent::new(Full::<Bytes>::default(), line.handed.clone());
+        body.size_hint();
+        lines.wire.opening.spawns_sending();
+        drop(body);
+        assert!(line.handed.is_certain());
+        lines.keep(line);
+        assert!(!lines.take().handed.is_certain());
+    }
+
+    #[tokio::test]
+    async fn no_more_is_kept_than_calls_are_likely_to_need_again() {
+        let lines = lines().await;
+        let taken: Vec<_> = (0..1_000).map(|_| lines.take()).collect();
+        for line in taken {
+            lines.keep(line);
         }
-        assert_eq!(replies.0.lock().unwrap().len(), Replies::<()>::KEPT);
+        let kept = lines.kept.lock().unwrap();
+        assert_eq!(kept.lines.len(), Lines::<()>::KEPT);
     }
 }

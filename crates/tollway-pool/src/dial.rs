@@ -19,7 +19,7 @@ use tower_service::Service;
 
 use crate::arena::Id;
 use crate::builder::{Config, Protocol};
-use crate::conn::{Abort, H1, H2, Http, Link, Replies, drive_h1, drive_h2};
+use crate::conn::{Abort, H1, H2, Http, Lines, Link, drive_h1, drive_h2};
 use crate::connect::{ProxyAuth, TlsInfo};
 use crate::executor::H2Executor;
 use crate::failure::{Failure, Step};
@@ -91,7 +91,7 @@ struct Attempt<B: 'static> {
 
 struct Opened<B: 'static> {
     conn: Conn<Http<B>>,
-    link: Arc<Link>,
+    facts: Arc<Facts>,
     limit: usize,
     abort: Abort,
 }
@@ -108,7 +108,7 @@ impl<B: 'static> Attempt<B> {
     fn opened(mut self, opened: Opened<B>, config: &Config, took: Duration) -> Result<(), Failure> {
         let Opened {
             conn,
-            link,
+            facts,
             limit,
             abort,
         } = opened;
@@ -121,7 +121,6 @@ impl<B: 'static> Attempt<B> {
             return self.failed(gone);
         }
         self.reported = true;
-        let facts = &link.facts;
         tracing::debug!(
             target: "tollway::pool",
             { server.address = self.host.key.host(),
@@ -265,18 +264,19 @@ where
         .ready()
         .await
         .map_err(|error| Failure::new(Step::Handshake, error))?;
-    let link = Arc::new(Link {
+    let facts = facts(began.elapsed());
+    let link = Link {
         wire,
-        facts: facts(began.elapsed()),
-    });
+        facts: facts.clone(),
+    };
     Ok(Opened {
         conn: Conn::Exclusive(Box::new(H1 {
             sender,
             reply: ReusableBoxFuture::new(std::future::pending()),
-            link: link.clone(),
+            link: Arc::new(link),
             home: None,
         })),
-        link,
+        facts,
         limit: 1,
         abort: Abort {
             driver,
@@ -329,19 +329,15 @@ where
             return Err(failure);
         }
     };
-    let link = Arc::new(Link {
-        wire,
-        facts: facts(began.elapsed()),
-    });
-    let wire = link.wire.clone();
-    let driver = tokio::spawn(drive_h2(conn, wire, limit, host.clone(), id)).abort_handle();
+    let facts = facts(began.elapsed());
+    let driver = drive_h2(conn, wire.clone(), limit, host.clone(), id);
+    let driver = tokio::spawn(driver).abort_handle();
     Ok(Opened {
         conn: Conn::Shared(H2 {
-            sender,
-            replies: Arc::new(Replies::new()),
-            link: link.clone(),
+            lines: Arc::new(Lines::new(wire, sender)),
+            facts: facts.clone(),
         }),
-        link,
+        facts,
         limit,
         abort: Abort { driver, socket },
     })

@@ -13,11 +13,11 @@ use tokio::time::Instant;
 use crate::address::{address_h1, address_h2, restore_host, tell_empty};
 use crate::arena::Id;
 use crate::body::PoolBody;
-use crate::conn::{Awaited, H1, Http, Link, Replies};
+use crate::conn::{H1, H2, Http, Line, Lines};
 use crate::error::{Kind, PoolError};
 use crate::failure::{find, find_io, is_stream_reset};
 use crate::host::{Host, Release as _};
-use crate::info::ConnectionInfo;
+use crate::info::{ConnectionInfo, Facts};
 use crate::sent::Sent;
 use crate::state::{Conn, Grant};
 use crate::stats::CloseReason;
@@ -68,9 +68,9 @@ pub(crate) struct Unsent<B: 'static> {
 enum Carrier<B: 'static> {
     H1(Box<H1<B>>),
     H2 {
-        awaited: Awaited<B>,
-        replies: Arc<Replies<B>>,
-        link: Arc<Link>,
+        line: Line<B>,
+        lines: Arc<Lines<B>>,
+        facts: Arc<Facts>,
         /// When the request was sent, and how often the peer had been heard of
         /// by then.
         sent: Instant,
@@ -107,16 +107,15 @@ impl<B: 'static> Lease<B> {
                 conn.reply.set(conn.sender.try_send_request(request));
                 Carrier::H1(conn)
             }
-            Conn::Shared(mut conn) => {
+            Conn::Shared(H2 { lines, facts }) => {
                 address_h2(&mut request, &host);
-                let reads = conn.link.wire.reads();
-                let mut awaited = conn.replies.take(&conn.link.wire);
-                let request = request.map(|body| Sent::new(body, awaited.handed.clone()));
-                awaited.reply.set(conn.sender.try_send_request(request));
+                let reads = lines.wire.reads();
+                let mut line = lines.take();
+                line.send(request);
                 Carrier::H2 {
-                    awaited,
-                    replies: conn.replies,
-                    link: conn.link,
+                    line,
+                    lines,
+                    facts,
                     sent: now,
                     reads,
                 }
@@ -156,8 +155,8 @@ impl<B: 'static> Lease<B> {
                 let polled = conn.reply.poll(cx);
                 polled.map_err(|failed| Failed::new(failed, |body| body))
             }
-            Some(Carrier::H2 { awaited, .. }) => {
-                let polled = awaited.reply.poll(cx);
+            Some(Carrier::H2 { line, .. }) => {
+                let polled = line.reply.poll(cx);
                 polled.map_err(|failed| Failed::new(failed, Sent::into_inner))
             }
             // There was an answer.
@@ -181,40 +180,38 @@ impl<B: 'static> Lease<B> {
             carrier,
             ..
         } = leased;
-        let facts = match &carrier {
-            Carrier::H1(conn) => &conn.link.facts,
-            Carrier::H2 { link, .. } => &link.facts,
-        };
-        response.extensions_mut().insert(ConnectionInfo {
-            facts: facts.clone(),
+        let info = |facts| ConnectionInfo {
+            facts,
             reused,
             waited,
-        });
+        };
         let complete = Body::is_end_stream(response.body());
-        match carrier {
-            // Nobody asked for another protocol.
-            Carrier::H1(_) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
-                host.retire(id, CloseReason::Error);
-                response.map(PoolBody::complete)
-            }
-            Carrier::H1(conn) if complete => {
-                host.put_back(id, conn);
-                response.map(PoolBody::complete)
-            }
-            Carrier::H1(mut conn) => {
-                conn.home = Some((host, id));
-                response.map(|body| PoolBody::own(body, conn))
-            }
+        let mut conn = match carrier {
+            Carrier::H1(conn) => conn,
             Carrier::H2 {
-                awaited, replies, ..
+                line, lines, facts, ..
             } => {
-                replies.keep(awaited);
+                lines.keep(line);
+                response.extensions_mut().insert(info(facts));
                 if complete {
                     host.release(id);
                     return response.map(PoolBody::complete);
                 }
-                response.map(|body| PoolBody::shared(body, host, id))
+                return response.map(|body| PoolBody::shared(body, host, id));
             }
+        };
+        let facts = conn.link.facts.clone();
+        response.extensions_mut().insert(info(facts));
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            // Nobody asked for another protocol.
+            host.retire(id, CloseReason::Error);
+            response.map(PoolBody::complete)
+        } else if complete {
+            host.put_back(id, conn);
+            response.map(PoolBody::complete)
+        } else {
+            conn.home = Some((host, id));
+            response.map(|body| PoolBody::own(body, conn))
         }
     }
 
@@ -243,7 +240,7 @@ impl<B: 'static> Leased<B> {
             self.host.with(|state| state.distrust(rested, now));
         }
         let handed = matches!(&self.carrier,
-            Carrier::H2 { awaited, .. } if awaited.handed.is_certain());
+            Carrier::H2 { line, .. } if line.handed.is_certain());
         // A GOAWAY ends the streams above the last one that the peer processes
         // (RFC 9113, 6.8), and no other. `handed` is whether this one had a
         // future of its own: see `crate::sent::Handed`.
@@ -278,16 +275,16 @@ impl<B: 'static> Leased<B> {
                 drop(conn);
             }
             Carrier::H2 {
-                link,
+                line,
+                lines,
+                facts,
                 sent,
                 reads,
-                awaited,
-                ..
             } => {
                 // No shorter than it took to open the connection: before that,
                 // not even the answer to a PING would be here.
-                let silent = link.wire.reads() == reads
-                    && now.saturating_duration_since(sent) >= link.facts.handshake;
+                let silent = lines.wire.reads() == reads
+                    && now.saturating_duration_since(sent) >= facts.handshake;
                 self.host.with(|state| {
                     // One stream's end says nothing of the others; silence
                     // does.
@@ -296,7 +293,7 @@ impl<B: 'static> Leased<B> {
                     }
                     state.release(self.id, now);
                 });
-                drop(awaited);
+                drop(line);
             }
         }
         self.host

@@ -78,15 +78,14 @@ impl Handed {
     }
 
     /// Ready for another call, if nobody else still has it.
-    pub(crate) fn renew(mut this: Arc<Self>) -> Arc<Self> {
-        match Arc::get_mut(&mut this) {
+    pub(crate) fn renew(this: &mut Arc<Self>) {
+        match Arc::get_mut(this) {
             Some(handed) => {
                 *handed.nth.get_mut() = u64::MAX;
                 *handed.handed.get_mut() = false;
-                this
             }
             // A body that is still being sent, though the answer has come.
-            None => Self::new(this.wire.clone()),
+            None => *this = Self::new(this.wire.clone()),
         }
     }
 }
@@ -206,7 +205,8 @@ mod tests {
         wire.opening.spawns_sending();
         drop(body);
         assert!(handed.is_certain());
-        let next = Handed::renew(handed);
+        let mut next = handed;
+        Handed::renew(&mut next);
         drop(Sent::new(Full::<Bytes>::default(), next.clone()));
         assert!(!next.is_certain());
     }
