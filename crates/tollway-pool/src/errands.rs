@@ -107,11 +107,12 @@ impl Mail {
     }
 }
 
-/// An errand can go on. Whoever is given a waker rings it once, so there is
-/// hardly more of this mail than there are errands.
+/// An errand can go on.
 struct Bell {
     at: usize,
     inbox: Arc<Inbox>,
+    /// Whether the inbox says so already. Only touched under its lock.
+    rung: AtomicBool,
 }
 
 impl Wake for Bell {
@@ -121,7 +122,8 @@ impl Wake for Bell {
 
     fn wake_by_ref(self: &Arc<Self>) {
         let mut mail = self.inbox.lock();
-        if !mail.closed {
+        if !mail.closed && !self.rung.load(Ordering::Relaxed) {
+            self.rung.store(true, Ordering::Relaxed);
             mail.woken.push(self.at);
             self.inbox.rouse(&mail);
         }
@@ -143,7 +145,9 @@ pub(crate) struct Errands {
 
 struct Place {
     errand: Option<Boxed>,
-    /// Rings the place's bell, for whichever errand is in it.
+    /// For whichever errand is in it.
+    bell: Arc<Bell>,
+    /// Rings it.
     waker: Waker,
 }
 
@@ -172,6 +176,9 @@ impl Errands {
         if !mail.is_empty() {
             mem::swap(&mut mail.new, &mut self.new);
             mem::swap(&mut mail.woken, &mut self.woken);
+            for &at in &self.woken {
+                self.places[at].bell.rung.store(false, Ordering::Relaxed);
+            }
             drop(mail);
             self.poll_all();
             mail = self.inbox.lock();
@@ -210,17 +217,23 @@ impl Errands {
     }
 
     fn add_place(&mut self) -> usize {
-        let (at, inbox) = (self.places.len(), self.inbox.clone());
+        let at = self.places.len();
+        let bell = Arc::new(Bell {
+            at,
+            inbox: self.inbox.clone(),
+            rung: AtomicBool::new(false),
+        });
         self.places.push(Place {
             errand: None,
-            waker: Arc::new(Bell { at, inbox }).into(),
+            waker: bell.clone().into(),
+            bell,
         });
         at
     }
 
     /// The place may be empty, if two woke its errand.
     fn poll(&mut self, at: usize) {
-        let Place { errand, waker } = &mut self.places[at];
+        let Place { errand, waker, .. } = &mut self.places[at];
         let mut cx = Context::from_waker(waker);
         if errand
             .as_mut()
@@ -363,6 +376,27 @@ mod tests {
         // Woken once more, though it was over.
         task.run();
         assert_eq!((polled.load(Ordering::SeqCst), task.woken()), (3, 4));
+    }
+
+    #[test]
+    fn a_bell_that_is_rung_again_and_again_is_heard_once_each_time() {
+        let (mut task, inbox) = Task::new();
+        let (give, waker) = std::sync::mpsc::channel();
+        push(
+            &inbox,
+            poll_fn(move |cx| {
+                let _ = give.send(cx.waker().clone());
+                Poll::Pending
+            }),
+        );
+        for _ in 0..3 {
+            task.run();
+            let waker = waker.try_recv().unwrap();
+            for _ in 0..3 {
+                waker.wake_by_ref();
+            }
+            assert_eq!(inbox.lock().woken.len(), 1);
+        }
     }
 
     #[test]
