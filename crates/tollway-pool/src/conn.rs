@@ -312,7 +312,7 @@ mod tests {
         let line = lines.take();
         let body = Sent::new(Full::<Bytes>::default(), line.handed.clone());
         body.size_hint();
-        lines.wire.opening.spawned();
+        lines.wire.opening.spawns_sending();
         drop(body);
         assert!(line.handed.is_certain());
         lines.keep(line);

@@ -41,23 +41,9 @@ pub(crate) struct Opening {
     nth: AtomicU64,
     /// The last one for which a future was spawned.
     spawned: AtomicU64,
-    /// The last one that has no body.
-    empty: AtomicU64,
     /// One whose body is at its end. Another's task may put that here just then,
     /// which makes this one look as if there was more to come.
     ended: AtomicU64,
-}
-
-/// What a future does that hyper spawns for a request: there is one of the first
-/// two, unless it has no body or is done with it, and then the third.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Does {
-    /// Sends the body, with some of it still to come.
-    SendUnfinished,
-    /// Sends the body, which is all there.
-    SendWhole,
-    /// Awaits the head of the answer.
-    Await,
 }
 
 impl Opening {
@@ -67,18 +53,13 @@ impl Opening {
         nth
     }
 
-    /// A future is spawned for the request.
-    pub(crate) fn spawned(&self) -> Does {
+    /// A future is spawned for the request. True if it is what sends the body,
+    /// with some of that still to come: hyper spawns it first.
+    pub(crate) fn spawns_sending(&self) -> bool {
         let nth = self.nth.load(Ordering::Relaxed);
         let first = self.spawned.load(Ordering::Relaxed) != nth;
         self.spawned.store(nth, Ordering::Release);
-        if !first || self.empty.load(Ordering::Relaxed) == nth {
-            Does::Await
-        } else if self.ended.load(Ordering::Relaxed) == nth {
-            Does::SendWhole
-        } else {
-            Does::SendUnfinished
-        }
+        first && self.ended.load(Ordering::Relaxed) != nth
     }
 }
 
@@ -164,13 +145,7 @@ impl<B: Body> Body for Sent<B> {
         if ended {
             let handed = &*self.watch.0;
             let nth = handed.nth.load(Ordering::Relaxed);
-            let opening = &handed.wire.opening;
-            if handed.is_certain() {
-                opening.ended.store(nth, Ordering::Relaxed);
-            } else {
-                // hyper hasn't asked for any of it.
-                opening.empty.store(nth, Ordering::Relaxed);
-            }
+            handed.wire.opening.ended.store(nth, Ordering::Relaxed);
         }
         ended
     }
@@ -207,7 +182,7 @@ mod tests {
     fn a_stream_that_goaway_met_while_it_was_opened_may_have_been_processed() {
         let (wire, handed, body) = sent();
         // That of the call before.
-        wire.opening.spawned();
+        wire.opening.spawns_sending();
         // As hyper does it: it asks for the size, opens the stream, and gives
         // the call up.
         body.size_hint();
@@ -218,7 +193,7 @@ mod tests {
     #[test]
     fn a_call_that_was_given_up_before_it_was_opened_is_not_certain_either() {
         let (wire, handed, body) = sent();
-        wire.opening.spawned();
+        wire.opening.spawns_sending();
         drop(body);
         assert!(!handed.is_certain());
     }
@@ -227,7 +202,7 @@ mod tests {
     fn a_stream_with_a_future_of_its_own_is_certain_and_only_that_one() {
         let (wire, handed, body) = sent();
         body.size_hint();
-        wire.opening.spawned();
+        wire.opening.spawns_sending();
         drop(body);
         assert!(handed.is_certain());
         let mut next = handed;
@@ -244,8 +219,9 @@ mod tests {
         assert!(handed.is_certain());
     }
 
-    /// What two futures do that are spawned for it, after so many frames.
-    async fn spawned<B: Body + Unpin>(body: B, frames: usize) -> (Does, Does) {
+    /// Whether the future that sends it is told apart from the one that awaits
+    /// the answer, which is spawned second.
+    async fn is_told_apart<B: Body + Unpin>(body: B, frames: usize) -> (bool, bool) {
         let wire = Arc::new(Wire::default());
         let mut body = Sent::new(body, Handed::new(wire.clone()));
         // As hyper does it.
@@ -256,17 +232,17 @@ mod tests {
                 body.is_end_stream();
             }
         }
-        (wire.opening.spawned(), wire.opening.spawned())
+        (wire.opening.spawns_sending(), wire.opening.spawns_sending())
     }
 
     #[tokio::test]
-    async fn what_sends_a_body_is_told_apart_from_what_awaits_the_answer() {
+    async fn a_body_with_more_to_come_is_sent_by_a_task_of_its_own_and_no_other() {
         let bytes = || Full::new(Bytes::from_static(b"all of it"));
-        assert_eq!(spawned(Full::<Bytes>::default(), 0).await.0, Does::Await);
-        assert_eq!(spawned(bytes(), 1).await, (Does::SendWhole, Does::Await));
         assert_eq!(
-            spawned(bytes(), 0).await,
-            (Does::SendUnfinished, Does::Await)
+            is_told_apart(Full::<Bytes>::default(), 0).await,
+            (false, false)
         );
+        assert_eq!(is_told_apart(bytes(), 1).await, (false, false));
+        assert_eq!(is_told_apart(bytes(), 0).await, (true, false));
     }
 }

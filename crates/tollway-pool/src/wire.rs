@@ -21,10 +21,6 @@ pub(crate) struct Wire {
     pub(crate) settling: AtomicBool,
     /// HTTP/2: what is seen of a stream that is being opened.
     pub(crate) opening: Opening,
-    /// See [`follows`](Self::follows).
-    following: AtomicBool,
-    /// See [`hold`](Self::hold).
-    held: AtomicBool,
     /// Somebody waits for `progress`.
     watched: AtomicBool,
     pub(crate) progress: Notify,
@@ -35,26 +31,6 @@ impl Wire {
     /// that it kept silent between them.
     pub(crate) fn reads(&self) -> u64 {
         self.reads.load(Ordering::Relaxed)
-    }
-
-    /// HTTP/2: more is about to be written, by a future that runs after the
-    /// connection in the same task.
-    pub(crate) fn follows(&self) {
-        self.following.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether it has been said so. A hint, and no count.
-    pub(crate) fn take_following(&self) -> bool {
-        let following = self.following.load(Ordering::Relaxed);
-        if following {
-            self.following.store(false, Ordering::Relaxed);
-        }
-        following
-    }
-
-    /// Whether writes are to be held back. Whoever says so wakes the task.
-    pub(crate) fn hold(&self, held: bool) {
-        self.held.store(held, Ordering::Relaxed);
     }
 
     pub(crate) fn watch(&self, watched: bool) {
@@ -121,9 +97,6 @@ impl<T: Write> Write for Watched<T> {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        if self.wire.held.load(Ordering::Relaxed) {
-            return Poll::Pending;
-        }
         self.io.as_mut().poll_write(cx, buf)
     }
 
@@ -144,9 +117,6 @@ impl<T: Write> Write for Watched<T> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        if self.wire.held.load(Ordering::Relaxed) {
-            return Poll::Pending;
-        }
         self.io.as_mut().poll_write_vectored(cx, bufs)
     }
 }
