@@ -119,7 +119,9 @@ mod tests {
     use super::*;
 
     /// An errand that learns of the connection's end, and what it learns.
-    fn socket() -> (
+    fn socket(
+        turns: usize,
+    ) -> (
         Socket<impl Future<Output = ()>>,
         oneshot::Sender<()>,
         oneshot::Receiver<bool>,
@@ -128,7 +130,13 @@ mod tests {
         let (close, closed) = oneshot::channel();
         let (stream, ended) = oneshot::channel::<()>();
         let (tell, told) = oneshot::channel();
-        let pushed = inbox.push(async { tell.send(ended.await.is_err()).unwrap() });
+        let pushed = inbox.push(async move {
+            let ended = ended.await.is_err();
+            for _ in 0..turns {
+                tokio::task::yield_now().await;
+            }
+            tell.send(ended).unwrap();
+        });
         assert!(pushed.is_ok());
         let socket = Socket {
             conn: Some(async move {
@@ -145,18 +153,20 @@ mod tests {
 
     #[tokio::test]
     async fn calls_learn_why_a_connection_has_ended_before_its_task_does() {
-        let (socket, close, mut told) = socket();
-        let task = tokio::spawn(socket);
-        tokio::task::yield_now().await;
-        assert_eq!(told.try_recv(), Err(TryRecvError::Empty));
-        close.send(()).unwrap();
-        task.await.unwrap();
-        assert_eq!(told.try_recv(), Ok(true));
+        for turns in 0..3 {
+            let (socket, close, mut told) = socket(turns);
+            let task = tokio::spawn(socket);
+            tokio::task::yield_now().await;
+            assert_eq!(told.try_recv(), Err(TryRecvError::Empty));
+            close.send(()).unwrap();
+            task.await.unwrap();
+            assert_eq!(told.try_recv(), Ok(true));
+        }
     }
 
     #[tokio::test]
     async fn so_they_do_where_it_is_cut_off() {
-        let (socket, _close, told) = socket();
+        let (socket, _close, told) = socket(0);
         let task = tokio::spawn(socket);
         tokio::task::yield_now().await;
         task.abort();
