@@ -55,7 +55,8 @@ pub(crate) struct H1<B: 'static> {
     /// with the connection, its box is allocated once a connection and not
     /// once a call.
     pub(crate) reply: ReusableBoxFuture<'static, Reply<B>>,
-    pub(crate) link: Arc<Link>,
+    pub(crate) wire: Arc<Wire>,
+    pub(crate) facts: Arc<Facts>,
     /// Where it belongs, while a response is read from it.
     pub(crate) home: Option<(Arc<Host<B>>, Id)>,
 }
@@ -87,13 +88,6 @@ impl<B: Send + 'static> Reading for H1<B> {
         host.retire(id, reason);
         Some(host.name.clone())
     }
-}
-
-/// What is known of an HTTP/1.1 connection.
-#[derive(Debug)]
-pub(crate) struct Link {
-    pub(crate) wire: Arc<Wire>,
-    pub(crate) facts: Arc<Facts>,
 }
 
 /// What a call over HTTP/2 is made with, and after that another.
@@ -171,7 +165,7 @@ impl<B> Clone for H2<B> {
 
 impl<B> fmt::Debug for H1<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("H1").field(&self.link).finish()
+        f.debug_tuple("H1").field(&self.facts).finish()
     }
 }
 

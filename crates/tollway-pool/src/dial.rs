@@ -19,7 +19,7 @@ use tower_service::Service;
 
 use crate::arena::Id;
 use crate::builder::{Config, Protocol};
-use crate::conn::{Abort, H1, H2, Http, Lines, Link, drive_h1, drive_h2};
+use crate::conn::{Abort, H1, H2, Http, Lines, drive_h1, drive_h2};
 use crate::connect::{ProxyAuth, TlsInfo};
 use crate::executor::H2Executor;
 use crate::failure::{Failure, Step};
@@ -265,15 +265,12 @@ where
         .await
         .map_err(|error| Failure::new(Step::Handshake, error))?;
     let facts = facts(began.elapsed());
-    let link = Link {
-        wire,
-        facts: facts.clone(),
-    };
     Ok(Opened {
         conn: Conn::Exclusive(Box::new(H1 {
             sender,
             reply: ReusableBoxFuture::new(std::future::pending()),
-            link: Arc::new(link),
+            wire,
+            facts: facts.clone(),
             home: None,
         })),
         facts,

@@ -209,7 +209,7 @@ impl<B: 'static> Host<B> {
             self.with(|state| state.put_back(id, conn, true, now));
         } else {
             self.with(|state| {
-                let wire = conn.link.wire.clone();
+                let wire = conn.wire.clone();
                 state.put_back(id, conn, false, now);
                 await_readiness(state, id, &wire, now);
             });

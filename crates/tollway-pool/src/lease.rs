@@ -99,7 +99,7 @@ impl<B: 'static> Lease<B> {
         } = grant;
         let carrier = match conn {
             Conn::Exclusive(mut conn) => {
-                address_h1(&mut request, &host, conn.link.facts.proxied.as_ref());
+                address_h1(&mut request, &host, conn.facts.proxied.as_ref());
                 tell_empty(&mut request);
                 // hyper lets one request in before the connection says that it
                 // is ready. This one is free, so if it isn't ready it has died,
@@ -200,7 +200,7 @@ impl<B: 'static> Lease<B> {
                 return response.map(|body| PoolBody::shared(body, host, id));
             }
         };
-        let facts = conn.link.facts.clone();
+        let facts = conn.facts.clone();
         response.extensions_mut().insert(info(facts));
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             // Nobody asked for another protocol.
