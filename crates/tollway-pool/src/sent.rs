@@ -34,10 +34,12 @@ pub(crate) struct Handed {
 }
 
 /// The request whose stream hyper is opening: one after the other, in one task
-/// of the connection's, by which alone `nth` and `spawned` are written.
+/// of the connection's.
 #[derive(Debug, Default)]
 pub(crate) struct Opening {
-    /// Which of the connection's requests it is, from 1.
+    /// Which of the connection's requests it is, from 1. No two are given the
+    /// same, whoever else asks for a size: an earlier one's future would count as
+    /// this one's.
     nth: AtomicU64,
     /// The last one for which a future was spawned.
     spawned: AtomicU64,
@@ -48,9 +50,7 @@ pub(crate) struct Opening {
 
 impl Opening {
     fn begin(&self) -> u64 {
-        let nth = self.nth.load(Ordering::Relaxed) + 1;
-        self.nth.store(nth, Ordering::Relaxed);
-        nth
+        self.nth.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// A future is spawned for the request. True if it is what sends the body,
@@ -233,6 +233,24 @@ mod tests {
             }
         }
         (wire.opening.spawns_sending(), wire.opening.spawns_sending())
+    }
+
+    /// hyper asks for sizes in one task only; were it otherwise, a payment could
+    /// be made twice.
+    #[test]
+    fn no_two_requests_are_the_same_whoever_asks_for_a_size() {
+        let opening = Opening::default();
+        let start = std::sync::Barrier::new(2);
+        let begin = || {
+            start.wait();
+            (0..100_000).map(|_| opening.begin()).collect::<Vec<_>>()
+        };
+        let mut all = std::thread::scope(|scope| {
+            let others = [scope.spawn(begin), scope.spawn(begin)];
+            others.map(|other| other.join().unwrap()).concat()
+        });
+        all.sort_unstable();
+        assert!(all.windows(2).all(|pair| pair[0] < pair[1]));
     }
 
     #[tokio::test]
