@@ -74,7 +74,7 @@ pub(crate) fn permits(group: &mut Group) {
     let limits = limits();
     group.check("permit", "tollway", move || {
         let call = Call::new(&Method::POST, "/v1/payouts");
-        assert!(limits.try_acquire(&call, Instant::now().into()).is_ok());
+        assert!(limits.try_acquire(&call, Instant::now()).is_ok());
     });
     let most = NonZeroU32::MAX;
     let direct = governor::RateLimiter::direct(governor::Quota::per_second(most));

@@ -24,7 +24,7 @@ use crate::Endpoint;
 /// let found = endpoints.at(&Method::GET, "/v1/payment_intents/pi_123").unwrap();
 /// assert_eq!(found.value, &"retrieve");
 /// assert_eq!(found.param("id"), Some("pi_123"));
-/// # Ok::<(), tollway_core::EndpointError>(())
+/// # Ok::<(), tollway_core::InvalidEndpoint>(())
 /// ```
 #[derive(Clone)]
 pub struct Endpoints<T> {
@@ -40,7 +40,7 @@ impl<T> Endpoints<T> {
     ///
     /// Where a template is malformed, or overlaps with another so that one path
     /// could be either.
-    pub fn new(entries: impl IntoIterator<Item = (Endpoint, T)>) -> Result<Self, EndpointError> {
+    pub fn new(entries: impl IntoIterator<Item = (Endpoint, T)>) -> Result<Self, InvalidEndpoint> {
         let mut endpoints = Self {
             routers: Vec::new(),
             entries: Vec::new(),
@@ -51,9 +51,9 @@ impl<T> Endpoints<T> {
         Ok(endpoints)
     }
 
-    fn insert(&mut self, endpoint: Endpoint, value: T) -> Result<(), EndpointError> {
+    fn insert(&mut self, endpoint: Endpoint, value: T) -> Result<(), InvalidEndpoint> {
         let refuse = |reason| {
-            Err(EndpointError {
+            Err(InvalidEndpoint {
                 endpoint: endpoint.clone(),
                 reason,
             })
@@ -153,7 +153,7 @@ impl<'a, T> Found<'a, T> {
 
 /// A template that is malformed, or overlaps with another.
 #[derive(Clone, Debug)]
-pub struct EndpointError {
+pub struct InvalidEndpoint {
     endpoint: Endpoint,
     reason: Reason,
 }
@@ -166,7 +166,7 @@ enum Reason {
     Malformed(String),
 }
 
-impl EndpointError {
+impl InvalidEndpoint {
     /// The endpoint that was refused.
     #[must_use]
     pub fn endpoint(&self) -> &Endpoint {
@@ -174,7 +174,7 @@ impl EndpointError {
     }
 }
 
-impl fmt::Display for EndpointError {
+impl fmt::Display for InvalidEndpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the endpoint `{}` ", self.endpoint)?;
         match &self.reason {
@@ -189,4 +189,4 @@ impl fmt::Display for EndpointError {
     }
 }
 
-impl std::error::Error for EndpointError {}
+impl std::error::Error for InvalidEndpoint {}

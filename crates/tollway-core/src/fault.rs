@@ -100,12 +100,7 @@ impl Fault {
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.verdict {
-            Verdict::Done => "done",
-            Verdict::Rejected => "rejected for good",
-            Verdict::NotExecuted { .. } => "certainly not executed",
-            Verdict::Unknown => "outcome unknown",
-        })?;
+        self.verdict.fmt(f)?;
         match self.phase {
             Some(phase) => write!(f, " ({phase})"),
             None => Ok(()),

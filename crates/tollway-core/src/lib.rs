@@ -78,7 +78,7 @@ pub use classify::{
 };
 pub use deadline::{Deadline, Held, recent};
 pub use endpoint::Endpoint;
-pub use endpoints::{EndpointError, Endpoints, Found};
+pub use endpoints::{Endpoints, Found, InvalidEndpoint};
 pub use fault::{BoxError, Fault, Phase};
 pub use key::{IdempotencyKey, InvalidKey};
 pub use priority::Priority;

@@ -1,5 +1,7 @@
 //! Who goes first.
 
+use std::fmt;
+
 use http::Extensions;
 
 /// Who goes first when calls wait for the same thing.
@@ -40,5 +42,11 @@ impl Priority {
             Self::Normal => "normal",
             Self::High => "high",
         }
+    }
+}
+
+impl fmt::Display for Priority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }

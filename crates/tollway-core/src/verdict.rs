@@ -1,6 +1,7 @@
 //! What an answer, or an error, means.
 
 use std::error::Error;
+use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use http::{Extensions, StatusCode};
@@ -128,6 +129,17 @@ impl Verdict {
             Self::NotExecuted { .. } => "not_executed",
             Self::Unknown => "unknown",
         }
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Done => "done",
+            Self::Rejected => "rejected for good",
+            Self::NotExecuted { .. } => "certainly not executed",
+            Self::Unknown => "outcome unknown",
+        })
     }
 }
 

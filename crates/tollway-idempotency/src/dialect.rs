@@ -8,7 +8,7 @@ use http::header::HeaderName;
 use http::{HeaderValue, Method};
 use sfv::visitor::Ignored;
 use sfv::{BareItemFromInput, Parser};
-use tollway_core::{Endpoint, EndpointError, Endpoints, IdempotencyKey, InvalidKey};
+use tollway_core::{Endpoint, Endpoints, IdempotencyKey, InvalidEndpoint, InvalidKey};
 
 use crate::mint;
 
@@ -37,7 +37,7 @@ use crate::mint;
 ///
 /// // Savvy: no header, but a field of the JSON body.
 /// let savvy = Dialect::body_field("RequestId");
-/// # Ok::<(), tollway_core::EndpointError>(())
+/// # Ok::<(), tollway_core::InvalidEndpoint>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct Dialect {
@@ -159,7 +159,7 @@ impl Dialect {
     pub fn endpoints(
         mut self,
         endpoints: impl IntoIterator<Item = Endpoint>,
-    ) -> Result<Self, EndpointError> {
+    ) -> Result<Self, InvalidEndpoint> {
         let endpoints = endpoints.into_iter().map(|endpoint| (endpoint, ()));
         self.calls = Calls::Endpoints(Endpoints::new(endpoints)?);
         Ok(self)

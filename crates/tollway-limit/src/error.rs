@@ -4,7 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::time::Duration;
 
-use tollway_core::{EndpointError, Fault, Phase, Scope, Verdict};
+use tollway_core::{Fault, InvalidEndpoint, Phase, Scope, Verdict};
 
 /// The limiter gave no permit: the attempt was certainly not sent.
 ///
@@ -123,7 +123,7 @@ enum Invalid {
         value: String,
         expected: &'static str,
     },
-    Endpoint(EndpointError),
+    Endpoint(InvalidEndpoint),
 }
 
 impl InvalidLimits {
@@ -151,8 +151,8 @@ impl InvalidLimits {
     }
 }
 
-impl From<EndpointError> for InvalidLimits {
-    fn from(error: EndpointError) -> Self {
+impl From<InvalidEndpoint> for InvalidLimits {
+    fn from(error: InvalidEndpoint) -> Self {
         Self(Box::new(Invalid::Endpoint(error)))
     }
 }

@@ -29,24 +29,24 @@ pin_project! {
     /// between permit and sending, the permit goes back; dropped after that,
     /// the attempt is over, and counted as one that may still be on its way.
     #[must_use = "futures do nothing unless polled"]
-    pub struct ResponseFuture<S, Q>
+    pub struct RateLimitFuture<S, B>
     where
-        S: Service<Q>,
+        S: Service<Request<B>>,
     {
         claim: Claim,
         #[pin]
-        state: State<S, Q, S::Future>,
+        state: State<S, B, S::Future>,
     }
 }
 
 pin_project! {
     #[project = StateProj]
-    enum State<S, Q, F> {
+    enum State<S, B, F> {
         // Before the permit, and with it until the inner service is ready.
         Waiting {
             inner: S,
             // Taken when the attempt is sent.
-            request: Option<Q>,
+            request: Option<Request<B>>,
         },
         // The attempt is on its way.
         Sent {
@@ -103,9 +103,9 @@ impl Claim {
     }
 }
 
-impl<S, Q> ResponseFuture<S, Q>
+impl<S, B> RateLimitFuture<S, B>
 where
-    S: Service<Q>,
+    S: Service<Request<B>>,
 {
     /// An attempt that has its permit, and is on its way.
     #[inline]
@@ -117,16 +117,16 @@ where
     }
 
     /// An attempt that asks for its permit when it is polled.
-    pub(crate) fn asking(limits: &Limits, inner: S, request: Q) -> Self {
+    pub(crate) fn asking(limits: &Limits, inner: S, request: Request<B>) -> Self {
         Self::before_sending(Claim::Ask(Arc::clone(&limits.shared)), inner, request)
     }
 
     /// An attempt that has its permit, and waits for `inner`.
-    pub(crate) fn waiting(permit: Permit, inner: S, request: Q) -> Self {
+    pub(crate) fn waiting(permit: Permit, inner: S, request: Request<B>) -> Self {
         Self::before_sending(Claim::Held(permit), inner, request)
     }
 
-    fn before_sending(claim: Claim, inner: S, request: Q) -> Self {
+    fn before_sending(claim: Claim, inner: S, request: Request<B>) -> Self {
         Self {
             claim,
             state: State::Waiting {
@@ -145,7 +145,7 @@ where
     }
 }
 
-impl<S, B, R> Future for ResponseFuture<S, Request<B>>
+impl<S, B, R> Future for RateLimitFuture<S, B>
 where
     S: Service<Request<B>, Response = Response<R>>,
     S::Error: Into<BoxError>,
@@ -199,11 +199,11 @@ where
     }
 }
 
-impl<S, Q> fmt::Debug for ResponseFuture<S, Q>
+impl<S, B> fmt::Debug for RateLimitFuture<S, B>
 where
-    S: Service<Q>,
+    S: Service<Request<B>>,
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+        f.debug_struct("RateLimitFuture").finish_non_exhaustive()
     }
 }

@@ -184,7 +184,7 @@ pub use snapshot::{QuotaState, Snapshot};
 #[cfg(feature = "tokio")]
 pub use acquire::Acquire;
 #[cfg(feature = "tokio")]
-pub use future::ResponseFuture;
+pub use future::RateLimitFuture;
 #[cfg(feature = "tokio")]
 pub use layer::RateLimitLayer;
 #[cfg(feature = "tokio")]

@@ -94,8 +94,12 @@ impl Limits {
     ///
     /// Where there is no permit; [`wait`](RateLimitError::wait) says how long
     /// that will be so, at the least.
-    pub fn try_acquire(&self, call: &Call<'_>, now: Instant) -> Result<Permit, RateLimitError> {
-        match self.shared.ask_at(call, now) {
+    pub fn try_acquire(
+        &self,
+        call: &Call<'_>,
+        now: impl Into<Instant>,
+    ) -> Result<Permit, RateLimitError> {
+        match self.shared.ask_at(call, now.into()) {
             Asked::Granted(permit) => Ok(permit),
             Asked::Refused(error) => Err(error),
             Asked::Waits(..) => Err(RateLimitError::not_now(Duration::ZERO)),

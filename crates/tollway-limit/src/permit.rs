@@ -139,8 +139,8 @@ impl Permit {
 
     /// The same, at a time that the caller knows: for code that makes up its
     /// own, as [`Limits::try_acquire`](crate::Limits::try_acquire) allows.
-    pub fn over_at(self, now: Instant, verdict: Verdict) {
-        self.over_with(now, verdict, &[]);
+    pub fn over_at(self, now: impl Into<Instant>, verdict: Verdict) {
+        self.over_with(now.into(), verdict, &[]);
     }
 
     pub(crate) fn over_with(mut self, now: Instant, verdict: Verdict, said: &[Remainder]) {

@@ -9,7 +9,7 @@ use tollway_core::BoxError;
 use tower_service::Service;
 
 use crate::call::Call;
-use crate::future::ResponseFuture;
+use crate::future::RateLimitFuture;
 use crate::limits::Limits;
 
 /// Lets each attempt through when every quota that covers it has room.
@@ -52,7 +52,7 @@ where
 {
     type Response = Response<R>;
     type Error = BoxError;
-    type Future = ResponseFuture<S, Request<B>>;
+    type Future = RateLimitFuture<S, B>;
 
     #[inline]
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
@@ -63,7 +63,7 @@ where
     #[inline]
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let Some(mut permit) = self.limits.shared.ask_early(&Call::of(&request)) else {
-            return ResponseFuture::asking(&self.limits, self.inner.clone(), request);
+            return RateLimitFuture::asking(&self.limits, self.inner.clone(), request);
         };
         permit.hold_back();
         // This wakes nobody. Who isn't ready is asked again, in the future.
@@ -71,15 +71,15 @@ where
         match self.inner.poll_ready(&mut cx) {
             Poll::Ready(Ok(())) => {
                 permit.send(true);
-                ResponseFuture::sent(permit, self.inner.call(request))
+                RateLimitFuture::sent(permit, self.inner.call(request))
             }
-            Poll::Ready(Err(error)) => ResponseFuture::failed(error.into()),
+            Poll::Ready(Err(error)) => RateLimitFuture::failed(error.into()),
             Poll::Pending => {
                 // The one that was asked goes into the call, and with it its
                 // place in whatever queue it waits.
                 let clone = self.inner.clone();
                 let inner = mem::replace(&mut self.inner, clone);
-                ResponseFuture::waiting(permit, inner, request)
+                RateLimitFuture::waiting(permit, inner, request)
             }
         }
     }

@@ -950,7 +950,7 @@ async fn an_attempt_that_is_sent_by_a_slow_clock_is_counted_once_answered() {
     let margin = millis(10_000);
     let limits = limits(burst(1, millis(1000)).count_from(CountFrom::Sending { margin }));
     let ahead = Instant::now() + millis(5000);
-    let take = |at: Instant| limits.try_acquire(&call("/"), at.into_std());
+    let take = |at: Instant| limits.try_acquire(&call("/"), at);
     let mut permit = take(ahead).unwrap();
     permit.sent();
     drop(permit);
@@ -983,11 +983,7 @@ async fn an_attempt_without_an_answer_holds_up_no_others() {
     for limits in [window, bucket] {
         let permit = limits.acquire(&call("/")).await.unwrap();
         let nine: Vec<_> = (0..9)
-            .map(|_| {
-                limits
-                    .try_acquire(&call("/"), Instant::now().into_std())
-                    .unwrap()
-            })
+            .map(|_| limits.try_acquire(&call("/"), Instant::now()).unwrap())
             .collect();
         permit.failed(&lost);
         drop(nine);

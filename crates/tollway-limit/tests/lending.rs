@@ -311,7 +311,7 @@ async fn a_lent_permit_is_not_taken_once_the_deadline_has_passed() {
         let now = Instant::now();
         for (deadline, is_taken) in [(now, false), (now + WINDOW, true)] {
             let call = Call::new(&Method::GET, "/a").deadline(Deadline::at(deadline));
-            let permit = limits.try_acquire(&call, now.into_std());
+            let permit = limits.try_acquire(&call, now);
             assert_eq!(permit.is_ok(), is_taken);
         }
     }
@@ -422,7 +422,7 @@ async fn a_key_s_lent_permits_are_for_calls_that_it_alone_covers() {
         let headers = HeaderMap::from_iter([(header.clone(), HeaderValue::from_static("one"))]);
         let post = Call::new(&Method::POST, "/a");
         let both = Call::new(&Method::GET, "/a").headers(&headers);
-        let take = |call| limits.try_acquire(call, Instant::now().into_std()).ok();
+        let take = |call| limits.try_acquire(call, Instant::now()).ok();
         let held: Vec<_> = (0..3).map(|_| take(&post)).collect();
         assert!(held.iter().all(Option::is_some));
         let of_both: Vec<_> = (0..5).map(|_| take(&both)).collect();
@@ -515,7 +515,7 @@ async fn a_clock_that_lags_behind_made_up_times_neither_mints_nor_loses() {
                 45..55 => 10,
                 step => u32::from(step % 5 == 0),
             };
-            let permits = (0..tries).filter_map(|_| limits.try_acquire(&call, at.into_std()).ok());
+            let permits = (0..tries).filter_map(|_| limits.try_acquire(&call, at).ok());
             let permits: Vec<_> = permits.collect();
             sent.extend(permits.iter().map(|_| at));
             drop(permits);
@@ -555,7 +555,7 @@ async fn a_permit_that_is_dropped_is_over_at_the_latest_time_told() {
     let ahead = Instant::now() + 10 * WINDOW;
     let take = |path: &'static str, at: Instant| {
         let call = Call::new(&Method::GET, path);
-        limits.try_acquire(&call, at.into_std()).is_ok()
+        limits.try_acquire(&call, at).is_ok()
     };
     assert!(take("/b", ahead));
     drop(permits);

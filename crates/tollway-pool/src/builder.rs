@@ -206,7 +206,7 @@ impl<B> PoolBuilder<B> {
         self
     }
 
-    fn check(&self) -> Result<(), ConfigError> {
+    fn check(&self) -> Result<(), InvalidPool> {
         let config = &self.config;
         let at_least_one = [
             ("max_connections_per_host", config.limits.connections as u64),
@@ -214,7 +214,7 @@ impl<B> PoolBuilder<B> {
         ];
         for (field, value) in at_least_one {
             if value == 0 {
-                return Err(ConfigError::new(field, "0", "at least 1"));
+                return Err(InvalidPool::new(field, "0", "at least 1"));
             }
         }
         let (ping_every, ping_timeout) = config.http2_keep_alive.unzip();
@@ -229,11 +229,11 @@ impl<B> PoolBuilder<B> {
         for (field, value) in positive {
             match value {
                 Some(Duration::ZERO) => {
-                    return Err(ConfigError::new(field, "zero", "a positive duration"));
+                    return Err(InvalidPool::new(field, "zero", "a positive duration"));
                 }
                 // What is added to `now` has to stay an instant.
                 Some(long) if long > LONGEST => {
-                    return Err(ConfigError::new(
+                    return Err(InvalidPool::new(
                         field,
                         format!("{long:?}"),
                         "at most 30 days",
@@ -245,11 +245,11 @@ impl<B> PoolBuilder<B> {
         Ok(())
     }
 
-    pub(crate) fn into_layer_config(self) -> Result<Arc<Config>, ConfigError> {
+    pub(crate) fn into_layer_config(self) -> Result<Arc<Config>, InvalidPool> {
         self.check()?;
         #[cfg(feature = "tls")]
         if self.tls.is_some() {
-            return Err(ConfigError::new(
+            return Err(InvalidPool::new(
                 "tls",
                 "a rustls configuration",
                 "none: under a layer, TLS is the connector's affair",
@@ -274,7 +274,7 @@ where
     ///
     /// Where a setting doesn't make sense, or the platform's roots can't be
     /// loaded.
-    pub fn build(self) -> Result<Pool<B>, ConfigError> {
+    pub fn build(self) -> Result<Pool<B>, InvalidPool> {
         let tcp = Tcp::new(self.config.connect_timeout);
         self.build_over(tcp)
     }
@@ -286,7 +286,7 @@ where
     /// # Errors
     ///
     /// As for [`build`](Self::build).
-    pub fn build_over<C>(self, transport: C) -> Result<Pool<B>, ConfigError>
+    pub fn build_over<C>(self, transport: C) -> Result<Pool<B>, InvalidPool>
     where
         C: Service<Uri> + Clone + Send + Sync + 'static,
         C::Response: Read + Write + Connection + Unpin + Send + 'static,
@@ -319,7 +319,7 @@ where
     /// # Errors
     ///
     /// Where a setting doesn't make sense, or there are TLS settings.
-    pub fn layer(self) -> Result<PoolLayer<B>, ConfigError> {
+    pub fn layer(self) -> Result<PoolLayer<B>, InvalidPool> {
         PoolLayer::new(self)
     }
 }
@@ -334,14 +334,14 @@ impl<B> fmt::Debug for PoolBuilder<B> {
 
 /// A setting that makes no sense.
 #[derive(Debug)]
-pub struct ConfigError {
+pub struct InvalidPool {
     field: &'static str,
     value: String,
     expected: &'static str,
     source: Option<BoxError>,
 }
 
-impl ConfigError {
+impl InvalidPool {
     pub(crate) fn new(
         field: &'static str,
         value: impl Into<String>,
@@ -368,7 +368,7 @@ impl ConfigError {
     }
 }
 
-impl fmt::Display for ConfigError {
+impl fmt::Display for InvalidPool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
@@ -378,7 +378,7 @@ impl fmt::Display for ConfigError {
     }
 }
 
-impl Error for ConfigError {
+impl Error for InvalidPool {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         self.source.as_deref().map(|source| source as _)
     }

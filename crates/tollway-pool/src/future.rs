@@ -35,7 +35,7 @@ const FRESH_RESENDS: u32 = 2;
 /// closes an HTTP/1.1 connection, since the response would still come over it;
 /// over HTTP/2 it resets its stream, and retires the connection too if nothing
 /// at all came over it meanwhile, for at least as long as it took to open it.
-pub struct ResponseFuture<B: 'static> {
+pub struct PoolFuture<B: 'static> {
     stage: Stage<B>,
     /// How often the request met a dying connection, and how many of those were
     /// new.
@@ -53,7 +53,7 @@ enum Stage<B: 'static> {
     Done,
 }
 
-impl<B> ResponseFuture<B>
+impl<B> PoolFuture<B>
 where
     B: Body + Send + Unpin + 'static,
 {
@@ -115,7 +115,7 @@ where
     }
 }
 
-impl<B> ResponseFuture<B>
+impl<B> PoolFuture<B>
 where
     B: Body + Send + Unpin + 'static,
     B::Data: Send,
@@ -147,7 +147,7 @@ where
     }
 }
 
-impl<B> Future for ResponseFuture<B>
+impl<B> Future for PoolFuture<B>
 where
     B: Body + Send + Unpin + 'static,
     B::Data: Send,
@@ -184,7 +184,7 @@ where
     }
 }
 
-impl<B> fmt::Debug for ResponseFuture<B> {
+impl<B> fmt::Debug for PoolFuture<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let stage = match &self.stage {
             Stage::Refused(_) => "refused",
@@ -192,7 +192,7 @@ impl<B> fmt::Debug for ResponseFuture<B> {
             Stage::Sent(_) => "sent",
             Stage::Done => "done",
         };
-        f.debug_struct("ResponseFuture")
+        f.debug_struct("PoolFuture")
             .field("stage", &stage)
             .finish_non_exhaustive()
     }

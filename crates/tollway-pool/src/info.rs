@@ -1,5 +1,6 @@
 //! What a response says of the connection that it came over.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -107,5 +108,11 @@ impl TlsVersion {
             Self::Tls12 => "1.2",
             Self::Tls13 => "1.3",
         }
+    }
+}
+
+impl fmt::Display for TlsVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }

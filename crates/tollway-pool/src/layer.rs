@@ -12,7 +12,7 @@ use tollway_core::BoxError;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::builder::{Config, ConfigError, PoolBuilder};
+use crate::builder::{Config, InvalidPool, PoolBuilder};
 use crate::dial::Dialer;
 use crate::service::Pool;
 
@@ -37,7 +37,7 @@ impl<B> PoolLayer<B> {
     ///
     /// Where the builder's settings don't make sense, or it has TLS settings,
     /// which are the connector's affair here.
-    pub fn new(builder: PoolBuilder<B>) -> Result<Self, ConfigError> {
+    pub fn new(builder: PoolBuilder<B>) -> Result<Self, InvalidPool> {
         builder.into_layer_config().map(Self::from_config)
     }
 

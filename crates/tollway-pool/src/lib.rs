@@ -163,9 +163,9 @@ mod wait;
 mod wire;
 
 pub use body::PoolBody;
-pub use builder::{ConfigError, PoolBuilder, Protocol};
+pub use builder::{InvalidPool, PoolBuilder, Protocol};
 pub use error::PoolError;
-pub use future::ResponseFuture;
+pub use future::PoolFuture;
 pub use info::{ConnectionInfo, TlsVersion};
 pub use layer::PoolLayer;
 pub use service::Pool;

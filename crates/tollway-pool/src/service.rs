@@ -20,7 +20,7 @@ use crate::builder::{Config, PoolBuilder};
 use crate::dial::Dial;
 use crate::error::{Kind, PoolError};
 use crate::failure::Failure;
-use crate::future::ResponseFuture;
+use crate::future::PoolFuture;
 use crate::host::Host;
 use crate::hosts::Hosts;
 use crate::key::Key;
@@ -324,7 +324,7 @@ where
 {
     type Response = Response<PoolBody>;
     type Error = PoolError;
-    type Future = ResponseFuture<B>;
+    type Future = PoolFuture<B>;
 
     /// Always ready: a call waits for its connection in its future, since only
     /// its request tells the host.
@@ -337,8 +337,8 @@ where
     /// future is polled.
     fn call(&mut self, request: Request<B>) -> Self::Future {
         match self.shared.host(request.uri()) {
-            Ok(host) => ResponseFuture::new(host, request),
-            Err(error) => ResponseFuture::refused(error),
+            Ok(host) => PoolFuture::new(host, request),
+            Err(error) => PoolFuture::refused(error),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Numbers to look at.
 
+use std::fmt;
 use std::time::Duration;
 
 /// Why a connection was closed.
@@ -35,7 +36,7 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// Every reason.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: &[Self] = &[
         Self::Idle,
         Self::Age,
         Self::Requests,
@@ -65,6 +66,12 @@ impl CloseReason {
             Self::Drained => "drained",
             Self::Failed => "failed",
         }
+    }
+}
+
+impl fmt::Display for CloseReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 

@@ -43,9 +43,9 @@ fn granted(profile: Profile, requests: &[Request<()>], time: Duration) -> usize 
         let mut soonest = Duration::MAX;
         let mut any = false;
         for request in requests {
-            match limits.try_acquire(&Call::of(request), now.into()) {
+            match limits.try_acquire(&Call::of(request), now) {
                 Ok(permit) => {
-                    permit.over_at(now.into(), Verdict::Done);
+                    permit.over_at(now, Verdict::Done);
                     granted += 1;
                     any = true;
                 }
@@ -81,7 +81,7 @@ fn in_flight(profile: Profile, line: &str) -> usize {
     let permits: Vec<_> = (0..1000)
         .filter_map(|n| {
             let now = start + n * SECOND / 10;
-            limits.try_acquire(&Call::of(&request), now.into()).ok()
+            limits.try_acquire(&Call::of(&request), now).ok()
         })
         .collect();
     permits.len()

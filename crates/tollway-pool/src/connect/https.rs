@@ -27,7 +27,7 @@ use super::tcp::Connecting;
 use crate::failure::{OpenError, Step};
 #[cfg(feature = "tls")]
 use crate::{
-    builder::{ConfigError, Protocol},
+    builder::{InvalidPool, Protocol},
     info::TlsVersion,
 };
 
@@ -60,9 +60,9 @@ impl<C> Https<C> {
         mut config: rustls::ClientConfig,
         protocol: Protocol,
         timeout: Duration,
-    ) -> Result<Self, ConfigError> {
+    ) -> Result<Self, InvalidPool> {
         if !config.alpn_protocols.is_empty() {
-            return Err(ConfigError::new(
+            return Err(InvalidPool::new(
                 "tls",
                 "a configuration with alpn_protocols",
                 "them to be empty, since protocol() sets them",

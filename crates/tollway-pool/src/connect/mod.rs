@@ -16,7 +16,7 @@
 //!     let stream = UnixStream::connect("/run/gateway.sock").await?;
 //!     Ok::<_, std::io::Error>(TokioIo::new(stream))
 //! });
-//! # fn build<C>(transport: C) -> Result<(), tollway_pool::ConfigError>
+//! # fn build<C>(transport: C) -> Result<(), tollway_pool::InvalidPool>
 //! # where
 //! #     C: tower::Service<http::Uri, Response = TokioIo<UnixStream>, Error = std::io::Error>
 //! #         + Clone + Send + Sync + 'static,

@@ -27,7 +27,7 @@ use crate::failure::{OpenError, Step};
 /// # use tollway_pool::{Pool, connect::{Proxy, Tcp}};
 /// # use http_body_util::Full;
 /// # use bytes::Bytes;
-/// # fn build() -> Result<(), tollway_pool::ConfigError> {
+/// # fn build() -> Result<(), tollway_pool::InvalidPool> {
 /// let tcp = Tcp::new(std::time::Duration::from_secs(10));
 /// let pool: Pool<Full<Bytes>> = Pool::builder().build_over(Proxy::from_env(tcp))?;
 /// # Ok(())

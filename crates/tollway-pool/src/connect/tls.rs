@@ -6,13 +6,13 @@ use std::sync::Arc;
 use rustls::{AlertDescription, CertificateError, ClientConfig, Error};
 use rustls_platform_verifier::BuilderVerifierExt;
 
-use crate::builder::ConfigError;
+use crate::builder::InvalidPool;
 use crate::failure::{OpenError, find, find_io};
 
 /// The platform's roots, TLS 1.3 and 1.2, session resumption.
-pub(crate) fn platform_tls() -> Result<ClientConfig, ConfigError> {
+pub(crate) fn platform_tls() -> Result<ClientConfig, InvalidPool> {
     let refused = |error: Error| {
-        ConfigError::new(
+        InvalidPool::new(
             "tls",
             "left to the platform, whose roots can't be loaded",
             "the package ca-certificates to be installed, or a configuration with roots of your own",

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tollway_core::{Attempt, ClassifyLayer, Rules};
 use tollway_idempotency::{Dialect, IdempotencyKeyLayer};
 use tollway_limit::{Limits, LimitsBuilder, RateLimitLayer};
-use tollway_pool::{ConfigError, Pool, PoolBuilder};
+use tollway_pool::{InvalidPool, Pool, PoolBuilder};
 use tollway_retry::{RetryLayer, RetryPolicyBuilder};
 use tollway_timeout::{AttemptTimeout, AttemptTimeoutLayer, DeadlineLayer};
 
@@ -185,7 +185,7 @@ impl ClientBuilder {
     /// As for [`build`](Self::build), and those of `build`.
     pub fn build_over(
         self,
-        build: impl FnOnce(PoolBuilder<WireBody>) -> Result<Pool<WireBody>, ConfigError>,
+        build: impl FnOnce(PoolBuilder<WireBody>) -> Result<Pool<WireBody>, InvalidPool>,
     ) -> Result<Client, BuildError> {
         let Self {
             profile,
