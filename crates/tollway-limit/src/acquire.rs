@@ -41,7 +41,7 @@ impl Place {
                     waiter,
                     left: false,
                 };
-                place.shared.arm(true);
+                place.shared.arm();
                 Ok(Err(place))
             }
         }
@@ -58,14 +58,13 @@ impl Place {
         }
         let fate = self.shared.check(self.waiter, now(), cx.waker());
         self.left = fate.is_some();
-        self.shared.arm(!self.left);
         match fate {
             Some(Some(outcome)) => return Poll::Ready(outcome),
             Some(None) => match Self::ask(&self.shared, &call(), cx)? {
                 Ok(permit) => return Poll::Ready(Ok(permit)),
                 Err(place) => *self = place,
             },
-            None => {}
+            None => self.shared.arm(),
         }
         Phase::Permit.pending()
     }
@@ -83,6 +82,11 @@ impl Drop for Place {
 ///
 /// It asks when it is first polled. Dropped, it gives up its place in the
 /// queue, and a permit that it was granted goes back.
+///
+/// A permit that it was granted is its own from then on, as one in flight, whether
+/// it is polled or not, and whatever the deadline. So poll it until it is ready, or
+/// drop it: a task that keeps it aside (a `select!` over `&mut`, a stream that isn't
+/// driven) and awaits another permit may wait for itself.
 #[derive(Debug)]
 #[must_use = "futures do nothing unless polled"]
 pub struct Acquire<'a> {

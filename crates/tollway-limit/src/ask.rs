@@ -16,7 +16,8 @@ use crate::permit::Permit;
 use crate::quota::{EXPRESS, level};
 use crate::routes::{Home, Route, Way};
 use crate::shared::Shared;
-use crate::state::{Admission, State, Wakers};
+use crate::state::arming::Arms;
+use crate::state::{Admission, State};
 use crate::sync::{lock, runtime};
 use crate::time::{self, Nanos, Origin};
 
@@ -165,7 +166,7 @@ impl Shared {
     }
 
     fn ask_at_length(self: &Arc<Self>, mut asking: Asking<'_, impl Fn() -> Nanos>) -> Asked {
-        let mut arms = None;
+        let mut arms = Arms::new();
         let asked = loop {
             let way = self.way.load();
             let route = way.routes.route(asking.call);
@@ -184,13 +185,18 @@ impl Shared {
                     return Some(Err(permit));
                 }
                 let plan = core.plan(&route, now);
-                let admission = self.admit(core, &plan, &asking, now, wakers);
+                let state = &mut core.state;
+                let (level, deadline) = (asking.level, asking.deadline);
+                let admission = state.admit(&plan, level, deadline, now, asking.waker, wakers);
+                let mut here = None;
+                if let Admission::Waits(waiter) = admission {
+                    // It sets the timer here itself.
+                    here = runtime();
+                    state.waits_in(waiter, here.as_ref());
+                }
+                arms = state.have_armed(here.as_ref(), now);
                 let stale = match admission {
-                    Admission::Granted(_) => {
-                        // Whoever may go doesn't set the timer for those who wait.
-                        arms = core.state.have_armed(wakers);
-                        self.lend_by_key(core, &route, &plan, now)
-                    }
+                    Admission::Granted(_) => self.lend_by_key(core, &route, &plan, now),
                     _ => None,
                 };
                 Some(Ok((plan, admission, stale)))
@@ -217,23 +223,6 @@ impl Shared {
         };
         tracing::debug!(target: "tollway::limit", { tollway.limit.reason = %error }, "gave no permit");
         Asked::Refused(error)
-    }
-
-    fn admit(
-        &self,
-        core: &mut Core,
-        plan: &Plan,
-        asking: &Asking<'_, impl Fn() -> Nanos>,
-        now: Nanos,
-        wakers: &mut Wakers,
-    ) -> Admission {
-        let state = &mut core.state;
-        let (level, deadline) = (asking.level, asking.deadline);
-        let admission = state.admit(plan, level, deadline, now, asking.waker, wakers);
-        if let Admission::Waits(_) = admission {
-            state.waits_in(runtime(), false);
-        }
-        admission
     }
 
     /// Lends what is left of a key's quota, and notes where. Hands back what the

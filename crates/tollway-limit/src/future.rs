@@ -25,6 +25,9 @@ pin_project! {
     /// [`RateLimitService`](crate::RateLimitService). Otherwise the future asks
     /// for a permit when it is first polled.
     ///
+    /// A permit that it was granted is its own, whether it is polled or not; see
+    /// [`Acquire`](crate::Acquire).
+    ///
     /// Dropped while it waits, it gives up its place in the queue; dropped
     /// between permit and sending, the permit goes back; dropped after that,
     /// the attempt is over, and counted as one that may still be on its way.

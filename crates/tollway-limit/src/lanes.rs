@@ -44,11 +44,14 @@ pub(crate) struct Waiter {
     /// Or [`NEVER`], which is shorter than an option.
     deadline: Nanos,
     pub(crate) fate: Fate,
+    /// In which runtime it was polled, or [`NOWHERE`].
+    pub(crate) post: u16,
     prev: Option<u32>,
     next: Option<u32>,
 }
 
 const NEVER: Nanos = Nanos::MAX;
+pub(crate) const NOWHERE: u16 = u16::MAX;
 
 impl Waiter {
     pub(crate) fn deadline(&self) -> Option<Nanos> {
@@ -132,18 +135,6 @@ impl Lanes {
         Some((head, self.waiter(head)?.ticket))
     }
 
-    /// A waiter that still waits, any one.
-    pub(crate) fn any_waiting(&self) -> Option<&Waker> {
-        let lane = self
-            .lanes
-            .iter()
-            .find_map(|(_, lane)| lane.queues.iter().find_map(|queue| queue.head))?;
-        match &self.waiter(lane)?.fate {
-            Fate::Waiting(waker) => Some(waker),
-            Fate::Granted { .. } | Fate::TooLate { .. } | Fate::Void => None,
-        }
-    }
-
     /// All that wait, in the order in which they came.
     pub(crate) fn all_waiting(&self) -> Vec<u32> {
         let waits = |&(_, waiter): &(usize, &Waiter)| matches!(waiter.fate, Fate::Waiting(_));
@@ -185,6 +176,7 @@ impl Lanes {
             since: now,
             deadline: deadline.unwrap_or(NEVER),
             fate: Fate::Waiting(waker),
+            post: NOWHERE,
             prev: queue.tail,
             next: None,
         }));

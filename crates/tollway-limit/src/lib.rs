@@ -113,9 +113,10 @@
 //! # Without tokio
 //!
 //! Without the feature `tokio` there is no waiting and no layer, and
-//! [`Limits::try_acquire`] is handed the time. With it, a `Limits` that is shared
-//! between runtimes relies on each of them being driven while its tasks wait.
-//! Either way the target needs 64-bit atomics.
+//! [`Limits::try_acquire`] is handed the time. With it, runtimes may share a
+//! `Limits`: each in which a call waits has a timer of its own, so that one which
+//! is blocked or isn't driven holds up its own calls alone. Either way the target
+//! needs 64-bit atomics.
 //!
 //! [tower's `RateLimit`]: https://docs.rs/tower/latest/tower/limit/rate/struct.RateLimit.html
 //! [`Deadline`]: tollway_core::Deadline

@@ -16,8 +16,7 @@ use crate::limits::Core;
 use crate::permit::Permit;
 use crate::routes::Way;
 use crate::state::Wakers;
-#[cfg(not(feature = "tokio"))]
-use crate::sync::Runtime;
+use crate::state::arming::Arms;
 use crate::sync::{Mutex, lock, runtime};
 use crate::time::{self, Nanos, Origin};
 
@@ -32,8 +31,6 @@ pub(crate) struct Shared {
     pub(crate) way: ArcSwap<Way>,
     /// In a box, it is on lines of its own.
     pub(crate) core: Box<Mutex<Core>>,
-    #[cfg(feature = "tokio")]
-    pub(crate) timer: crate::timer::Timer,
 }
 
 impl Shared {
@@ -44,8 +41,6 @@ impl Shared {
             is_plain: AtomicBool::new(false),
             way: ArcSwap::from_pointee(way),
             core: Box::new(Mutex::new(core)),
-            #[cfg(feature = "tokio")]
-            timer: crate::timer::Timer::default(),
         });
         shared.lend(&mut lock(&shared.core));
         shared
@@ -78,8 +73,7 @@ impl Shared {
 
     /// Runs `decide` under the lock, and wakes whom it names afterwards.
     ///
-    /// The timer may have to be set anew then. A task of its own does that, or one
-    /// who waits is woken to do it.
+    /// Timers may have to be set anew then. Tasks of their own do that.
     pub(crate) fn with<R>(
         self: &Arc<Self>,
         now: Nanos,
@@ -87,17 +81,17 @@ impl Shared {
     ) -> R {
         let (decision, arms) = self.decide(now, |core, now, wakers| {
             let decision = decide(core, now, wakers);
-            (decision, core.state.have_armed(wakers))
+            (decision, core.state.have_armed(None, now))
         });
         self.arm_soon(arms);
         decision
     }
 
-    /// Sets the timer in this runtime, soon.
+    /// Sets the timer in these runtimes, soon.
     #[cfg(not(feature = "tokio"))]
-    pub(crate) fn arm_soon(&self, _: Option<Runtime>) {}
+    pub(crate) fn arm_soon(&self, _: Arms) {}
 
-    /// The same, by a task that sets the timer itself.
+    /// The same, for one who sees to the timers.
     pub(crate) fn decide<R>(
         &self,
         now: Nanos,
@@ -135,7 +129,7 @@ impl Shared {
         now: Instant,
         waker: &Waker,
     ) -> Option<Option<Result<Permit, RateLimitError>>> {
-        let (mut old, mut arms) = (None, None);
+        let (mut old, mut arms) = (None, Arms::new());
         let fate = self.decide(self.nanos(now), |core, now, wakers| {
             // The timer may be late, or this poll early.
             core.state.pump(now, wakers);
@@ -144,7 +138,10 @@ impl Shared {
                     if !waiting.will_wake(waker) {
                         old = Some(std::mem::replace(waiting, waker.clone()));
                     }
-                    core.state.waits_in(runtime(), true);
+                    // It sets the timer here itself.
+                    let here = runtime();
+                    core.state.waits_in(waiter, here.as_ref());
+                    arms = core.state.have_armed(here.as_ref(), now);
                     None
                 }
                 Fate::Granted { .. } | Fate::TooLate { .. } | Fate::Void => {
@@ -155,9 +152,7 @@ impl Shared {
                     {
                         *at = now;
                     }
-                    if core.state.is_elsewhere(runtime().as_ref()) {
-                        arms = core.state.have_armed(wakers);
-                    }
+                    arms = core.state.have_armed(None, now);
                     Some(gone)
                 }
             }

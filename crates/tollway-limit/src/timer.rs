@@ -1,21 +1,14 @@
-//! The one timer of a limiter.
+//! The timer of a limiter: one in each runtime in which somebody waits.
 //!
 //! It wakes the limiter itself, not a waiter: when it fires, the limiter grants
 //! what is due and wakes exactly those who were granted. So no waiter leads the
 //! others, and one that is dropped has nothing to hand over.
 //!
-//! Setting it takes a runtime, and only a task that is being polled certainly
-//! has a live one. So the timer is set by those who are being polled: a
-//! newcomer that has to wait, and whoever was granted a permit, for the next.
-//! But who is woken may not be polled for long: a future that a `select!` has
-//! left aside, while the same task waits for another permit. So wherever else the
-//! timer has to be set (it has fired, an attempt was answered, a waiter left), be
-//! it in a runtime or not, a task of its own does it, in the runtime of those who
-//! wait.
-//!
-//! Nobody may drive a runtime any more once none of its tasks waits. So where those
-//! who wait are in several, only they set the timer, and it is set anew whenever
-//! one of them is polled or gone: otherwise one of them is woken to do it.
+//! Setting it takes a runtime. One who waits and is being polled is in it, and
+//! sets it there. But who is woken may not be polled for long: a future that a
+//! `select!` has left aside, while the same task waits for another permit. So
+//! wherever else it has to be set (it has fired, an attempt was answered, somebody
+//! came first in another runtime), a task of its own does it.
 
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
@@ -25,8 +18,9 @@ use tokio::runtime::Handle;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::shared::Shared;
+use crate::state::arming::Arms;
 use crate::sync::{Mutex, Runtime, lock};
-use crate::time::{NANOS_PER_SEC, now};
+use crate::time::now;
 
 #[derive(Debug, Default)]
 pub(crate) struct Timer {
@@ -37,7 +31,6 @@ pub(crate) struct Timer {
 
 #[derive(Debug)]
 struct Armed {
-    runtime: Runtime,
     sleep: Pin<Box<Sleep>>,
     /// Made once.
     waker: Waker,
@@ -47,82 +40,77 @@ struct Armed {
 struct Alarm(Weak<Shared>);
 
 impl Shared {
-    /// Sets the timer, if it has to be set anew. To be called by a task that is
-    /// being polled, and that `waits` or has waited.
-    pub(crate) fn arm(self: &Arc<Self>, waits: bool) {
-        while lock(&self.core).state.must_arm() {
-            if !self.set_timer(waits) {
-                return;
-            }
+    /// Sets the timer here, if it has to be set anew. To be called by a task that
+    /// is being polled, and waits.
+    pub(crate) fn arm(self: &Arc<Self>) {
+        let handle = Handle::current();
+        self.arm_in(&Runtime { handle });
+    }
+
+    /// The same, in tasks of their own in these runtimes, which drop them if they
+    /// end.
+    pub(crate) fn arm_soon(self: &Arc<Self>, arms: Arms) {
+        for runtime in arms {
+            let handle = runtime.handle.clone();
+            handle.spawn(SetTimer {
+                shared: Arc::downgrade(self),
+                runtime,
+            });
+        }
+    }
+
+    fn arm_in(self: &Arc<Self>, runtime: &Runtime) {
+        while self.set_timer(runtime) {
             // Not under the timer's lock: whom this wakes may set it.
             self.fire();
         }
     }
 
-    /// The same, in a task of its own in this runtime, which drops it if it ends.
-    pub(crate) fn arm_soon(self: &Arc<Self>, runtime: Option<Runtime>) {
-        if let Some(Runtime { handle }) = runtime {
-            handle.spawn(SetTimer(Arc::downgrade(self)));
-        }
-    }
-
     /// Says whether it is due already.
-    fn set_timer(self: &Arc<Self>, waits: bool) -> bool {
-        let mut slot = lock(&self.timer.sleep);
-        let handle = Handle::current();
-        let runtime = Runtime { handle };
-        // A timer of another runtime may be dead, or never be driven. Where none
-        // can be made there is a panic, and none is taken to be set.
-        let is_unfit = |armed: &Armed| armed.runtime != runtime;
-        let made = slot.as_ref().is_none_or(is_unfit).then(|| Armed {
-            runtime: runtime.clone(),
+    fn set_timer(self: &Arc<Self>, runtime: &Runtime) -> bool {
+        let now = self.nanos(now());
+        let timer = lock(&self.core).state.to_arm(runtime, now).cloned();
+        let Some(timer) = timer else { return false };
+        let mut slot = lock(&timer.sleep);
+        // Where none can be made there is a panic, and none is taken to be set.
+        let Armed { sleep, waker } = slot.get_or_insert_with(|| Armed {
             sleep: Box::pin(sleep_until(Instant::now())),
             waker: Waker::from(Arc::new(Alarm(Arc::downgrade(self)))),
         });
-        let next = {
-            let state = &mut lock(&self.core).state;
-            if !waits && state.is_elsewhere(Some(&runtime)) {
-                return false;
-            }
-            state.armed = state.next_wake();
-            state.armed
-        };
-        if made.is_some() {
-            *slot = made;
-        }
-        let (Some(next), Some(armed)) = (next, &mut *slot) else {
+        // Only now: whoever comes after this has it set again.
+        let Some(at) = lock(&self.core).state.arm(runtime, now) else {
             return false;
         };
-        let at = self.origin.instant(next).map_or_else(
-            // Beyond what the clock can say: look again tomorrow.
-            || Instant::now() + std::time::Duration::from_nanos(86_400 * NANOS_PER_SEC),
-            Instant::from_std,
-        );
-        armed.sleep.as_mut().reset(at);
-        let mut sleep = std::pin::pin!(tokio::task::unconstrained(armed.sleep.as_mut()));
-        let polled = sleep.as_mut().poll(&mut Context::from_waker(&armed.waker));
-        polled.is_ready()
+        if at <= now {
+            return true;
+        }
+        if let Some(at) = self.origin.instant(at) {
+            sleep.as_mut().reset(at.into());
+        }
+        let sleep = std::pin::pin!(tokio::task::unconstrained(sleep.as_mut()));
+        sleep.poll(&mut Context::from_waker(waker)).is_ready()
     }
 
     /// Grants what is due.
     fn fire(self: &Arc<Self>) {
         let now = self.nanos(now());
-        self.with(now, |core, now, wakers| {
-            core.state.armed = None;
-            core.state.pump(now, wakers);
-        });
+        self.with(now, |core, now, wakers| core.state.pump(now, wakers));
     }
 }
 
 /// Sets the timer, once it is polled.
-struct SetTimer(Weak<Shared>);
+struct SetTimer {
+    shared: Weak<Shared>,
+    runtime: Runtime,
+}
 
 impl Future for SetTimer {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
-        if let Some(shared) = self.0.upgrade() {
-            shared.arm(false);
+        if let Some(shared) = self.shared.upgrade() {
+            lock(&shared.core).state.arms(&self.runtime);
+            shared.arm_in(&self.runtime);
         }
         Poll::Ready(())
     }
@@ -130,8 +118,8 @@ impl Future for SetTimer {
 
 impl Drop for SetTimer {
     fn drop(&mut self) {
-        if let Some(shared) = self.0.upgrade() {
-            lock(&shared.core).state.is_arming = false;
+        if let Some(shared) = self.shared.upgrade() {
+            lock(&shared.core).state.arms(&self.runtime);
         }
     }
 }
@@ -169,7 +157,7 @@ mod tests {
 
     impl Wake for Inline {
         fn wake(self: Arc<Self>) {
-            self.0.arm(true);
+            self.0.arm();
         }
     }
 
@@ -189,9 +177,25 @@ mod tests {
         let (first, second) = (ask(), ask());
         // Late, so that it is due when it is set.
         advance(2 * SECOND).await;
-        shared.arm(true);
+        shared.arm();
         assert!(shared.check(first, now(), &waker).is_some());
         shared.leave(second);
+    }
+
+    #[test]
+    fn runtimes_that_come_and_go_leave_nothing_behind() {
+        let limits = Limits::builder().every_call(Quota::concurrent(1));
+        let limits = limits.build().unwrap();
+        let call = Call::new(&Method::GET, "/");
+        let _permit = limits.try_acquire(&call, now()).unwrap();
+        for _ in 0..20 {
+            let mut runtime = tokio::runtime::Builder::new_current_thread();
+            runtime.enable_time().build().unwrap().block_on(async {
+                let in_vain = timeout(Duration::from_millis(1), limits.acquire(&call));
+                in_vain.await.unwrap_err();
+            });
+        }
+        assert_eq!(lock(&limits.shared.core).state.posts(), 1);
     }
 
     #[tokio::test(start_paused = true)]

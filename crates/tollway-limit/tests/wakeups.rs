@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use tokio::runtime::{Handle, Runtime};
 use tokio::task::{JoinHandle, yield_now};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
-use tokio_test::{assert_pending, task};
+use tokio_test::{assert_pending, assert_ready, task};
 use tollway_core::{Deadline, Endpoint, Fault, Phase, Priority, Scope, Verdict};
 use tollway_limit::{Call, CountFrom, Key, Limits, LimitsBuilder, Permit, Quota, Shape};
 
@@ -101,6 +101,34 @@ async fn one_task_sets_the_timer_however_many_are_answered_at_once() {
     // The waiter's, and that one.
     assert_eq!(Handle::current().metrics().num_alive_tasks(), 2);
     timeout(millis(5000), next).await.unwrap().unwrap();
+}
+
+/// Whoever was granted a permit has it, polled or not, until it is dropped.
+#[tokio::test(start_paused = true)]
+async fn a_permit_that_was_granted_is_kept_until_its_future_is_polled_or_dropped() {
+    let window = Quota::new(1, millis(1000)).shape(Shape::Burst);
+    for quota in [Quota::concurrent(1), window] {
+        for is_polled in [true, false] {
+            let limits = Limits::builder().every_call(quota).build().unwrap();
+            let permit = limits.acquire(&call("/")).await.unwrap();
+            let call = call("/").deadline(Deadline::at(Instant::now() + millis(5000)));
+            let mut aside = task::spawn(limits.acquire(&call));
+            assert_pending!(aside.poll());
+            let next = waiter(&limits, "/", Priority::Normal).await;
+            drop(permit);
+            sleep(millis(60_000)).await;
+            assert!(aside.is_woken());
+            assert!(!next.is_finished());
+            match is_polled {
+                true => drop(assert_ready!(aside.poll()).unwrap()),
+                false => drop(aside),
+            }
+            let start = Instant::now();
+            next.await.unwrap();
+            let is_counted = is_polled && quota == window;
+            assert_eq!(start.elapsed(), millis(1000 * u64::from(is_counted)));
+        }
+    }
 }
 
 /// A share is kept for a call that waits elsewhere. When that call leaves, it is
@@ -204,6 +232,31 @@ fn whoever_is_left_unpolled_in_another_runtime_holds_up_no_others() {
         .block_on(async { assert_pending!(aside.poll()) });
     drop(driven.gets_one(waits));
     assert!(aside.is_woken());
+}
+
+/// Nor may others that wait with it, whoever lets the permit go.
+#[test]
+fn all_who_are_left_unpolled_in_another_runtime_hold_up_no_others() {
+    for is_let_go in [true, false] {
+        let burst = Quota::new(4, millis(1000)).shape(Shape::Burst);
+        let limits = Limits::builder().every_call(burst).build().unwrap();
+        let (idle, driven) = (Blocking::new(&limits), Blocking::new(&limits));
+        let acquire = || Blocking::acquire(limits.clone());
+        let mut kept: Vec<_> = (0..4).map(|_| driven.runtime.block_on(acquire())).collect();
+        let call = call("/");
+        let mut aside = [(); 3].map(|()| task::spawn(limits.acquire(&call)));
+        let poll_aside = async { aside.each_mut().map(|aside| assert_pending!(aside.poll())) };
+        idle.runtime.block_on(poll_aside);
+        let waits = driven.waits();
+        match is_let_go {
+            // Three have a place each, and none of them is polled.
+            true => std::thread::spawn(move || drop(kept)).join().unwrap(),
+            false => drop(kept.drain(1..)),
+        }
+        let mut aside = aside.into_iter();
+        drop(aside.next());
+        drop(driven.gets_one(waits));
+    }
 }
 
 /// Several that wait may, too, by turns.

@@ -1,45 +1,114 @@
-//! Who sets the one timer, and when it has to be set.
+//! In which runtimes a timer is to be set, and when.
+//!
+//! Each runtime in which somebody waits has a timer, set for the next time that
+//! matters to anybody. One for all wouldn't do: nobody knows which runtime will be
+//! driven until then, nor who of those that wait will be polled.
 
-use super::{Runtime, State, Wakers};
-use crate::time::Nanos;
+use smallvec::SmallVec;
+
+use super::State;
+use crate::lanes::NOWHERE;
+use crate::sync::Runtime;
+use crate::time::{Nanos, nanos};
+#[cfg(feature = "tokio")]
+use crate::timer::Timer;
+
+/// A runtime in which somebody waits, or has waited.
+#[derive(Debug)]
+pub(crate) struct Post {
+    runtime: Runtime,
+    waiting: u32,
+    /// The time for which its timer is set. One that has passed says nothing.
+    armed: Nanos,
+    /// A task of its own is about to set it.
+    is_arming: bool,
+    #[cfg(feature = "tokio")]
+    timer: std::sync::Arc<Timer>,
+}
+
+/// Where a task of its own is to set the timer.
+pub(crate) type Arms = SmallVec<[Runtime; 1]>;
+
+/// No timer is set for later: it is looked again then.
+const FARTHEST: Nanos = nanos(std::time::Duration::from_secs(86_400));
+
+impl Post {
+    fn new(runtime: Runtime) -> Self {
+        Self {
+            runtime,
+            waiting: 0,
+            armed: 0,
+            is_arming: false,
+            #[cfg(feature = "tokio")]
+            timer: std::sync::Arc::default(),
+        }
+    }
+
+    fn must_arm(&self, next: Nanos, now: Nanos) -> bool {
+        self.waiting > 0 && (self.armed <= now || next < self.armed)
+    }
+}
 
 impl State {
-    /// Notes in which runtime one is polled who waits, as a newcomer or `again`:
-    /// the timer is to be set in one that is driven, and only those certainly
-    /// are.
-    pub(crate) fn waits_in(&mut self, runtime: Option<Runtime>, again: bool) {
-        if !self.is_elsewhere(runtime.as_ref()) {
+    /// Notes in which runtime a waiter is polled.
+    pub(crate) fn waits_in(&mut self, waiter: u32, runtime: Option<&Runtime>) {
+        let post = runtime.map_or(NOWHERE, |runtime| self.post(runtime));
+        let Some(entry) = self.lanes.waiter_mut(waiter) else {
             return;
+        };
+        let old = std::mem::replace(&mut entry.post, post);
+        if let Some(post) = self.posts.get_mut(usize::from(post)) {
+            post.waiting += 1;
         }
-        // The only one starts afresh.
-        self.is_mixed = self.lanes.waiting() > 1;
-        self.runtime = runtime;
-        if again || !self.is_mixed {
-            // It may have moved here, and others with it.
-            self.armed = None;
+        self.leaves(old);
+    }
+
+    /// Notes that one who was polled there waits no longer.
+    pub(super) fn leaves(&mut self, post: u16) {
+        if let Some(post) = self.posts.get_mut(usize::from(post)) {
+            post.waiting -= 1;
         }
     }
 
-    /// Whether any of those who wait are in another runtime.
-    pub(crate) fn is_elsewhere(&self, runtime: Option<&Runtime>) -> bool {
-        self.is_mixed || self.runtime.as_ref() != runtime
+    fn post(&mut self, runtime: &Runtime) -> u16 {
+        let known = self.posts.iter().find(|(_, post)| post.runtime == *runtime);
+        let post = known.map(|(post, _)| post).unwrap_or_else(|| {
+            self.posts.retain(|_, post| post.waiting > 0);
+            self.posts.insert(Post::new(runtime.clone()))
+        });
+        // There are fewer runtimes than that.
+        u16::try_from(post).unwrap_or(NOWHERE)
     }
 
-    /// Has the timer set anew, if it has to be. By a task of its own, in the
-    /// runtime that this hands back: one who is woken to do it may not be polled
-    /// for long. Where those who wait are in several, one of them is woken all the
-    /// same, beside whoever was granted a permit.
-    pub(crate) fn have_armed(&mut self, wakers: &mut Wakers) -> Option<Runtime> {
-        if !self.must_arm() {
-            return None;
+    #[cfg(all(test, not(loom)))]
+    pub(crate) fn posts(&self) -> usize {
+        self.posts.len()
+    }
+
+    /// Has each timer set anew that has to be, but the one `here`: whoever asks
+    /// sets that. The others are set by tasks of their own in these runtimes: one
+    /// who is woken to do it may not be polled for long.
+    pub(crate) fn have_armed(&mut self, here: Option<&Runtime>, now: Nanos) -> Arms {
+        let Some(next) = self.next_wake().filter(|_| self.lanes.waiting() > 0) else {
+            return Arms::new();
+        };
+        let posts = self.posts.iter_mut().map(|(_, post)| post);
+        posts
+            .filter(|post| !post.is_arming && post.must_arm(next, now))
+            .filter(|post| here != Some(&post.runtime))
+            .map(|post| {
+                post.is_arming = true;
+                post.runtime.clone()
+            })
+            .collect()
+    }
+
+    /// The task that was to set the timer there is about to, or gone.
+    pub(crate) fn arms(&mut self, runtime: &Runtime) {
+        let mut posts = self.posts.iter_mut().map(|(_, post)| post);
+        if let Some(post) = posts.find(|post| post.runtime == *runtime) {
+            post.is_arming = false;
         }
-        if self.is_mixed {
-            wakers.extend(self.lanes.any_waiting().cloned());
-            return None;
-        }
-        let runtime = self.runtime.clone().filter(|_| !self.is_arming)?;
-        self.is_arming = true;
-        Some(runtime)
     }
 
     /// When to call [`pump`](Self::pump) next.
@@ -52,15 +121,22 @@ impl State {
         }
     }
 
-    /// Whether the one timer has to be set anew.
-    pub(crate) fn must_arm(&self) -> bool {
-        if self.lanes.waiting() == 0 {
-            return false;
-        }
-        match (self.next_wake(), self.armed) {
-            (Some(next), Some(armed)) => next < armed,
-            (Some(_), None) => true,
-            (None, _) => false,
-        }
+    /// The timer of this runtime, if it has to be set anew.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn to_arm(&self, runtime: &Runtime, now: Nanos) -> Option<&std::sync::Arc<Timer>> {
+        let next = self.next_wake()?;
+        let mut posts = self.posts.iter().map(|(_, post)| post);
+        let post = posts.find(|post| post.runtime == *runtime)?;
+        post.must_arm(next, now).then_some(&post.timer)
+    }
+
+    /// When the timer of this runtime is to fire, which is set for then.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn arm(&mut self, runtime: &Runtime, now: Nanos) -> Option<Nanos> {
+        let next = self.next_wake()?;
+        let mut posts = self.posts.iter_mut().map(|(_, post)| post);
+        let post = posts.find(|post| post.runtime == *runtime)?;
+        post.armed = next.min(now.saturating_add(FARTHEST));
+        Some(post.armed)
     }
 }

@@ -1,7 +1,7 @@
 //! The limiter's decisions: who may go now, who waits, who is next. It is
 //! handed the time, and neither sleeps nor locks.
 
-mod arming;
+pub(crate) mod arming;
 mod at_once;
 mod change;
 mod serve;
@@ -9,12 +9,13 @@ mod serve;
 use std::collections::BTreeSet;
 use std::task::Waker;
 
+use arming::Post;
+use slab::Slab;
 use smallvec::SmallVec;
 
 use crate::gauge::{Full, Gauge};
 use crate::lanes::{Fate, Lanes, Plan};
 use crate::meter::{Meter, Meters};
-use crate::sync::Runtime;
 use crate::time::Nanos;
 
 /// Wakers to be woken once the lock is released: a waker runs foreign code.
@@ -42,9 +43,7 @@ pub(crate) struct Gone {
     pub(crate) level: usize,
     pub(crate) fate: Fate,
     pub(crate) since: Nanos,
-    /// Of one that waited still, to be dropped once the lock is released. It is
-    /// not among those to be woken: one of them would have to set the timer, and
-    /// who has left doesn't.
+    /// Of one that waited still, to be dropped once the lock is released.
     _waker: Option<Waker>,
 }
 
@@ -56,14 +55,8 @@ pub(crate) struct State {
     timers: BTreeSet<(Nanos, u32)>,
     deadlines: BTreeSet<(Nanos, u32)>,
     pub(crate) max_waiting: usize,
-    /// The time for which the one timer is set.
-    pub(crate) armed: Option<Nanos>,
-    /// The runtime of those who wait.
-    runtime: Option<Runtime>,
-    /// Some of them are in another.
-    is_mixed: bool,
-    /// A task of its own is about to set the timer.
-    pub(crate) is_arming: bool,
+    /// The runtimes of those who wait.
+    posts: Slab<Post>,
 }
 
 impl State {
@@ -74,10 +67,7 @@ impl State {
             timers: BTreeSet::new(),
             deadlines: BTreeSet::new(),
             max_waiting,
-            armed: None,
-            runtime: None,
-            is_mixed: false,
-            is_arming: false,
+            posts: Slab::new(),
         }
     }
 
@@ -222,10 +212,11 @@ impl State {
         let Some(entry) = self.lanes.waiter(waiter) else {
             return;
         };
-        let ticket = entry.ticket;
+        let (ticket, post) = (entry.ticket, entry.post);
         if let Some(deadline) = entry.deadline() {
             self.deadlines.remove(&(deadline, waiter));
         }
+        self.leaves(post);
         for &id in plan {
             let Some(meter) = self.meters.get_mut(id) else {
                 continue;
@@ -284,11 +275,6 @@ impl State {
         if let Fate::Waiting(_) = self.lanes.waiter(waiter)?.fate {
             waker = self.end_wait(waiter, now, Fate::TooLate { wait: 0 });
             self.pump(now, wakers);
-        }
-        if self.is_mixed {
-            // Nobody drives its runtime any more, perhaps, and the timer may be
-            // set there.
-            self.armed = None;
         }
         let (entry, plan, last) = self.lanes.forget(waiter)?;
         if last {
