@@ -17,6 +17,8 @@ pub(crate) enum Role {
     EveryCall,
     Endpoint,
     Key,
+    /// Nothing any more: its rule is gone.
+    Gone,
 }
 
 /// A gauge, and those who stand in line at it.

@@ -153,13 +153,14 @@ impl Permit {
         let paused = self.tell(|shared, plan, level| {
             shared.with(shared.nanos(now), |core, now, wakers| {
                 let state = &mut core.state;
+                let valid = state.valid(plan);
                 let paused = refused.and_then(|(retry_after, scope)| {
-                    feedback::pause(state, plan, retry_after, scope, now, wakers)
+                    feedback::pause(state, &valid, retry_after, scope, now, wakers)
                 });
                 // It is over before what is left is reckoned: the provider has
                 // counted it, and those still in flight perhaps not.
                 state.finish(plan, level, sent, now);
-                feedback::tighten(state, plan, said, now);
+                feedback::tighten(state, &valid, said, now);
                 state.serve_plan(plan, now, wakers);
                 core.sweep(plan, now);
                 paused

@@ -204,3 +204,31 @@ async fn after_a_pause_the_queue_restarts_evenly_whatever_went_before() {
         }
     }
 }
+
+/// A rule that is gone has no say in what an answer is about, whose attempt it
+/// still covers.
+#[tokio::test(start_paused = true)]
+async fn what_is_said_of_an_attempt_of_older_rules_is_about_those_that_are_left() {
+    let stays = || every(burst(10, millis(500)));
+    let gone = burst(9, millis(500)).penalty(millis(700));
+    let answer = http::Response::builder().header("ratelimit", r#""a";r=0;t=3"#);
+    let answer = answer.body(()).unwrap();
+    for is_refused in [true, false] {
+        for old in [
+            stays().endpoint(Endpoint::get("/"), gone),
+            stays().keyed(Key::path(), gone),
+        ] {
+            let limits = old.build().unwrap();
+            let permit = limits.acquire(&call("/")).await.unwrap();
+            limits.reconfigure(stays()).unwrap();
+            match is_refused {
+                true => permit.over(Verdict::NotExecuted {
+                    retry_after: Some(millis(3000)),
+                    scope: Scope::Unspecified,
+                }),
+                false => permit.answered(&answer),
+            }
+            assert_eq!(wait(&limits).await, millis(3000));
+        }
+    }
+}

@@ -1,8 +1,8 @@
 //! Changes that concern many who wait at once: pauses, and other limits.
 
 use super::{State, Wakers};
-use crate::lanes::Fate;
-use crate::meter::Meter;
+use crate::lanes::{Fate, Plan};
+use crate::meter::{Meter, Role};
 use crate::time::Nanos;
 
 impl State {
@@ -51,11 +51,21 @@ impl State {
         }
     }
 
+    /// Those of a plan's meters whose rules are there: an answer is about them.
+    pub(crate) fn valid(&self, plan: &Plan) -> Plan {
+        let meter = |&id: &u32| self.meters.get(id);
+        let is_valid = |id: &u32| meter(id).is_some_and(|meter| meter.role != Role::Gone);
+        plan.iter().copied().filter(is_valid).collect()
+    }
+
     /// Forgets those meters whose rules are gone that nothing refers to any more,
     /// but the one that is `kept`.
     pub(crate) fn retire(&mut self, retired: &mut Vec<u32>, kept: Option<u32>) {
         retired.retain(|&id| {
-            let is_used = self.meters.get_mut(id).is_some_and(|meter| meter.is_used());
+            let is_used = self.meters.get_mut(id).is_some_and(|meter| {
+                meter.role = Role::Gone;
+                meter.is_used()
+            });
             let stays = is_used || Some(id) == kept;
             if !stays {
                 self.meters.remove(id);
