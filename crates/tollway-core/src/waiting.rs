@@ -27,7 +27,9 @@ thread_local! {
 ///
 /// Where the chain of polls is broken (a spawned task, a buffer) there is no
 /// note, and a reader must assume the worst: that the request may have been
-/// sent. Where one future polls several others, the last one's note stands.
+/// sent. Where one future polls several others, the last one's note stands, and
+/// it stands too where the others leave none. So it is to be read only above a
+/// single call: `DeadlineLayer` passes none on.
 impl Phase {
     /// [`Poll::Pending`], with the note that it is pending in this phase.
     ///

@@ -125,9 +125,16 @@ where
     type Output = Result<Response<TimeoutBody<R>>, BoxError>;
 
     #[inline]
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let _held = self.wait.held().map(|deadline| deadline.hold(None));
-        self.poll_call(cx)
+        let poll = self.as_mut().poll_call(cx);
+        // What the call waits for, or waited for at last, is told to the layers
+        // of its own stack. Whoever polls the whole of it may do other things
+        // beside it, and leave no note of them.
+        if !matches!(poll, Poll::Ready(Ok(_))) && self.wait.is_of_call() {
+            Phase::forget();
+        }
+        poll
     }
 }
 

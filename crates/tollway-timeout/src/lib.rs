@@ -96,10 +96,13 @@
 //! ```
 //!
 //! Give the client's stack a `DeadlineLayer` of its own all the same, be it an
-//! [inherited](DeadlineLayer::inherited) one: it reads the clock anew for each
-//! call. Under the handler's layer alone, all calls within one poll of the
-//! handler are told one time. After one that computes for long, or blocks, an
-//! attempt would seem to have begun before that, and be ended so much too early.
+//! [inherited](DeadlineLayer::inherited) one, for two reasons. It reads the clock
+//! anew for each call: under the handler's layer alone, all calls within one poll
+//! of the handler are told one time. After one that computes for long, or blocks,
+//! an attempt would seem to have begun before that, and be ended so much too
+//! early. And it keeps to itself what its call waits for, which says nothing of
+//! what else the handler does: under the handler's layer alone, a handler that
+//! waits for a connection would seem to have done nothing else.
 //!
 //! # What exactly is limited
 //!
@@ -134,7 +137,8 @@
 //! ([`Phase::pending`](tollway_core::Phase::pending)), gives
 //! [`NotExecuted`](tollway_core::Verdict::NotExecuted). Everything else gives
 //! [`Unknown`](tollway_core::Verdict::Unknown): without notes from below, that
-//! is any time-out after the call.
+//! is any time-out after the call. Notes go up to a stack's deadline layer, and
+//! no further.
 //!
 //! # Telemetry
 //!

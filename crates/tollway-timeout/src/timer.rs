@@ -54,6 +54,12 @@ impl Wait {
         }
     }
 
+    /// Whether it is that of a whole call, and not of an attempt.
+    #[inline]
+    pub(crate) const fn is_of_call(&self) -> bool {
+        matches!(self, Self::Endless | Self::Deadline { .. })
+    }
+
     /// The deadline, if there is one.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         match *self {

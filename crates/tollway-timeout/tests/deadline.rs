@@ -431,6 +431,28 @@ async fn an_inbound_deadline_bounds_the_calls_that_a_handler_makes() {
     assert_eq!(body, "too late");
 }
 
+/// What a call inside waits for says nothing of what else a handler has done.
+#[tokio::test(start_paused = true)]
+async fn a_handler_that_waits_for_a_connection_may_have_done_other_things() {
+    let connects = Slow {
+        connect: secs(60),
+        ..Slow::default()
+    };
+    let clients = [DeadlineLayer::new(secs(60)), DeadlineLayer::inherited()];
+    for client in clients.map(|layer| layer.layer(connects.clone())) {
+        // Something else goes on beside the call, and goes on when that has failed.
+        let handler = service_fn(async |request: Request<()>| {
+            let call = client.clone().oneshot(request);
+            let (answer, ()) = tokio::join!(call, sleep(secs(60)));
+            answer.map(|_| Response::new(String::new()))
+        });
+        let server = DeadlineLayer::new(secs(5)).layer(handler);
+        let error = server.oneshot(Request::new(())).await.unwrap_err();
+        assert_eq!(timeout(&error).after(), secs(5));
+        assert_eq!(Verdict::of_error(&*error), Verdict::Unknown);
+    }
+}
+
 /// An attempt of 3 s under a deadline of 5 s that has no timer of its own as
 /// long as the attempt's is set.
 #[tokio::test(start_paused = true)]
