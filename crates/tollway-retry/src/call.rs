@@ -11,7 +11,7 @@ use tollway_core::{Attempt, BoxError, Deadline, Fault, Judgement, Phase, Verdict
 use tower_service::Service;
 
 use crate::budget::{Cost, Withdrawal};
-use crate::decide::{Course, Decision, Situation, asked_for};
+use crate::decide::{Course, Decision, Situation, advice_on, asked_for};
 use crate::evidence::Evidence;
 use crate::head::KeptHead;
 use crate::policy::Settings;
@@ -197,7 +197,7 @@ impl<S, B, R: Seed> Call<S, B, R> {
                 (Stop::Budget, None)
             }
         };
-        Next::Return(progress.end(outcome, judgement.verdict, stop, wait))
+        Next::Return(progress.end(outcome, judgement, stop, wait))
     }
 
     /// Hands the next attempt to the service, once it is ready.
@@ -312,16 +312,16 @@ impl Progress {
     fn end<B>(
         &mut self,
         outcome: Result<Response<B>, BoxError>,
-        last: Verdict,
+        last: Judgement,
         stop: Stop,
         would_have_waited: Option<Duration>,
     ) -> Result<Response<B>, RetryError> {
         let mut response = match outcome {
             Ok(response) => response,
-            Err(error) => return Err(self.fail(error, last, stop, would_have_waited)),
+            Err(error) => return Err(self.fail(error, last.verdict, stop, would_have_waited)),
         };
         let status = Some(response.status());
-        let verdict = self.verdict(last, status);
+        let verdict = self.verdict(last.verdict, status);
         let (made, safe) = (self.records.made(), self.evidence.safe);
         telemetry::stop(made, verdict, safe, stop, status, None);
         let unknown = verdict == Verdict::Unknown;
@@ -330,6 +330,10 @@ impl Progress {
         let extensions = response.extensions_mut();
         if unknown || !is_read_so {
             extensions.insert(verdict);
+            match advice_on(verdict, last) {
+                Some(advice) => extensions.insert(advice),
+                None => extensions.remove(),
+            };
         }
         if let Some(key) = self.evidence.key.take().filter(|_| unknown) {
             extensions.insert(key);

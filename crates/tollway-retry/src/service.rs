@@ -17,7 +17,8 @@ use crate::{RandomSeed, ReplayBody, RetryError, RetryPolicy, Seed};
 /// put into the extensions of an answer that isn't simply final:
 /// [`Attempts`](crate::Attempts); the [`Verdict`](tollway_core::Verdict) on the
 /// whole call where the answer alone says something else, and where the outcome
-/// stays unknown; and then the [`IdempotencyKey`](tollway_core::IdempotencyKey).
+/// stays unknown, with the [`RetryAdvice`](tollway_core::RetryAdvice) that goes
+/// with it; and then the [`IdempotencyKey`](tollway_core::IdempotencyKey).
 ///
 /// # Cancellation
 ///

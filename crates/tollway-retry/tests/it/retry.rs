@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
@@ -14,8 +14,8 @@ use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Full};
 use tokio::time::{Instant, Sleep, sleep};
 use tollway_core::{
-    Attempt, BoxError, Deadline, Fault, IdempotencyKey, Phase, Priority, RetryAdvice, Scope,
-    Verdict,
+    Attempt, BoxError, Deadline, Fault, IdempotencyKey, Judgement, Phase, Priority, RetryAdvice,
+    Scope, Verdict,
 };
 use tollway_retry::{
     Attempts, Budget, Outcome, ReplayBody, RetryError, RetryFuture, RetryLayer, RetryPolicy, Stop,
@@ -330,6 +330,39 @@ async fn an_unknown_outcome_stays_unknown_after_a_refusal() {
     assert_eq!(Verdict::of_error(&error), Verdict::Unknown);
     let fault = Fault::find(&error).unwrap();
     assert_eq!(fault.phase(), Some(Phase::Connect));
+}
+
+/// Whoever reads the answer further up, another retry for instance, is told no
+/// less than this one was.
+#[tokio::test(start_paused = true)]
+async fn advice_goes_with_the_verdict_that_an_answer_is_marked_with() {
+    let asking = |code, secs: u32| {
+        let mut response = status(code);
+        response.headers_mut().insert("retry-after", secs.into());
+        Ok(response)
+    };
+    let once = || advice(425, RetryAdvice::Once);
+    let never = || advice(429, RetryAdvice::Never);
+    let after = |delay| Some(RetryAdvice::After(secs(delay)));
+    for (answers, advised) in [
+        // No layer below has read these.
+        (vec![asking(503, 90)], after(90)),
+        (vec![Ok(status(302))], Some(RetryAdvice::Never)),
+        // The last attempt had no effect, and an earlier one may have had.
+        (vec![Ok(status(500)), asking(429, 90)], after(90)),
+        (vec![Ok(status(500)), never()], Some(RetryAdvice::Never)),
+        (vec![Ok(status(500)), once()], None),
+        (vec![asking(503, 1), Ok(status(404))], None),
+    ] {
+        let attempts = u32::try_from(answers.len()).unwrap();
+        let gateway = Gateway::answering(answers);
+        let response = call(policy().max_attempts(attempts), &gateway, post_with_key())
+            .await
+            .unwrap();
+        let read = Judgement::of_response(&response, SystemTime::UNIX_EPOCH);
+        let expected = (Verdict::Unknown, advised);
+        assert_eq!((read.verdict, read.advice), expected, "{response:?}");
+    }
 }
 
 /// The first attempt may have been executed, and the second one turned away at
