@@ -1,6 +1,7 @@
 //! Who waits for what: queues of waiters that need the same permits.
 
 use std::collections::HashMap;
+use std::ops::RangeInclusive;
 use std::task::Waker;
 
 use slab::Slab;
@@ -102,14 +103,13 @@ impl Lanes {
         self.waiting + self.returning
     }
 
-    /// How many of this plan wait and would be served before a newcomer of
-    /// `level`.
-    pub(crate) fn ahead(&self, plan: &Plan, level: usize) -> u32 {
+    /// How many of this plan and these levels wait.
+    pub(crate) fn ahead(&self, plan: &Plan, levels: RangeInclusive<usize>) -> u32 {
         self.by_plan
             .get(plan)
             .and_then(|&lane| self.lanes.get(lane as usize))
             .map_or(0, |lane| {
-                lane.queues[..=level].iter().map(|queue| queue.len).sum()
+                lane.queues[levels].iter().map(|queue| queue.len).sum()
             })
     }
 

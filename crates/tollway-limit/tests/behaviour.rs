@@ -594,6 +594,27 @@ async fn a_lower_priority_with_a_share_is_not_starved() {
     assert!((15..=25).contains(&low), "{low} of 100");
 }
 
+/// Those of higher priorities who wait have no part in its share, and don't come
+/// before it.
+#[tokio::test(start_paused = true)]
+async fn a_share_is_there_before_a_deadline_however_many_of_others_wait() {
+    let quota = Quota::per_second(10).reserve(Priority::Low, 20);
+    let limits = limits(quota);
+    let call = Call::new(&Method::GET, "/");
+    let high = call.priority(Priority::High);
+    let mut crowd = [(); 100].map(|()| task::spawn(limits.acquire(&high)));
+    for waits in &mut crowd {
+        drop(waits.poll());
+    }
+    let low = call.priority(Priority::Low);
+    let low = low.deadline(Deadline::at(Instant::now() + millis(2000)));
+    assert!(wait_and_use(&limits, &low).await < millis(1000));
+    // They come before one who has no share.
+    let refused = call.deadline(Deadline::at(Instant::now() + millis(2000)));
+    let refused = limits.acquire(&refused).await.unwrap_err();
+    assert!(refused.wait() > Some(millis(9000)));
+}
+
 /// Quotas that are used up by turns seldom have room at the same time, but for who
 /// has a share of each.
 #[tokio::test(start_paused = true)]

@@ -163,9 +163,17 @@ impl State {
 
     /// The least that a newcomer would have to wait. It counts those ahead with
     /// the same plan, for they need all that the newcomer needs; those of other
-    /// plans might be held up elsewhere.
+    /// plans might be held up elsewhere, and those of other levels by a share that
+    /// is kept for the newcomer's.
     fn least_wait(&mut self, plan: &Plan, level: usize, now: Nanos) -> Nanos {
-        let ahead = self.lanes.ahead(plan, level);
+        let meters = &self.meters;
+        let reserves = |&id: &u32| {
+            meters
+                .get(id)
+                .is_some_and(|meter| meter.gauge.reserves(level))
+        };
+        let highest = if plan.iter().any(reserves) { level } else { 0 };
+        let ahead = self.lanes.ahead(plan, highest..=level);
         let mut at = now;
         for &meter in plan {
             if let Some(meter) = self.meters.get_mut(meter) {
