@@ -20,11 +20,13 @@ fuzz_target!(|body: &[u8]| {
                 .means(Verdict::Rejected),
         );
     let headers = HeaderMap::new();
-    for status in [StatusCode::OK, StatusCode::TOO_MANY_REQUESTS] {
+    let statuses = [StatusCode::OK, StatusCode::TOO_MANY_REQUESTS];
+    for (status, broken) in statuses.into_iter().zip([true, false]) {
         let answer = Answer {
             status,
             headers: &headers,
             body,
+            broken,
             clock: || SystemTime::UNIX_EPOCH,
         };
         let _ = rules.classify(&answer);

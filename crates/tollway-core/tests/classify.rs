@@ -205,6 +205,41 @@ async fn an_error_in_the_body_comes_to_the_caller_where_it_came() {
     assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
 }
 
+/// A body that broke may have been about to say what the rule asks for.
+#[tokio::test]
+async fn a_body_that_breaks_before_its_rule_is_decided_leaves_the_outcome_unknown() {
+    let rules = || {
+        let failed = BodyRule::new(200..=200, "status", Test::Is("failed".into()));
+        let duplicate = BodyRule::new(409..=409, "code", Test::Is("DUPLICATE".into()));
+        Rules::new()
+            .body(failed.means(Verdict::Rejected))
+            .body(duplicate.done_before())
+            .body(BodyRule::new(429..=429, "message", Test::Present).delay_after("in"))
+    };
+    let throttled = Verdict::of_status(StatusCode::TOO_MANY_REQUESTS);
+    for (status, text, breaks, verdict, advice) in [
+        (200, r#"{"sta"#, true, Verdict::Unknown, None),
+        (200, r#"{"status":"paid","#, true, Verdict::Done, None),
+        (200, r#"{"status":"failed","#, true, Verdict::Rejected, None),
+        // Whole, if not what was expected.
+        (200, r#"{"sta"#, false, Verdict::Done, None),
+        (409, "", true, Verdict::Unknown, Some(RetryAdvice::Never)),
+        (409, "<html>", false, Verdict::Rejected, None),
+        // Of these the status says enough, or all.
+        (429, "", true, throttled, None),
+        (404, "", true, Verdict::Rejected, None),
+    ] {
+        let mut body = Script::text(&[text]);
+        if breaks {
+            body.frames.push_back(Err(io::ErrorKind::ConnectionReset));
+        }
+        let response = answer(rules(), status, body).await;
+        assert_eq!(Verdict::of_response(&response), verdict, "{status} {text}");
+        let advised = RetryAdvice::of(response.extensions());
+        assert_eq!(advised, advice, "{status} {text}");
+    }
+}
+
 #[tokio::test]
 async fn at_most_the_bound_is_read_and_the_rest_flows_on() {
     let chunk = Bytes::from(vec![b' '; 1024]);

@@ -243,6 +243,7 @@ fn judge(
         status: StatusCode::from_u16(status).unwrap(),
         headers: &headers,
         body: body.as_bytes(),
+        broken: false,
         clock: || std::time::SystemTime::UNIX_EPOCH,
     })
 }

@@ -74,6 +74,11 @@ impl<B: Body + Unpin> Peek<B> {
         start.into()
     }
 
+    /// Whether it failed behind what was read.
+    pub(super) fn is_broken(&self) -> bool {
+        self.frames.back().is_some_and(Result::is_err)
+    }
+
     pub(super) fn into_body(self) -> ClassifyBody<B> {
         ClassifyBody {
             frames: Some(Box::new(self.frames)),

@@ -112,6 +112,22 @@ impl BodyRule {
         self.statuses.contains(&status.as_u16()) && !excepted
     }
 
+    /// What it means that the body failed before this rule found its scalar, if
+    /// it didn't: the rule may have held.
+    pub(super) fn left_open(&self, body: &[u8]) -> Option<Judgement> {
+        let advice = match self.meaning {
+            // A repeat would be told that it was done before, and take this
+            // attempt for the one that did it.
+            Meaning::DoneBefore => Some(RetryAdvice::Never),
+            Meaning::Verdict(_) | Meaning::DelayAfter(_) => None,
+        };
+        let open = json::scalar(body, &self.path).is_none();
+        open.then_some(Judgement {
+            verdict: Verdict::Unknown,
+            advice,
+        })
+    }
+
     pub(super) fn read(&self, body: &[u8]) -> Option<Judgement> {
         let scalar = json::scalar(body, &self.path);
         let holds = match (&self.test, scalar.as_deref()) {
@@ -156,6 +172,7 @@ mod tests {
             status: StatusCode::from_u16(status).unwrap(),
             headers: &HeaderMap::new(),
             body: body.as_bytes(),
+            broken: false,
             clock: || SystemTime::UNIX_EPOCH,
         };
         rules.classify(&answer).verdict

@@ -87,7 +87,7 @@ where
                     };
                     let classify = &**this.classify;
                     if !classify.needs_body(response.status(), response.headers()) {
-                        judge(classify, &mut response, &[]);
+                        judge(classify, &mut response, &[], false);
                         return Poll::Ready(Ok(response.map(ClassifyBody::untouched)));
                     }
                     let (parts, body) = response.into_parts();
@@ -105,7 +105,8 @@ where
                     // isn't to be polled after that.
                     let answer = answer.take().expect("polled again after it was ready");
                     let Answered { mut head, peek } = *answer;
-                    judge(&**this.classify, &mut head, &peek.start());
+                    let broken = peek.is_broken();
+                    judge(&**this.classify, &mut head, &peek.start(), broken);
                     return Poll::Ready(Ok(head.map(|()| peek.into_body())));
                 }
             }
@@ -113,11 +114,12 @@ where
     }
 }
 
-fn judge<C: Classify, B>(classify: &C, response: &mut Response<B>, start: &[u8]) {
+fn judge<C: Classify, B>(classify: &C, response: &mut Response<B>, start: &[u8], broken: bool) {
     let judgement = classify.classify(&Answer {
         status: response.status(),
         headers: response.headers(),
         body: start,
+        broken,
         clock: SystemTime::now,
     });
     let plain = response.status().is_success() && judgement == Verdict::Done.into();

@@ -75,6 +75,9 @@ pub struct Answer<'a> {
     /// The start of the body, as it came. Empty unless
     /// [`needs_body`](Classify::needs_body) asked for it.
     pub body: &'a [u8],
+    /// Whether the body failed behind that start: its connection broke, for
+    /// instance. What else it would have said, nobody knows.
+    pub broken: bool,
     /// Reads the wall clock. Most answers have nothing to do with it, and
     /// [`SystemTime::now`] costs more than looking at their head.
     pub clock: fn() -> SystemTime,

@@ -16,6 +16,9 @@ use crate::{RetryAdvice, Scope, Verdict};
 /// [status](Self::status) with a verdict of its own, then the head. Upon that,
 /// the header that overrides retries and the list of statuses worth a retry add
 /// their advice.
+///
+/// Where a body failed before a rule about it found its scalar, and the status
+/// alone would be final, the outcome is unknown: the rule may have held.
 #[derive(Clone, Debug, Default)]
 pub struct Rules {
     statuses: Vec<(u16, Verdict)>,
@@ -123,10 +126,20 @@ impl Rules {
     }
 
     fn of_body(&self, answer: &Answer<'_>) -> Option<Judgement> {
-        self.body
-            .iter()
-            .filter(|rule| rule.applies(answer.status, answer.headers))
-            .find_map(|rule| rule.read(answer.body))
+        self.about(answer).find_map(|rule| rule.read(answer.body))
+    }
+
+    /// What a body that failed leaves open, if no rule held for what came of it.
+    fn of_broken_body(&self, answer: &Answer<'_>) -> Option<Judgement> {
+        self.about(answer)
+            .find_map(|rule| rule.left_open(answer.body))
+    }
+
+    /// The rules that apply to an answer with this head.
+    fn about(&self, answer: &Answer<'_>) -> impl Iterator<Item = &BodyRule> {
+        let (status, headers) = (answer.status, answer.headers);
+        let rules = self.body.iter();
+        rules.filter(move |rule| rule.applies(status, headers))
     }
 
     /// What the status alone means here, if that was said.
@@ -194,6 +207,13 @@ impl Classify for Rules {
             Some(judgement) => judgement.heeding(headers, clock),
             None => Judgement::of_head_by(answer.status, headers, clock),
         };
+        if answer.broken
+            && ruled.is_none()
+            && judgement.verdict.is_final()
+            && let Some(open) = self.of_broken_body(answer)
+        {
+            judgement = open.heeding(headers, clock);
+        }
         if let (Verdict::NotExecuted { scope, .. }, Some(said)) =
             (&mut judgement.verdict, self.scope(answer.headers))
         {
@@ -223,6 +243,7 @@ mod tests {
             status: StatusCode::from_u16(status).unwrap(),
             headers,
             body: body.as_bytes(),
+            broken: false,
             clock: || SystemTime::UNIX_EPOCH,
         })
     }
