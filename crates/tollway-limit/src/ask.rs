@@ -158,6 +158,7 @@ impl Shared {
         let Core { only, state, .. } = &mut *core;
         let now = state.meters.tick(now);
         let plan = only.as_ref().filter(|plan| suits(state, plan))?;
+        let now = self.sends_at(state, plan, asking, now);
         let taken = state.take_at_once(plan, level, deadline, now);
         // Copies plain numbers, where `clone` goes through an iterator.
         let plan = taken.then(|| Plan::from_slice(plan))?;
@@ -186,6 +187,7 @@ impl Shared {
                 }
                 let plan = core.plan(&route, now);
                 let state = &mut core.state;
+                let now = self.sends_at(state, &plan, &asking, now);
                 let (level, deadline) = (asking.level, asking.deadline);
                 let admission = state.admit(&plan, level, deadline, now, asking.waker, wakers);
                 let mut here = None;
@@ -223,6 +225,22 @@ impl Shared {
         };
         tracing::debug!(target: "tollway::limit", { tollway.limit.reason = %error }, "gave no permit");
         Asked::Refused(error)
+    }
+
+    /// When an attempt that may go by `now` is sent. What the poll under way has
+    /// read of the time is too early for quotas that count from there.
+    #[inline]
+    fn sends_at(
+        &self,
+        state: &mut State,
+        plan: &[u32],
+        asking: &Asking<'_, impl Fn() -> Nanos>,
+        now: Nanos,
+    ) -> Nanos {
+        match asking.is_given || state.counts_from_response(plan) {
+            true => now,
+            false => state.meters.tick(self.nanos(time::now())),
+        }
     }
 
     /// Lends what is left of a key's quota, and notes where. Hands back what the

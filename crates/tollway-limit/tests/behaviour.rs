@@ -797,6 +797,25 @@ async fn a_margin_counts_from_when_the_permit_is_handed_over() {
     assert_eq!(wait(&limits, &call).await, millis(1100));
 }
 
+/// A poll may take long before it asks, and the clock is read as it begins.
+#[tokio::test(start_paused = true)]
+async fn a_margin_counts_from_the_sending_however_long_the_poll_has_taken() {
+    let margin = millis(100);
+    let quota = burst(1, millis(1000)).count_from(CountFrom::Sending { margin });
+    for limits in [
+        limits(quota),
+        Limits::builder().keyed(Key::path(), quota).build().unwrap(),
+    ] {
+        let call = call("/");
+        let poll =
+            Deadline::at(Instant::now() + millis(5000)).hold(Some(Instant::now().into_std()));
+        tokio::time::advance(millis(300)).await;
+        let _first = assert_ready!(task::spawn(limits.acquire(&call)).poll()).unwrap();
+        drop(poll);
+        assert_eq!(wait(&limits, &call).await, millis(1100));
+    }
+}
+
 /// And it is known by that time when it is answered, or leaves.
 #[tokio::test(start_paused = true)]
 async fn a_late_hand_over_is_found_again() {
