@@ -113,6 +113,18 @@ impl Verdict {
         Fault::find(error).map_or(Self::Unknown, Fault::verdict)
     }
 
+    /// Whether a rejection with this status is about the request itself. Then it
+    /// speaks for all who sent that request under one idempotency key: had one of
+    /// them been executed, the provider would have answered with that result.
+    ///
+    /// So are 400, 402, 422, and a refusal in the body of a 2xx. Who isn't let in
+    /// (401, 403), comes too early (409), or meets a wrong door (404, 3xx), may
+    /// never have got as far as the key.
+    #[must_use]
+    pub fn is_about_request(status: StatusCode) -> bool {
+        status.is_success() || matches!(status.as_u16(), 400 | 402 | 422)
+    }
+
     /// Whether this is the provider's final answer.
     #[must_use]
     pub const fn is_final(self) -> bool {

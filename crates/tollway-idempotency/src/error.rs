@@ -28,6 +28,9 @@ pub struct KeyError {
 struct Link {
     key: Option<IdempotencyKey>,
     why: Why,
+    /// Whether an earlier call with the key may have had an effect, which this
+    /// one's failure says nothing of.
+    in_doubt: bool,
     source: BoxError,
 }
 
@@ -63,6 +66,18 @@ impl KeyError {
         Self::new(Why::Inner, key, source)
     }
 
+    /// The inner service failed, and an earlier call with the key may have had an
+    /// effect.
+    pub(crate) fn in_doubt(key: Option<IdempotencyKey>, source: BoxError) -> Self {
+        let mut fault = Fault::new(Verdict::Unknown);
+        if let Some(phase) = Fault::find(&*source).and_then(Fault::phase) {
+            fault = fault.in_phase(phase);
+        }
+        let mut error = Self::inner(key, fault.caused_by(source).into());
+        error.link.in_doubt = true;
+        error
+    }
+
     /// The call is refused.
     pub(crate) fn refused(why: Why, key: Option<IdempotencyKey>) -> Self {
         tracing::debug!(
@@ -91,7 +106,12 @@ impl KeyError {
 
     fn new(why: Why, key: Option<IdempotencyKey>, source: BoxError) -> Self {
         Self {
-            link: Box::new(Link { key, why, source }),
+            link: Box::new(Link {
+                key,
+                why,
+                in_doubt: false,
+                source,
+            }),
         }
     }
 
@@ -147,9 +167,13 @@ impl fmt::Display for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.key {
             // `Debug` of a key shows only its start.
-            Some(key) => write!(f, "with {key:?}"),
-            None => f.write_str("without an idempotency key"),
+            Some(key) => write!(f, "with {key:?}")?,
+            None => f.write_str("without an idempotency key")?,
         }
+        if self.in_doubt {
+            f.write_str(", like an earlier call that may have had an effect")?;
+        }
+        Ok(())
     }
 }
 

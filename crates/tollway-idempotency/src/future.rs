@@ -21,8 +21,8 @@ pin_project! {
     /// [`IdempotencyKeyService`](crate::IdempotencyKeyService).
     ///
     /// Dropped before the inner service was called, it leaves no trace: the key
-    /// is as if it had never been given. Dropped later, its call counts as
-    /// executed.
+    /// is as if it had never been given. Dropped later, its call's outcome counts
+    /// as unknown.
     pub struct IdempotencyKeyFuture<S, G, B>
     where
         S: Service<Request<KeyBody<B>>>,
@@ -172,7 +172,15 @@ where
                     }
                 }
                 StateProj::Called { future, outcome } => {
-                    let mut result = ready!(future.poll(cx)).map_err(Into::into);
+                    let mut result = match future.poll(cx) {
+                        Poll::Ready(result) => result.map_err(Into::into),
+                        // The note from below is about this call, and says
+                        // nothing of the one before it with the same key.
+                        Poll::Pending if outcome.as_ref().is_some_and(Outcome::is_in_doubt) => {
+                            return Phase::Head.pending();
+                        }
+                        Poll::Pending => return Poll::Pending,
+                    };
                     // In place: it is moved often enough.
                     if let Some(outcome) = outcome {
                         match &mut result {
@@ -251,10 +259,10 @@ impl<S, G: KeyGenerator, B> Readying<S, G, B> {
         S: Service<Request<KeyBody<B>>>,
     {
         // The body shares its bytes with this copy.
-        let data = self.request.body().data().cloned();
+        let data = self.request.body().data().cloned().unwrap_or_default();
         let outcome = self
             .keys
-            .admit(self.chosen, &mut self.request, data.as_deref())?;
+            .admit(self.chosen, &mut self.request, Some(&data))?;
         Ok((self.inner.call(self.request), outcome))
     }
 }

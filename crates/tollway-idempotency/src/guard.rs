@@ -43,6 +43,21 @@ struct Use {
     in_flight: u32,
     /// Whether one of its calls may have been executed.
     left: bool,
+    /// Whether nobody knows yet what came of one that has ended.
+    in_doubt: bool,
+}
+
+/// How a call ended, as far as its key is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// It certainly had no effect.
+    NotExecuted,
+    /// It was rejected, maybe before anybody looked at its key.
+    TurnedAway,
+    /// It may or may not have had an effect.
+    Unknown,
+    /// By an answer that speaks for all calls with its key.
+    Settled,
 }
 
 /// Why a key can't be used.
@@ -92,6 +107,7 @@ impl Guard {
             since: now,
             in_flight: 0,
             left: false,
+            in_doubt: false,
         };
         let known = self.find(key);
         let alive = known.filter(|known| now.saturating_duration_since(known.since) < life);
@@ -125,9 +141,16 @@ impl Guard {
         self.young.insert(name, this);
     }
 
+    /// Whether an earlier call with this key may have had an effect of which
+    /// nobody knows.
+    pub(crate) fn is_in_doubt(&self, key: Digest) -> bool {
+        self.find(key).is_some_and(|known| known.in_doubt)
+    }
+
     /// A call that was let go has ended. One that was certainly not executed
-    /// frees its key, unless another call used it.
-    pub(crate) fn settle(&mut self, key: Digest, since: Instant, executed: bool) {
+    /// frees its key, unless another call used it. Returns whether another one is
+    /// in doubt, for which this one's end doesn't speak.
+    pub(crate) fn settle(&mut self, key: Digest, since: Instant, end: End) -> bool {
         let generation = if self.young.contains_key(&key) {
             &mut self.young
         } else {
@@ -135,13 +158,16 @@ impl Guard {
         };
         let Some(this) = generation.get_mut(&key).filter(|u| u.since == since) else {
             // Forgotten at the bound, or replaced after its life.
-            return;
+            return false;
         };
         this.in_flight = this.in_flight.saturating_sub(1);
-        this.left |= executed;
+        this.left |= end != End::NotExecuted;
+        let in_doubt = this.in_doubt && end != End::Settled;
+        this.in_doubt = in_doubt || end == End::Unknown;
         if !this.left && this.in_flight == 0 {
             generation.remove(&key);
         }
+        in_doubt
     }
 
     #[cfg(test)]
@@ -185,12 +211,14 @@ impl Memory {
         now: Instant,
     ) -> Result<Ticket, Refusal> {
         let key = self.digester.key(key);
-        let since = self.guard().admit(key, payload, life, now)?;
+        let mut guard = self.guard();
+        let since = guard.admit(key, payload, life, now)?;
         Ok(Ticket {
             memory: Arc::clone(self),
             key,
             since,
-            executed: true,
+            is_repeat_in_doubt: guard.is_in_doubt(key),
+            has_ended: false,
         })
     }
 
@@ -201,13 +229,14 @@ impl Memory {
     }
 }
 
-/// A call that was let go. Dropped in flight, it counts as executed.
+/// A call that was let go. Dropped in flight, its outcome is unknown.
 #[derive(Debug)]
 pub(crate) struct Ticket {
     memory: Arc<Memory>,
     key: Digest,
     since: Instant,
-    executed: bool,
+    is_repeat_in_doubt: bool,
+    has_ended: bool,
 }
 
 impl Ticket {
@@ -216,17 +245,24 @@ impl Ticket {
         self.since
     }
 
-    /// The call has ended, and certainly had no effect.
-    pub(crate) fn not_executed(mut self) {
-        self.executed = false;
+    /// Whether, when it was let go, an earlier call with its key was in doubt.
+    pub(crate) fn is_repeat_in_doubt(&self) -> bool {
+        self.is_repeat_in_doubt
+    }
+
+    /// The call has ended. See [`Guard::settle`].
+    pub(crate) fn settle(mut self, end: End) -> bool {
+        self.has_ended = true;
+        self.memory.guard().settle(self.key, self.since, end)
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.memory
-            .guard()
-            .settle(self.key, self.since, self.executed);
+        if !self.has_ended {
+            let mut guard = self.memory.guard();
+            guard.settle(self.key, self.since, End::Unknown);
+        }
     }
 }
 
@@ -250,7 +286,7 @@ mod tests {
         let mut guard = Guard::new(10);
         for key in 0..1000 {
             let since = guard.admit(digest(key), digest(0), LIFE, now).expect("new");
-            guard.settle(digest(key), since, true);
+            guard.settle(digest(key), since, End::Settled);
             assert!(guard.len() <= 20);
             for known in (key + 1).saturating_sub(10)..=key {
                 let other = guard.clone().admit(digest(known), digest(1), LIFE, now);
@@ -285,8 +321,8 @@ mod tests {
         guard
             .admit(digest(0), digest(0), LIFE, now)
             .expect("the same payload");
-        guard.settle(digest(0), since, false);
-        guard.settle(digest(0), since, false);
+        guard.settle(digest(0), since, End::NotExecuted);
+        guard.settle(digest(0), since, End::NotExecuted);
         guard.admit(digest(0), digest(1), LIFE, now).expect("free");
     }
 
@@ -299,7 +335,7 @@ mod tests {
         guard
             .admit(digest(1), digest(2), LIFE, later)
             .expect("new to the provider");
-        guard.settle(digest(1), old, false);
+        guard.settle(digest(1), old, End::NotExecuted);
         let other = guard.admit(digest(1), digest(3), LIFE, later);
         assert_eq!(other, Err(Refusal::Reused));
     }
@@ -308,14 +344,22 @@ mod tests {
     #[derive(Debug, Clone)]
     enum Event {
         Admit { key: u64, payload: u64 },
-        Settle { nth: usize, executed: bool },
+        Settle { nth: usize, end: End },
         Pass(u64),
     }
+
+    const ENDS: &[End] = &[
+        End::NotExecuted,
+        End::NotExecuted,
+        End::TurnedAway,
+        End::Unknown,
+        End::Settled,
+    ];
 
     fn event() -> impl Strategy<Value = Event> {
         prop_oneof![
             4 => (0u64..4, 0u64..3).prop_map(|(key, payload)| Event::Admit { key, payload }),
-            3 => (0usize..8, any::<bool>()).prop_map(|(nth, executed)| Event::Settle { nth, executed }),
+            3 => (0usize..8, prop::sample::select(ENDS)).prop_map(|(nth, end)| Event::Settle { nth, end }),
             2 => (0u64..60).prop_map(Event::Pass),
         ]
     }
@@ -326,6 +370,7 @@ mod tests {
         since: Instant,
         open: usize,
         left: bool,
+        doubts: usize,
     }
 
     #[tokio::test(start_paused = true)]
@@ -333,7 +378,7 @@ mod tests {
         let start = Instant::now();
         let mut guard = Guard::new(10);
         let first = guard.admit(digest(1), digest(1), LIFE, start);
-        guard.settle(digest(1), first.expect("new"), true);
+        guard.settle(digest(1), first.expect("new"), End::Settled);
         for life in 1..=3 {
             let now = start + LIFE * life;
             let again = guard.clone().admit(digest(1), digest(1), LIFE, now);
@@ -341,7 +386,12 @@ mod tests {
             // Another one, which frees the key or doesn't.
             let other = digest(1 + u64::from(life));
             let since = guard.admit(digest(1), other, LIFE, now).expect("new");
-            guard.settle(digest(1), since, life == 2);
+            let end = if life == 2 {
+                End::Unknown
+            } else {
+                End::NotExecuted
+            };
+            guard.settle(digest(1), since, end);
             let again = guard.clone().admit(digest(1), digest(1), LIFE, now);
             let alive = life == 2;
             let refusal = if alive {
@@ -365,7 +415,7 @@ mod tests {
                 match event {
                     Event::Pass(secs) => now += Duration::from_secs(secs),
                     Event::Admit { key, payload } => {
-                        let fresh = Naive { payload, since: now, open: 0, left: false };
+                        let fresh = Naive { payload, since: now, open: 0, left: false, doubts: 0 };
                         let known = naive.get(&key);
                         let alive = known.filter(|entry| now - entry.since < LIFE);
                         let expected = match (alive, known) {
@@ -386,15 +436,21 @@ mod tests {
                             open.push((key, since));
                         }
                     }
-                    Event::Settle { nth, executed } => {
+                    Event::Settle { nth, end } => {
                         if open.is_empty() {
                             continue;
                         }
                         let (key, since) = open.swap_remove(nth % open.len());
-                        guard.settle(digest(key), since, executed);
+                        let others = guard.settle(digest(key), since, end);
                         if let Some(entry) = naive.get_mut(&key).filter(|e| e.since == since) {
                             entry.open -= 1;
-                            entry.left |= executed;
+                            entry.left |= end != End::NotExecuted;
+                            if end == End::Settled {
+                                entry.doubts = 0;
+                            }
+                            prop_assert_eq!(others, entry.doubts > 0);
+                            entry.doubts += usize::from(end == End::Unknown);
+                            prop_assert_eq!(guard.is_in_doubt(digest(key)), entry.doubts > 0);
                             if entry.open == 0 && !entry.left {
                                 naive.remove(&key);
                             }

@@ -1,17 +1,18 @@
 //! Which key a call gets, and whether it may go.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, Entry, HeaderMap, HeaderName};
-use http::{Extensions, Request, Response};
+use http::{Request, Response, StatusCode};
 use tokio::time::Instant;
-use tollway_core::{BoxError, Deadline, IdempotencyKey, Verdict};
+use tollway_core::{BoxError, Deadline, IdempotencyKey, Judgement, Verdict};
 use uuid::Uuid;
 
 use crate::dialect::{self, Dialect, Misfit, Place};
 use crate::error::{Field, Why};
-use crate::guard::{Memory, Refusal, Ticket};
+use crate::guard::{End, Memory, Refusal, Ticket};
 use crate::json::Unreadable;
 use crate::{KeyError, KeyGenerator, json, mint};
 
@@ -70,6 +71,7 @@ impl<G: KeyGenerator> Keys<G> {
             key: Some(key),
             echo: self.echo,
             ticket: None,
+            knows_body: false,
         })
     }
 
@@ -249,6 +251,7 @@ impl<G: KeyGenerator> Keys<G> {
             key: Some(key),
             echo: self.echo,
             ticket,
+            knows_body: body.is_some(),
         })
     }
 }
@@ -299,35 +302,68 @@ pub(crate) struct Outcome {
     echo: bool,
     // Boxed, since calls seldom have one, and every layer above moves this.
     ticket: Option<Box<Ticket>>,
+    /// Whether the ticket stands for the body too.
+    knows_body: bool,
 }
 
 impl Outcome {
     #[inline]
     pub(crate) fn answered<R>(&mut self, response: &mut Response<R>) {
         let verdict = Verdict::of_response(response);
-        if self.echo || verdict != Verdict::Done {
-            self.tell(verdict, response.extensions_mut());
+        if self.echo || verdict != Verdict::Done || self.ticket.is_some() {
+            self.tell(verdict, response);
         }
     }
 
     #[cold]
-    fn tell(&mut self, verdict: Verdict, extensions: &mut Extensions) {
-        self.settle(verdict);
-        if let Some(key) = self.key.take() {
-            extensions.insert(key);
+    fn tell<R>(&mut self, mut verdict: Verdict, response: &mut Response<R>) {
+        if self.settle(verdict, Some(response.status())) {
+            let judgement = Judgement::of_response(response, SystemTime::now()).in_doubt();
+            judgement.insert_into(response.extensions_mut());
+            verdict = judgement.verdict;
+        }
+        if let Some(key) = self.key.take()
+            && (self.echo || verdict != Verdict::Done)
+        {
+            response.extensions_mut().insert(key);
         }
     }
 
     #[cold]
     pub(crate) fn failed(&mut self, error: BoxError) -> KeyError {
-        self.settle(Verdict::of_error(&*error));
+        if self.settle(Verdict::of_error(&*error), None) {
+            return KeyError::in_doubt(self.key.take(), error);
+        }
         KeyError::inner(self.key.take(), error)
     }
 
-    fn settle(&mut self, verdict: Verdict) {
-        if let (Verdict::NotExecuted { .. }, Some(ticket)) = (verdict, self.ticket.take()) {
-            ticket.not_executed();
-        }
+    /// Whether an earlier call with this key may have had an effect, as far as
+    /// was known when this one left.
+    #[inline]
+    pub(crate) fn is_in_doubt(&self) -> bool {
+        let ticket = self.ticket.as_deref();
+        ticket.is_some_and(Ticket::is_repeat_in_doubt)
+    }
+
+    /// The call has ended. Whether one with the same key is in doubt, which this
+    /// end would deny.
+    fn settle(&mut self, verdict: Verdict, status: Option<StatusCode>) -> bool {
+        let Some(ticket) = self.ticket.take() else {
+            return false;
+        };
+        let end = match verdict {
+            Verdict::NotExecuted { .. } => End::NotExecuted,
+            Verdict::Unknown => End::Unknown,
+            Verdict::Done => End::Settled,
+            // Where the body wasn't looked at, the request may have been another.
+            Verdict::Rejected
+                if self.knows_body && status.is_some_and(Verdict::is_about_request) =>
+            {
+                End::Settled
+            }
+            Verdict::Rejected => End::TurnedAway,
+        };
+        ticket.settle(end) && end != End::Unknown
     }
 }
 

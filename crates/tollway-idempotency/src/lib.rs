@@ -92,14 +92,21 @@
 //!   a second time. With another payload it is a new key by then; what it stood
 //!   for before stays refused.
 //! - A call that certainly had no effect, or was dropped before it left, frees
-//!   its key. One dropped in flight doesn't.
+//!   its key. One dropped in flight doesn't, nor one whose outcome is unknown.
+//! - A repeat of such a call is in doubt with it. Where it isn't executed, or is
+//!   turned away by a 401 or a 409, its outcome is unknown all the same: the
+//!   payment may have been made. A success clears the doubt, and so does a
+//!   refusal of the request itself
+//!   ([400, 402, 422](tollway_core::Verdict::is_about_request)).
 //!
 //! A body that says how long it is, up to [64 KiB](Dialect::MAX_BODY), is read
 //! for that before the call. A longer one, or a stream, is never held back: its
 //! key stands for the method and the path alone. The memory is
 //! [bounded](IdempotencyKeyLayer::remember) and lives in this process; beyond
-//! it the provider's own check remains. Keys made here are not remembered, as
-//! they can't have stood for anything before.
+//! it the provider's own check remains, and the verdict on a repeat is on that
+//! call alone: a process that was restarted must not take "not executed" for
+//! "not paid". Keys made here are not remembered, as they can't have stood for
+//! anything before.
 //!
 //! # Telemetry
 //!

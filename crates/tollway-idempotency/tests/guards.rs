@@ -1,6 +1,9 @@
 //! Keys that come back.
 #![expect(clippy::unwrap_used, reason = "a test's helpers may panic")]
 
+use std::error::Error;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
@@ -10,7 +13,7 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use tokio::time::Instant;
-use tollway_core::{BoxError, Deadline, Fault, IdempotencyKey, Phase, Verdict};
+use tollway_core::{BoxError, Deadline, Fault, IdempotencyKey, Phase, RetryAdvice, Verdict};
 use tollway_idempotency::{
     Dialect, IdempotencyKeyLayer, IdempotencyKeyService, KeyBody, KeyError, key_of,
 };
@@ -220,6 +223,102 @@ async fn a_call_dropped_in_flight_keeps_its_key() {
     assert!(refusal(&error).is_reused());
 }
 
+/// What a call with this key comes to, over a gateway that answers so; dropped
+/// in flight where it doesn't answer.
+async fn verdict(layer: &IdempotencyKeyLayer, status: u16) -> Verdict {
+    let service = layer.layer(Gateway::answering(status));
+    let call = service.oneshot(pay("a-key", "/p", "{}"));
+    match tokio::time::timeout(DAY / 100, call).await {
+        Ok(Ok(response)) => Verdict::of_response(&response),
+        Ok(Err(error)) => {
+            assert_eq!(key_of(&*error).unwrap().as_str(), "a-key");
+            Verdict::of_error(&*error)
+        }
+        Err(_dropped) => Verdict::Unknown,
+    }
+}
+
+/// A payment may have been made by the first call. That the second one had no
+/// effect is no reason to think it wasn't.
+#[tokio::test(start_paused = true)]
+async fn what_an_earlier_call_with_its_key_may_have_done_is_not_denied() {
+    let not_executed = |verdict| matches!(verdict, Verdict::NotExecuted { .. });
+    for first in [0, 2, 503] {
+        let layer = IdempotencyKeyLayer::new();
+        // Not executed, turned away, or unknown themselves.
+        for then in [first, 1, 429, 401, 403, 404, 409, 307, 502] {
+            let seen = verdict(&layer, then).await;
+            assert_eq!(seen, Verdict::Unknown, "{first}, {then}");
+        }
+    }
+    // Of these each speaks for the calls before it.
+    for (settled, expected) in [
+        (200, Verdict::Done),
+        (400, Verdict::Rejected),
+        (402, Verdict::Rejected),
+        (422, Verdict::Rejected),
+    ] {
+        let layer = IdempotencyKeyLayer::new();
+        assert_eq!(verdict(&layer, 0).await, Verdict::Unknown);
+        assert_eq!(verdict(&layer, settled).await, expected);
+        assert!(not_executed(verdict(&layer, 429).await));
+        assert_eq!(verdict(&layer, 401).await, Verdict::Rejected);
+    }
+    // Nothing was in doubt.
+    let layer = IdempotencyKeyLayer::new();
+    assert_eq!(verdict(&layer, 401).await, Verdict::Rejected);
+    assert!(not_executed(verdict(&layer, 1).await));
+    assert_eq!(verdict(&layer, 404).await, Verdict::Rejected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_doubt_comes_with_what_was_asked_for_and_is_told() {
+    let layer = IdempotencyKeyLayer::new();
+    assert_eq!(verdict(&layer, 0).await, Verdict::Unknown);
+
+    let throttled = tower::service_fn(|_: Request<KeyBody<Full<Bytes>>>| async {
+        let response = Response::builder().status(429).header("retry-after", "7");
+        response.body(())
+    });
+    let repeat = layer.layer(throttled).oneshot(pay("a-key", "/p", "{}"));
+    let response = repeat.await.unwrap();
+    let asked = RetryAdvice::of(response.extensions());
+    assert_eq!(asked, Some(RetryAdvice::After(Duration::from_secs(7))));
+    let key = IdempotencyKey::of(response.extensions()).unwrap();
+    assert_eq!(key.as_str(), "a-key");
+
+    let service = layer.layer(Gateway::answering(1));
+    let error = call(&service, "a-key", "/p", "{}").await.unwrap_err();
+    assert_eq!(error.to_string(), "the call's outcome is unknown");
+    assert_eq!(
+        error.source().unwrap().to_string(),
+        "with IdempotencyKey(…, 5 characters), like an earlier call that may have had an effect"
+    );
+    let doubt = Fault::find(&*error).unwrap();
+    assert_eq!(doubt.verdict(), Verdict::Unknown);
+    let cause = Fault::find(doubt.source().unwrap()).unwrap();
+    assert_eq!(cause.verdict(), Verdict::NO_EFFECT);
+}
+
+/// A deadline above isn't told that nothing was sent.
+#[tokio::test(start_paused = true)]
+async fn a_call_whose_key_is_in_doubt_is_not_said_to_wait_for_a_permit() {
+    let layer = IdempotencyKeyLayer::new();
+    assert_eq!(verdict(&layer, 0).await, Verdict::Unknown);
+    let permit = tower::service_fn(|_: Request<KeyBody<Full<Bytes>>>| {
+        poll_fn(|_| Phase::Permit.pending::<Result<Response<()>, BoxError>>())
+    });
+    let mut cx = Context::from_waker(std::task::Waker::noop());
+    for (key, phase) in [("another", Phase::Permit), ("a-key", Phase::Head)] {
+        let mut service = layer.layer(permit);
+        assert!(service.poll_ready(&mut cx).is_ready());
+        let mut call = pin!(service.call(pay(key, "/p", "{}")));
+        let (poll, noted) = Phase::observe(|| call.as_mut().poll(&mut cx));
+        assert!(poll.is_pending());
+        assert_eq!(noted, Some(phase), "{key}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_call_dropped_before_it_left_leaves_no_trace() {
     // While its body is read.
@@ -283,6 +382,15 @@ async fn a_body_of_unknown_length_stands_for_its_method_and_path_alone() {
     let request = pay("k", "/q", "a").map(Unsized);
     let error = service.oneshot(request).await.unwrap_err();
     assert!(refusal(&error).is_reused());
+
+    // So a refusal of the second may be about its body, not the first one's.
+    let layer = IdempotencyKeyLayer::new();
+    for (status, body) in [(503, "a"), (400, "b")] {
+        let service = layer.layer(Gateway::answering(status));
+        let request = pay("k", "/p", body).map(Unsized);
+        let response = service.oneshot(request).await.unwrap();
+        assert_eq!(Verdict::of_response(&response), Verdict::Unknown);
+    }
 }
 
 #[tokio::test(start_paused = true)]

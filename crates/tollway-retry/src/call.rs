@@ -11,7 +11,7 @@ use tollway_core::{Attempt, BoxError, Deadline, Fault, Judgement, Phase, Verdict
 use tower_service::Service;
 
 use crate::budget::{Cost, Withdrawal};
-use crate::decide::{Course, Decision, Situation, advice_on, asked_for};
+use crate::decide::{Course, Decision, Situation, asked_for};
 use crate::evidence::Evidence;
 use crate::head::KeptHead;
 use crate::policy::Settings;
@@ -329,11 +329,12 @@ impl Progress {
         let is_read_so = Verdict::of_response(&response) == verdict;
         let extensions = response.extensions_mut();
         if unknown || !is_read_so {
-            extensions.insert(verdict);
-            match advice_on(verdict, last) {
-                Some(advice) => extensions.insert(advice),
-                None => extensions.remove(),
+            let marked = if last.verdict == verdict {
+                last
+            } else {
+                last.in_doubt()
             };
+            marked.insert_into(extensions);
         }
         if let Some(key) = self.evidence.key.take().filter(|_| unknown) {
             extensions.insert(key);

@@ -207,16 +207,6 @@ pub(crate) fn asked_for(judgement: Judgement) -> Option<Duration> {
     by_verdict.max(by_advice)
 }
 
-/// The advice that goes with the verdict on the whole call: what was advised of
-/// the last attempt, as far as it is about the call too.
-pub(crate) fn advice_on(call: Verdict, last: Judgement) -> Option<RetryAdvice> {
-    match last.advice {
-        advice if last.verdict == call => advice,
-        Some(RetryAdvice::Never) => Some(RetryAdvice::Never),
-        _ => asked_for(last).map(RetryAdvice::After),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use http::Request;

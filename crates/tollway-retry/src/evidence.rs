@@ -3,7 +3,7 @@
 use http::header::{HeaderName, HeaderValue};
 use http::{Method, Request, StatusCode};
 use tokio::time::Instant;
-use tollway_core::IdempotencyKey;
+use tollway_core::{IdempotencyKey, Verdict};
 
 use crate::policy::Settings;
 
@@ -55,17 +55,13 @@ impl Evidence {
     /// Whether a rejection with this status, or by an error, speaks for the
     /// attempts before it too, one of which may have had an effect.
     ///
-    /// Under a key it does where it is about the request itself, which was the
-    /// same each time: a provider that had executed it would have answered with
-    /// that result. Who isn't let in (401, 403), comes too early (409), or meets
-    /// a wrong door (404, 3xx), may never have got as far as the key. Without
+    /// Under a key it does where it is [about the
+    /// request](Verdict::is_about_request), which was the same each time. Without
     /// one, the effect itself can be what the repeat runs into: a 404 upon a
     /// `DELETE`, a 412 upon a `PUT`.
     pub(crate) fn is_settled_by(&self, status: Option<StatusCode>, now: Instant) -> bool {
-        let of_request =
-            |status: StatusCode| status.is_success() || matches!(status.as_u16(), 400 | 402 | 422);
         let keyed = self.key.as_ref().is_some_and(|key| key.is_valid(now));
-        self.safe || keyed && status.is_some_and(of_request)
+        self.safe || keyed && status.is_some_and(Verdict::is_about_request)
     }
 }
 

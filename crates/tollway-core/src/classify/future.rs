@@ -10,7 +10,7 @@ use pin_project_lite::pin_project;
 
 use super::body::{ClassifyBody, Peek};
 use super::{Answer, Classify};
-use crate::{BoxError, Fault, RetryAdvice, Verdict};
+use crate::{BoxError, Fault, Verdict};
 
 pin_project! {
     /// The future of a [`ClassifyService`](super::ClassifyService).
@@ -129,12 +129,7 @@ fn judge<C: Classify, B>(classify: &C, response: &mut Response<B>, start: &[u8],
     if plain && Verdict::of(extensions).is_none() {
         return;
     }
-    extensions.insert(judgement.verdict);
-    match judgement.advice {
-        Some(advice) => extensions.insert(advice),
-        // What somebody below advised was about another verdict.
-        None => extensions.remove::<RetryAdvice>(),
-    };
+    judgement.insert_into(extensions);
 }
 
 pub(super) fn judge_error<C: Classify>(classify: &C, error: impl Into<BoxError>) -> BoxError {

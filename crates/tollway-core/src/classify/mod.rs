@@ -4,7 +4,7 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use http::{HeaderMap, StatusCode};
+use http::{Extensions, HeaderMap, StatusCode};
 
 use crate::{Fault, RetryAdvice, Verdict, retry_after};
 
@@ -149,6 +149,36 @@ impl Judgement {
             verdict: Verdict::of_error(error),
             advice: Fault::find(error).and_then(Fault::advice),
         }
+    }
+
+    /// The same answer, where something before it is in doubt that it doesn't
+    /// speak for: an earlier attempt of the call, an earlier call with its key.
+    /// The outcome is unknown, and what this asks of a retry holds.
+    #[must_use]
+    pub fn in_doubt(self) -> Self {
+        let asked = match self.verdict {
+            Verdict::NotExecuted { retry_after, .. } => retry_after.map(RetryAdvice::After),
+            _ => None,
+        };
+        let advice = match self.advice {
+            Some(RetryAdvice::Never | RetryAdvice::After(_)) => self.advice,
+            _ => asked,
+        };
+        Self {
+            verdict: Verdict::Unknown,
+            advice,
+        }
+    }
+
+    /// Puts the verdict and the advice into the extensions of a response, in
+    /// place of those that stand there.
+    pub fn insert_into(self, extensions: &mut Extensions) {
+        extensions.insert(self.verdict);
+        match self.advice {
+            Some(advice) => extensions.insert(advice),
+            // What somebody below advised was about another verdict.
+            None => extensions.remove::<RetryAdvice>(),
+        };
     }
 
     /// The same, but never asking for a retry sooner than these headers do.
