@@ -125,16 +125,9 @@ where
     type Output = Result<Response<TimeoutBody<R>>, BoxError>;
 
     #[inline]
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let _held = self.wait.held().map(|deadline| deadline.hold(None));
-        let poll = self.as_mut().poll_call(cx);
-        // What the call waits for, or waited for at last, is told to the layers
-        // of its own stack. Whoever polls the whole of it may do other things
-        // beside it, and leave no note of them.
-        if !matches!(poll, Poll::Ready(Ok(_))) && self.wait.is_of_call() {
-            Phase::forget();
-        }
-        poll
+        self.poll_call(cx)
     }
 }
 
@@ -191,7 +184,10 @@ where
                         this.state.set(State::Done);
                         return Poll::Ready(match result {
                             Ok(response) => Ok(response.map(|body| TimeoutBody::new(body, wait))),
-                            Err(error) => Err(error.into()),
+                            Err(error) => {
+                                this.wait.take_back_note();
+                                Err(error.into())
+                            }
                         });
                     }
                     break Phase::noted();
@@ -213,17 +209,15 @@ where
             && let Some(wakes) = Phase::wakes_at()
             && this.wait.deadline() >= Some(wakes.into())
         {
-            return phase.pending_until(wakes);
+            return this.wait.pending(phase, Some(wakes.into()));
         }
         match this.waiting.poll(this.wait, Limit::Attempt, cx) {
-            Poll::Pending => match this.waiting.wakes_at() {
-                Some(wakes) => phase.pending_until(wakes),
-                None => phase.pending(),
-            },
+            Poll::Pending => this.wait.pending(phase, this.waiting.wakes_at()),
             Poll::Ready(ran_out) => {
                 // Given up at once, whatever the caller does with the rest
                 // of this future.
                 this.state.set(State::Done);
+                this.wait.take_back_note();
                 let error = TimeoutError::new(ran_out, phase, *this.sent);
                 Poll::Ready(Err(error.into()))
             }

@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
-use tollway_core::{Deadline, recent};
+use tollway_core::{Deadline, Phase, recent};
 
 use crate::error::{Limit, Start};
 
@@ -54,10 +54,26 @@ impl Wait {
         }
     }
 
-    /// Whether it is that of a whole call, and not of an attempt.
-    #[inline]
-    pub(crate) const fn is_of_call(&self) -> bool {
-        matches!(self, Self::Endless | Self::Deadline { .. })
+    /// Pending, with a note of what for and until when, unless it is a whole call
+    /// that waits. Such notes are for the layers of one stack: whoever polls all
+    /// of it may do other things beside it, and leave no note of them.
+    pub(crate) fn pending<T>(&self, phase: Phase, wakes: Option<Instant>) -> Poll<T> {
+        match (self, wakes) {
+            (Self::Endless | Self::Deadline { .. }, _) => {
+                Phase::forget();
+                Poll::Pending
+            }
+            (Self::Limit { .. }, Some(wakes)) => phase.pending_until(wakes),
+            (Self::Limit { .. }, None) => phase.pending(),
+        }
+    }
+
+    /// The call has failed, and what it waited for at last is no note of what
+    /// whoever polls it waits for next.
+    pub(crate) fn take_back_note(&self) {
+        if let Self::Endless | Self::Deadline { .. } = self {
+            Phase::forget();
+        }
     }
 
     /// The deadline, if there is one.

@@ -4,7 +4,7 @@ mod support;
 
 use std::future::poll_fn;
 use std::pin::pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -434,12 +434,10 @@ async fn an_inbound_deadline_bounds_the_calls_that_a_handler_makes() {
 /// What a call inside waits for says nothing of what else a handler has done.
 #[tokio::test(start_paused = true)]
 async fn a_handler_that_waits_for_a_connection_may_have_done_other_things() {
-    let connects = Slow {
-        connect: secs(60),
-        ..Slow::default()
-    };
-    let clients = [DeadlineLayer::new(secs(60)), DeadlineLayer::inherited()];
-    for client in clients.map(|layer| layer.layer(connects.clone())) {
+    async fn ends<S, R>(client: S)
+    where
+        S: Service<Request<()>, Response = R, Error = BoxError> + Clone,
+    {
         // Something else goes on beside the call, and goes on when that has failed.
         let handler = service_fn(async |request: Request<()>| {
             let call = client.clone().oneshot(request);
@@ -450,6 +448,37 @@ async fn a_handler_that_waits_for_a_connection_may_have_done_other_things() {
         let error = server.oneshot(Request::new(())).await.unwrap_err();
         assert_eq!(timeout(&error).after(), secs(5));
         assert_eq!(Verdict::of_error(&*error), Verdict::Unknown);
+    }
+    let connects = Slow {
+        connect: secs(60),
+        ..Slow::default()
+    };
+    for client in [DeadlineLayer::new(secs(60)), DeadlineLayer::inherited()] {
+        ends(client.layer(connects.clone())).await;
+        let attempt = AttemptTimeoutLayer::new(Duration::MAX).layer(connects.clone());
+        ends(client.layer(attempt)).await;
+    }
+}
+
+/// A deadline layer is the top of a stack.
+#[tokio::test(start_paused = true)]
+async fn notes_of_what_a_call_waits_for_go_no_further_than_its_deadline_layer() {
+    let attempt = AttemptTimeoutLayer::new(secs(9)).layer(Slow {
+        connect: secs(60),
+        ..Slow::default()
+    });
+    let mut cx = Context::from_waker(Waker::noop());
+    let mut call = pin!(attempt.clone().oneshot(Request::new(())));
+    let (_, noted) = Phase::observe(|| call.as_mut().poll(&mut cx));
+    assert_eq!(noted, Some(Phase::Connect));
+    let deadline = DeadlineLayer::new(secs(60));
+    let inherited = DeadlineLayer::inherited();
+    for layer in [deadline, deadline.sharing_timers(), inherited] {
+        let service = layer.layer(attempt.clone());
+        let mut call = pin!(service.oneshot(Request::new(())));
+        let (poll, noted) = Phase::observe(|| call.as_mut().poll(&mut cx));
+        assert!(poll.is_pending());
+        assert_eq!((noted, Phase::wakes_at()), (None, None));
     }
 }
 
