@@ -28,9 +28,13 @@ pub struct KeyError {
 struct Link {
     key: Option<IdempotencyKey>,
     why: Why,
-    /// Whether an earlier call with the key may have had an effect, which this
-    /// one's failure says nothing of.
-    in_doubt: bool,
+    source: BoxError,
+}
+
+/// The link that says why a call's outcome is unknown although its failure is
+/// not.
+#[derive(Debug)]
+struct Doubt {
     source: BoxError,
 }
 
@@ -69,13 +73,12 @@ impl KeyError {
     /// The inner service failed, and an earlier call with the key may have had an
     /// effect.
     pub(crate) fn in_doubt(key: Option<IdempotencyKey>, source: BoxError) -> Self {
-        let mut fault = Fault::new(Verdict::Unknown);
-        if let Some(phase) = Fault::find(&*source).and_then(Fault::phase) {
+        let phase = Fault::find(&*source).and_then(Fault::phase);
+        let mut fault = Fault::new(Verdict::Unknown).caused_by(Doubt { source });
+        if let Some(phase) = phase {
             fault = fault.in_phase(phase);
         }
-        let mut error = Self::inner(key, fault.caused_by(source).into());
-        error.link.in_doubt = true;
-        error
+        Self::inner(key, fault.into())
     }
 
     /// The call is refused.
@@ -106,12 +109,7 @@ impl KeyError {
 
     fn new(why: Why, key: Option<IdempotencyKey>, source: BoxError) -> Self {
         Self {
-            link: Box::new(Link {
-                key,
-                why,
-                in_doubt: false,
-                source,
-            }),
+            link: Box::new(Link { key, why, source }),
         }
     }
 
@@ -167,17 +165,27 @@ impl fmt::Display for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.key {
             // `Debug` of a key shows only its start.
-            Some(key) => write!(f, "with {key:?}")?,
-            None => f.write_str("without an idempotency key")?,
+            Some(key) => write!(f, "with {key:?}"),
+            None => f.write_str("without an idempotency key"),
         }
-        if self.in_doubt {
-            f.write_str(", like an earlier call that may have had an effect")?;
-        }
-        Ok(())
     }
 }
 
 impl Error for Link {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&*self.source)
+    }
+}
+
+impl fmt::Display for Doubt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(
+            "an earlier call with its key may have had an effect, whatever came of this one",
+        )
+    }
+}
+
+impl Error for Doubt {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         Some(&*self.source)
     }

@@ -63,7 +63,9 @@ impl<B> Service<Request<KeyBody<B>>> for Gateway {
         Box::pin(async move {
             match status {
                 0 => std::future::pending().await,
-                1 => Err(Fault::new(Verdict::NO_EFFECT).into()),
+                1 => Err(Fault::new(Verdict::NO_EFFECT)
+                    .in_phase(Phase::Connect)
+                    .into()),
                 2 => Err("reset".into()),
                 _ => {
                     let mut response = Response::new(());
@@ -290,13 +292,15 @@ async fn a_doubt_comes_with_what_was_asked_for_and_is_told() {
     let service = layer.layer(Gateway::answering(1));
     let error = call(&service, "a-key", "/p", "{}").await.unwrap_err();
     assert_eq!(error.to_string(), "the call's outcome is unknown");
+    let fault = Fault::find(&*error).unwrap();
+    assert_eq!(fault.verdict(), Verdict::Unknown);
+    assert_eq!(fault.phase(), Some(Phase::Connect));
+    let doubt = fault.source().unwrap();
     assert_eq!(
-        error.source().unwrap().to_string(),
-        "with IdempotencyKey(…, 5 characters), like an earlier call that may have had an effect"
+        doubt.to_string(),
+        "an earlier call with its key may have had an effect, whatever came of this one"
     );
-    let doubt = Fault::find(&*error).unwrap();
-    assert_eq!(doubt.verdict(), Verdict::Unknown);
-    let cause = Fault::find(doubt.source().unwrap()).unwrap();
+    let cause = Fault::find(doubt).unwrap();
     assert_eq!(cause.verdict(), Verdict::NO_EFFECT);
 }
 
