@@ -211,7 +211,7 @@ impl GatewayBuilder {
         self.faults.check()?;
         self.latency.check()?;
         let at_least_one = |field, n: Option<u64>| match n {
-            Some(0) => Err(SimError::config(field, "at least 1")),
+            Some(0) => Err(SimError::config(field, 0, "at least 1")),
             _ => Ok(()),
         };
         at_least_one(
@@ -219,10 +219,13 @@ impl GatewayBuilder {
             self.max_requests_per_connection,
         )?;
         at_least_one("goaway_after", self.goaway_after)?;
-        if self.idle_timeout.is_some_and(|timeout| timeout.is_zero()) {
-            return Err(SimError::config("idle_timeout", "more than zero"));
+        match self.idle_timeout {
+            Some(Duration::ZERO) => {
+                let expected = "more than zero";
+                Err(SimError::config("idle_timeout", Duration::ZERO, expected))
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// The provider's own limits with what was set on top, checked.
@@ -246,8 +249,8 @@ impl GatewayBuilder {
             for name in limit.scope.named() {
                 if !dialect.routes().iter().any(|route| route.name == name) {
                     let known: Vec<_> = dialect.routes().iter().map(|r| r.name).collect();
-                    let expected = format!("one of {} (got {name:?})", known.join(", "));
-                    return Err(SimError::config("rule scope", expected));
+                    let expected = format!("one of {}", known.join(", "));
+                    return Err(SimError::config("rule scope", name, expected));
                 }
             }
         }

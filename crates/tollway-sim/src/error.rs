@@ -15,6 +15,7 @@ pub struct SimError(Kind);
 enum Kind {
     Config {
         field: &'static str,
+        value: String,
         expected: String,
     },
     Rule(RuleError),
@@ -23,9 +24,14 @@ enum Kind {
 }
 
 impl SimError {
-    pub(crate) fn config(field: &'static str, expected: impl Into<String>) -> Self {
+    pub(crate) fn config(
+        field: &'static str,
+        value: impl fmt::Debug,
+        expected: impl Into<String>,
+    ) -> Self {
         Self(Kind::Config {
             field,
+            value: format!("{value:?}"),
             expected: expected.into(),
         })
     }
@@ -60,8 +66,15 @@ impl From<RuleError> for SimError {
 impl fmt::Display for SimError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            Kind::Config { field, expected } => {
-                write!(f, "bad gateway setting: `{field}` needs {expected}")
+            Kind::Config {
+                field,
+                value,
+                expected,
+            } => {
+                write!(
+                    f,
+                    "bad gateway setting: `{field}` is {value}, expected {expected}"
+                )
             }
             Kind::Rule(_) => f.write_str("bad gateway setting: a rule can't be put to use"),
             Kind::Bind(addr, _) => {

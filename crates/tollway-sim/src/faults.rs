@@ -113,12 +113,12 @@ impl Fault {
         }
     }
 
-    const fn check(&self) -> Result<(), &'static str> {
+    fn check(&self) -> Result<(), SimError> {
         match self {
             Self::ErrorBefore(status) | Self::ErrorAfter(status)
                 if *status < 500 || *status > 599 =>
             {
-                Err("error statuses from 500 to 599")
+                Err(bad(self, "error statuses from 500 to 599"))
             }
             _ => Ok(()),
         }
@@ -203,11 +203,10 @@ impl Faults {
     }
 
     pub(crate) fn check(&self) -> Result<(), SimError> {
-        let bad = |expected| Err(SimError::config("faults", expected));
         let faults: Vec<&Fault> = match &self.plan {
             Plan::Never => return Ok(()),
             Plan::Rate(share, _) if !(0.0..=1.0).contains(share) => {
-                return bad("a share from 0 to 1");
+                return Err(bad(share, "a share from 0 to 1"));
             }
             Plan::Rate(_, mix)
                 if mix
@@ -215,14 +214,19 @@ impl Faults {
                     .try_fold(0u32, |sum, (_, weight)| sum.checked_add(*weight))
                     .is_none_or(|sum| sum == 0) =>
             {
-                return bad("weights whose sum is more than zero and fits in 32 bits");
+                let expected = "weights whose sum is more than zero and fits in 32 bits";
+                return Err(bad(mix, expected));
             }
             Plan::Always(fault) => vec![fault],
             Plan::Rate(_, mix) => mix.iter().map(|(fault, _)| fault).collect(),
             Plan::Script(script) => script.iter().flatten().collect(),
         };
-        faults.into_iter().try_for_each(Fault::check).or_else(bad)
+        faults.into_iter().try_for_each(Fault::check)
     }
+}
+
+fn bad(value: impl fmt::Debug, expected: &str) -> SimError {
+    SimError::config("faults", value, expected)
 }
 
 /// A plan under way.
@@ -298,6 +302,7 @@ impl Latency {
         match self {
             Self::Uniform { min, max } if min > max => Err(SimError::config(
                 "latency",
+                (min, max),
                 "a shortest time that is no longer than the longest",
             )),
             _ => Ok(()),

@@ -347,26 +347,36 @@ async fn nonsense_on_the_wire_ends_its_own_connection_only() {
 }
 
 #[tokio::test]
-async fn settings_that_make_no_sense_are_refused_by_name() {
+async fn settings_that_make_no_sense_are_refused_by_name_and_value() {
     let builder = || Gateway::builder(Provider::Stripe);
     let second = Duration::from_secs(1);
     for (builder, named) in [
-        (builder().faults(Faults::rate(f64::NAN)), "faults"),
-        (builder().faults(Faults::mix(0.1, &[])), "faults"),
+        (
+            builder().faults(Faults::rate(1.5)),
+            "`faults` is 1.5, expected",
+        ),
+        (builder().faults(Faults::rate(f64::NAN)), "`faults` is NaN"),
+        (builder().faults(Faults::mix(0.1, &[])), "`faults` is []"),
         (
             builder().faults(Faults::always(Fault::ErrorBefore(429))),
-            "faults",
+            "`faults` is ErrorBefore(429)",
         ),
         (
             builder().latency(Latency::uniform(second, Duration::ZERO)),
-            "latency",
+            "`latency` is (1s, 0ns)",
         ),
-        (builder().idle_timeout(Duration::ZERO), "idle_timeout"),
-        (builder().max_requests_per_connection(0), "max_requests"),
-        (builder().goaway_after(0), "goaway_after"),
+        (
+            builder().idle_timeout(Duration::ZERO),
+            "`idle_timeout` is 0ns",
+        ),
+        (
+            builder().max_requests_per_connection(0),
+            "`max_requests_per_connection` is 0",
+        ),
+        (builder().goaway_after(0), "`goaway_after` is 0"),
         (
             builder().rule(Scope::endpoint("POST /txns"), Rule::sliding_log(1, second)),
-            "POST /v1/payouts",
+            r#"`rule scope` is "POST /txns", expected one of "#,
         ),
         (
             builder().rule(Scope::Gateway, Rule::sliding_log(0, second)),

@@ -316,20 +316,25 @@ fn the_ideal_of_whole_windows_is_whole_windows() {
 }
 
 #[test]
-fn a_rule_that_makes_no_sense_is_refused_by_name() {
+fn a_rule_that_makes_no_sense_is_refused_by_name_and_value() {
     let second = Duration::from_secs(1);
-    for (rule, field) in [
-        (Rule::sliding_log(0, second), "limit"),
-        (Rule::sliding_log(1, Duration::ZERO), "window"),
-        (Rule::sliding_log(1, Duration::MAX), "window"),
-        (Rule::sliding_log(1, second).burst(1), "burst"),
-        (Rule::token_bucket(1, second, 0), "burst"),
+    let years = Duration::from_secs(1 << 32);
+    for (rule, field, value) in [
+        (Rule::sliding_log(0, second), "limit", "0"),
+        (Rule::sliding_log(1, Duration::ZERO), "window", "0ns"),
+        (Rule::sliding_log(1, years), "window", "4294967296s"),
+        (Rule::sliding_log(1, second).burst(1), "burst", "1"),
+        (Rule::token_bucket(1, second, 0), "burst", "0"),
         (
-            Rule::sliding_log(1, second).penalty(Duration::MAX),
+            Rule::sliding_log(1, second).penalty(years),
             "penalty",
+            "4294967296s",
         ),
     ] {
-        assert_eq!(RuleState::new(rule).unwrap_err().field(), field);
+        let error = RuleState::new(rule).unwrap_err();
+        assert_eq!(error.field(), field);
+        let said = format!("bad rate rule: `{field}` is {value}, expected ");
+        assert!(error.to_string().starts_with(&said), "{error}");
         assert_eq!(rule.ideal(second), 0);
     }
     assert!("sliding-log".parse::<RuleKind>().is_ok());

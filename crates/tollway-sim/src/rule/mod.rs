@@ -98,6 +98,7 @@ impl FromStr for RuleKind {
             .find(|kind| kind.name() == name)
             .ok_or(RuleError {
                 field: "rule",
+                value: None,
                 expected: "sliding-log, fixed-window, sliding-counter, token-bucket or leaky-bucket",
             })
     }
@@ -266,20 +267,30 @@ impl Rule {
     /// penalty is longer than a year, or when a kind without a bucket was given a burst.
     pub const fn check(&self) -> Result<(), RuleError> {
         const YEAR: u64 = 366 * 24 * 60 * 60;
-        let (field, expected) = if self.limit == 0 {
-            ("limit", "at least 1")
+        let (field, value, expected) = if self.limit == 0 {
+            ("limit", Value::Count(0), "at least 1")
         } else if self.window.is_zero() || self.window.as_secs() > YEAR {
-            ("window", "more than zero and at most a year")
-        } else if self.burst.is_some() && !self.kind.has_burst() {
-            ("burst", "a token bucket or a leaky bucket")
+            let value = Value::Time(self.window);
+            ("window", value, "more than zero and at most a year")
+        } else if let Some(burst) = self.burst
+            && !self.kind.has_burst()
+        {
+            let expected = "none, since only a token bucket or a leaky bucket has one";
+            ("burst", Value::Count(burst), expected)
         } else if self.capacity() == 0 && matches!(self.kind, RuleKind::TokenBucket) {
-            ("burst", "at least 1")
-        } else if matches!(self.penalty, Some(penalty) if penalty.as_secs() > YEAR) {
-            ("penalty", "at most a year")
+            ("burst", Value::Count(0), "at least 1")
+        } else if let Some(penalty) = self.penalty
+            && penalty.as_secs() > YEAR
+        {
+            ("penalty", Value::Time(penalty), "at most a year")
         } else {
             return Ok(());
         };
-        Err(RuleError { field, expected })
+        Err(RuleError {
+            field,
+            value: Some(value),
+            expected,
+        })
     }
 }
 
@@ -287,7 +298,24 @@ impl Rule {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RuleError {
     field: &'static str,
+    /// Not kept of a text, which whoever parses it has at hand.
+    value: Option<Value>,
     expected: &'static str,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Value {
+    Count(u32),
+    Time(Duration),
+}
+
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Count(count) => count.fmt(f),
+            Self::Time(time) => fmt::Debug::fmt(time, f),
+        }
+    }
 }
 
 impl RuleError {
@@ -300,7 +328,11 @@ impl RuleError {
 
 impl fmt::Display for RuleError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "bad rate rule: `{}` needs {}", self.field, self.expected)
+        write!(f, "bad rate rule: `{}`", self.field)?;
+        match self.value {
+            Some(value) => write!(f, " is {value}, expected {}", self.expected),
+            None => write!(f, " is none of {}", self.expected),
+        }
     }
 }
 
