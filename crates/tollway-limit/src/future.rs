@@ -76,16 +76,15 @@ enum Claim {
 }
 
 impl Claim {
-    /// Sees to it that there is a permit for `request`, and says whether there
-    /// was none before.
+    /// Sees to it that there is a permit for `request`.
     #[inline]
     fn poll<B>(
         &mut self,
         request: &Request<B>,
         cx: &Context<'_>,
-    ) -> Poll<Result<bool, RateLimitError>> {
+    ) -> Poll<Result<(), RateLimitError>> {
         let mut permit = match self {
-            Self::Held(_) => return Poll::Ready(Ok(false)),
+            Self::Held(_) => return Poll::Ready(Ok(())),
             Self::Queue(place) => ready!(place.poll(|| Call::of(request), cx))?,
             Self::Ask(_) | Self::Over => {
                 let Self::Ask(shared) = std::mem::replace(self, Self::Over) else {
@@ -102,7 +101,7 @@ impl Claim {
         };
         permit.hold_back();
         *self = Self::Held(permit);
-        Poll::Ready(Ok(true))
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -163,7 +162,7 @@ where
             let Some(asked) = &*request else {
                 return Poll::Pending;
             };
-            let is_new = ready!(claim.poll(asked, cx))?;
+            ready!(claim.poll(asked, cx))?;
             match inner.poll_ready(cx) {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(error)) => {
@@ -171,10 +170,15 @@ where
                     return Poll::Ready(Err(error.into()));
                 }
                 // Nothing of it has left us.
-                Poll::Pending => return Phase::Connect.pending(),
+                Poll::Pending => {
+                    if let Claim::Held(permit) = claim {
+                        permit.wait();
+                    }
+                    return Phase::Connect.pending();
+                }
             }
             if let Claim::Held(permit) = claim {
-                permit.send(is_new);
+                permit.send();
             }
             let Some(request) = request.take() else {
                 return Poll::Pending;

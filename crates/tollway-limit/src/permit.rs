@@ -44,6 +44,8 @@ enum Kind {
 enum Stage {
     /// The attempt was certainly not sent.
     Unsent,
+    /// The same, and the quotas know.
+    Held,
     /// It may have been sent, and is over.
     Sent,
     /// It may have been sent, and whoever awaited its answer doesn't any more.
@@ -98,23 +100,37 @@ impl Permit {
         self.stage = Stage::Unsent;
     }
 
-    /// The attempt is sent, `at_once` when the permit was given or later.
+    /// It will take a while until the attempt is sent.
+    #[cold]
+    pub(crate) fn wait(&mut self) {
+        if self.stage == Stage::Unsent {
+            self.stage = Stage::Held;
+            let sent = self.sent;
+            self.tell(|shared, plan, level| {
+                shared.change(plan, shared.nanos(now()), |gauge, _| {
+                    gauge.hold_back(level, sent);
+                });
+            });
+        }
+    }
+
+    /// The attempt is sent.
     #[inline]
-    pub(crate) fn send(&mut self, at_once: bool) {
-        self.stage = Stage::Abandoned;
-        if !at_once {
+    pub(crate) fn send(&mut self) {
+        if self.stage == Stage::Held {
             self.sent();
         }
+        self.stage = Stage::Abandoned;
     }
 
     /// The attempt is sent only now, not when the permit was given. It matters
     /// to quotas that [count from sending](crate::CountFrom::Sending) alone.
     pub fn sent(&mut self) {
-        let (now, sent) = (now(), self.sent);
+        let (now, sent, was_held) = (now(), self.sent, self.stage == Stage::Held);
         self.sent = self.tell(|shared, plan, level| {
             let mut at = shared.nanos(now);
             shared.change(plan, at, |gauge, now| {
-                gauge.resend(level, sent, now);
+                gauge.resend(level, sent, was_held, now);
                 // The latest time that anybody has seen: by that it is found
                 // again.
                 at = now;
@@ -217,10 +233,10 @@ impl Permit {
 
     #[cold]
     fn undo(&self) {
-        let sent = self.sent;
+        let (sent, was_held) = (self.sent, self.stage == Stage::Held);
         self.tell(|shared, plan, level| {
             shared.change(plan, shared.nanos(now()), |gauge, now| {
-                gauge.give_back(level, sent, now);
+                gauge.give_back(level, sent, was_held, now);
             });
         });
     }
@@ -230,7 +246,7 @@ impl Drop for Permit {
     #[inline]
     fn drop(&mut self) {
         match self.stage {
-            Stage::Unsent => self.undo(),
+            Stage::Unsent | Stage::Held => self.undo(),
             Stage::Sent => self.finish(),
             Stage::Abandoned => self.lose(),
             Stage::Over => {}

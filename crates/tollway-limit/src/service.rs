@@ -70,7 +70,7 @@ where
         let mut cx = Context::from_waker(Waker::noop());
         match self.inner.poll_ready(&mut cx) {
             Poll::Ready(Ok(())) => {
-                permit.send(true);
+                permit.send();
                 RateLimitFuture::sent(permit, self.inner.call(request))
             }
             Poll::Ready(Err(error)) => RateLimitFuture::failed(error.into()),

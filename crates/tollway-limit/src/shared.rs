@@ -146,11 +146,9 @@ impl Shared {
                 }
                 Fate::Granted { .. } | Fate::TooLate { .. } | Fate::Void => {
                     let mut gone = core.state.drop_waiter(waiter, now, wakers)?;
-                    if let Fate::Granted { at } = &mut gone.fate
-                        && *at < now
-                        && core.state.hand_over(&gone.plan, gone.level, *at, now)
-                    {
-                        *at = now;
+                    if let Fate::Granted { at } = &mut gone.fate {
+                        let (plan, level) = (&gone.plan, gone.level);
+                        *at = core.state.hand_over(plan, level, *at, now, wakers);
                     }
                     arms = core.state.have_armed(None, now);
                     Some(gone)
@@ -190,7 +188,7 @@ impl Shared {
             let gone = core.state.drop_waiter(waiter, now, wakers)?;
             if let Fate::Granted { at } = gone.fate {
                 core.state.change(&gone.plan, now, wakers, |gauge| {
-                    gauge.give_back(gone.level, Some(at), now);
+                    gauge.give_back(gone.level, Some(at), true, now);
                 });
             }
             Some(gone)

@@ -797,6 +797,38 @@ async fn a_margin_counts_from_when_the_permit_is_handed_over() {
     assert_eq!(wait(&limits, &call).await, millis(1100));
 }
 
+/// However long that takes, its place is no one else's, though the margin may have
+/// come meanwhile.
+#[tokio::test(start_paused = true)]
+async fn a_permit_that_is_not_handed_over_keeps_its_place() {
+    let from_response = burst(1, millis(1000));
+    let margin = millis(100);
+    let from_sending = from_response.count_from(CountFrom::Sending { margin });
+    for quota in [from_sending, from_response] {
+        let limits = limits(quota);
+        let call = call("/");
+        drop(limits.acquire(&call).await.unwrap());
+        let mut late = task::spawn(limits.acquire(&call));
+        assert_pending!(late.poll());
+        let mut next = task::spawn(limits.acquire(&call));
+        assert_pending!(next.poll());
+        sleep(millis(1500)).await;
+        assert!(late.is_woken());
+        let rules = Limits::builder().every_call(from_sending);
+        limits.reconfigure(rules).unwrap();
+        sleep(millis(3000)).await;
+        assert!(!next.is_woken());
+        let _late = assert_ready!(late.poll()).unwrap();
+        sleep(millis(1099)).await;
+        assert!(!next.is_woken());
+        sleep(millis(2)).await;
+        assert!(next.is_woken());
+        // Nor is it lost when nobody wants it any more.
+        drop(next);
+        assert_eq!(wait(&limits, &call).await, Duration::ZERO);
+    }
+}
+
 /// A poll may take long before it asks, and the clock is read as it begins.
 #[tokio::test(start_paused = true)]
 async fn a_margin_counts_from_the_sending_however_long_the_poll_has_taken() {

@@ -2,18 +2,21 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::convert::Infallible;
-use std::future::{Future, Ready, pending, poll_fn};
+use std::future::{Future, Ready, pending, poll_fn, ready};
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{Method, Request, Response};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tokio_test::{assert_pending, task};
 use tollway_core::{BoxError, Deadline, Endpoint, Fault, Phase, Priority, Verdict};
 use tollway_limit::{Call, CountFrom, Limits, Quota, RateLimitError, RateLimitLayer, Shape};
+use tower::limit::GlobalConcurrencyLimitLayer;
 use tower::{Layer, Service, ServiceExt, service_fn};
 
 fn get(path: &str) -> Request<()> {
@@ -214,6 +217,35 @@ async fn a_service_that_fails_before_the_call_has_its_permit_go_back() {
     }
     let quota = &limits.snapshot().quotas[0];
     assert_eq!((quota.in_flight, quota.used), (0, 0));
+}
+
+/// One that waits for the inner service keeps its place, however short the margin:
+/// it will be sent, and nobody knows when.
+#[tokio::test(start_paused = true)]
+async fn a_margin_starts_when_the_inner_service_is_called() {
+    let margin = Duration::from_millis(10);
+    let quota = Quota::per_second(5).shape(Shape::Burst);
+    let quota = quota.count_from(CountFrom::Sending { margin });
+    let limits = Limits::builder().every_call(quota).build().unwrap();
+    let calls = Arc::<Mutex<Vec<_>>>::default();
+    let noted = Arc::clone(&calls);
+    let note = service_fn(move |_| {
+        noted.lock().unwrap().push(Instant::now());
+        ready(Ok::<_, Infallible>(Response::new(())))
+    });
+    let places = Arc::new(Semaphore::new(0));
+    let inner = GlobalConcurrencyLimitLayer::with_semaphore(Arc::clone(&places));
+    let service = RateLimitLayer::new(limits).layer(inner.layer(note));
+    let callers = (0..20).map(|_| service.clone().oneshot(get("/")));
+    let callers = callers.collect::<JoinSet<_>>();
+    sleep(Duration::from_secs(10)).await;
+    places.add_permits(20);
+    callers.join_all().await;
+    let calls = calls.lock().unwrap();
+    assert_eq!(calls.len(), 20);
+    for six in calls.windows(6) {
+        assert!(six[5] - six[0] >= Duration::from_secs(1), "{calls:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

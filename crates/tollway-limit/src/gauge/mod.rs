@@ -43,6 +43,8 @@ pub(crate) struct Gauge {
     kept: u32,
     /// Granted and not over, by level.
     in_flight: Tally,
+    /// Those of them that are certainly not sent yet.
+    held: Tally,
     /// Those that may not have arrived yet, where the quota counts from sending.
     pending: Option<Pending>,
     /// Those whose answer nobody awaits any more, until when they may be on
@@ -81,6 +83,7 @@ impl Gauge {
             lends: false,
             kept: 0,
             in_flight: Tally::default(),
+            held: Tally::default(),
             pending: None,
             astray: Window::default(),
             window: Window::default(),
@@ -146,7 +149,7 @@ impl Gauge {
         // was not found, and is counted as it would have been.
         if let Some(pending) = &self.pending {
             for level in 0..LEVELS {
-                for _ in self.in_flight.of(level)..pending.unanswered().of(level) {
+                for _ in self.sent(level)..pending.unanswered().of(level) {
                     self.astray.insert(pending.latest(now), level);
                 }
             }
@@ -156,13 +159,18 @@ impl Gauge {
             CountFrom::Sending { margin } => {
                 let mut pending = Pending::new(nanos(margin));
                 for level in 0..LEVELS {
-                    for _ in 0..self.in_flight.of(level) {
+                    for _ in 0..self.sent(level) {
                         pending.push(now, level);
                     }
                 }
                 Some(pending)
             }
         };
+    }
+
+    /// How many of those in flight may have been sent.
+    fn sent(&self, level: usize) -> u32 {
+        self.in_flight.of(level).saturating_sub(self.held.of(level))
     }
 
     /// Attempts that may still arrive at any time.
@@ -173,7 +181,7 @@ impl Gauge {
     /// Those of them whose answer somebody awaits.
     fn awaited(&self) -> Tally {
         match &self.pending {
-            Some(pending) => *pending.unanswered(),
+            Some(pending) => pending.unanswered().and(&self.held),
             None => self.in_flight,
         }
     }
@@ -248,31 +256,56 @@ impl Gauge {
         }
     }
 
-    /// An attempt that was taken at `sent` was never sent.
-    pub(crate) fn give_back(&mut self, level: usize, sent: Option<Nanos>, now: Nanos) {
+    /// An attempt that was taken at `sent` is held back: it keeps its place until
+    /// it is sent or goes back, however long that takes.
+    pub(crate) fn hold_back(&mut self, level: usize, sent: Option<Nanos>) {
+        self.answer(level, sent);
+        self.held.add(level);
+    }
+
+    /// An attempt that was taken at `sent` was never sent, and perhaps held back.
+    pub(crate) fn give_back(
+        &mut self,
+        level: usize,
+        sent: Option<Nanos>,
+        was_held: bool,
+        now: Nanos,
+    ) {
         self.settle(now);
         self.in_flight.remove(level);
-        self.answer(level, sent);
+        self.unsend(level, sent, was_held);
         if let Some(sent) = sent {
             self.pace.give_back(sent);
         }
         self.ceilings.give_back();
     }
 
-    /// An attempt that was taken at `sent` is sent only now. Says whether that
-    /// matters.
-    pub(crate) fn resend(&mut self, level: usize, sent: Option<Nanos>, now: Nanos) -> bool {
+    /// An attempt that was taken at `sent`, and perhaps held back, is sent only
+    /// now. Says whether that matters.
+    pub(crate) fn resend(
+        &mut self,
+        level: usize,
+        sent: Option<Nanos>,
+        was_held: bool,
+        now: Nanos,
+    ) -> bool {
         self.settle(now);
+        // If it was counted as sent long ago, it is counted again: too much is
+        // safe, too little isn't.
+        self.unsend(level, sent, was_held);
         let Some(pending) = &mut self.pending else {
             return false;
         };
-        // If it was counted as sent long ago, it is counted again: too much is
-        // safe, too little isn't.
-        if let Some(sent) = sent {
-            pending.answer(sent, level);
-        }
         pending.push(now, level);
         true
+    }
+
+    /// An attempt was not sent when it was taken.
+    fn unsend(&mut self, level: usize, sent: Option<Nanos>, was_held: bool) {
+        match was_held {
+            true => self.held.remove(level),
+            false => drop(self.answer(level, sent)),
+        }
     }
 
     /// Notes that an attempt is over, and says whether it is yet to be counted.

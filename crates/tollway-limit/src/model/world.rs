@@ -130,8 +130,13 @@ impl World {
                 Fate::Granted { at } => {
                     assert_eq!(at, self.now);
                     let waiter = self.waiters.remove(index);
-                    self.state.drop_waiter(waiter.id, self.now, &mut wakers);
+                    let gone = self.state.drop_waiter(waiter.id, self.now, &mut wakers);
+                    let plan = gone.unwrap().plan;
+                    self.state
+                        .hand_over(&plan, waiter.level, at, self.now, &mut wakers);
                     granted.push(waiter);
+                    // Others may have been granted theirs by that.
+                    index = 0;
                 }
                 Fate::TooLate { .. } | Fate::Void => {
                     let waiter = self.waiters.remove(index);
@@ -312,7 +317,7 @@ impl World {
                         self.providers[meter as usize].give_back();
                     }
                     let now = self.now;
-                    self.change(plan, |gauge| gauge.give_back(level, sent, now));
+                    self.change(plan, |gauge| gauge.give_back(level, sent, false, now));
                 }
             }
             Op::Lose(nth) => {

@@ -303,21 +303,27 @@ impl State {
     }
 
     /// An attempt that was granted its permit at `granted` gets it only now. Says
-    /// whether that matters.
+    /// when it is sent.
     pub(crate) fn hand_over(
         &mut self,
         plan: &Plan,
         level: usize,
         granted: Nanos,
         now: Nanos,
-    ) -> bool {
+        wakers: &mut Wakers,
+    ) -> Nanos {
         let mut matters = false;
         for &id in plan {
             if let Some(meter) = self.meters.get_mut(id) {
-                matters |= meter.gauge.resend(level, Some(granted), now);
+                matters |= meter.gauge.resend(level, Some(granted), true, now);
             }
         }
-        matters
+        if !matters {
+            return granted;
+        }
+        // Until now nobody knew when its places are free again.
+        self.serve_plan(plan, now, wakers);
+        now
     }
 
     /// Applies `change` to each gauge of a plan, and serves those who wait.

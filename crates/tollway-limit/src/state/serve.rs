@@ -86,6 +86,12 @@ impl State {
             return;
         };
         self.take(&plan, level, now);
+        for &id in &plan {
+            if let Some(meter) = self.meters.get_mut(id) {
+                // It may not be polled for long.
+                meter.gauge.hold_back(level, Some(now));
+            }
+        }
         self.leave(head, &plan, level, now);
         wakers.extend(self.lanes.settle(head, Fate::Granted { at: now }));
         // The next of the lane takes the place in line; the caller looks at it.
