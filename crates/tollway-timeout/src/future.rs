@@ -184,10 +184,7 @@ where
                         this.state.set(State::Done);
                         return Poll::Ready(match result {
                             Ok(response) => Ok(response.map(|body| TimeoutBody::new(body, wait))),
-                            Err(error) => {
-                                this.wait.take_back_note();
-                                Err(error.into())
-                            }
+                            Err(error) => Err(error.into()),
                         });
                     }
                     break Phase::noted();
@@ -217,7 +214,6 @@ where
                 // Given up at once, whatever the caller does with the rest
                 // of this future.
                 this.state.set(State::Done);
-                this.wait.take_back_note();
                 let error = TimeoutError::new(ran_out, phase, *this.sent);
                 Poll::Ready(Err(error.into()))
             }

@@ -68,14 +68,6 @@ impl Wait {
         }
     }
 
-    /// The call has failed, and what it waited for at last is no note of what
-    /// whoever polls it waits for next.
-    pub(crate) fn take_back_note(&self) {
-        if let Self::Endless | Self::Deadline { .. } = self {
-            Phase::forget();
-        }
-    }
-
     /// The deadline, if there is one.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         match *self {
