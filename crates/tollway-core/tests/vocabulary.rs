@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use tokio::time::Instant;
 use tollway_core::{
     Attempt, BoxError, ClassifyBody, ClassifyLayer, Deadline, Endpoint, Endpoints, Fault,
-    IdempotencyKey, InvalidKey, Phase, Priority, Rules, Verdict,
+    IdempotencyKey, InvalidKey, Judgement, Phase, Priority, RetryAdvice, Rules, Scope, Verdict,
 };
 
 #[test]
@@ -137,6 +137,37 @@ fn the_outermost_fault_speaks_however_deep_it_stands() {
     let error = Wrap(Wrap(outer.into()).into());
     assert_eq!(Verdict::of_error(&error), Verdict::Unknown);
     assert_eq!(Fault::find(&error).unwrap().phase(), Some(Phase::Head));
+}
+
+#[test]
+fn an_answer_in_doubt_is_unknown_and_keeps_what_it_asks_for() {
+    let delay = Duration::from_secs(7);
+    let throttled = Verdict::NotExecuted {
+        retry_after: Some(delay),
+        scope: Scope::Unspecified,
+    };
+    let after = Some(RetryAdvice::After(delay));
+    for (verdict, advice, expected) in [
+        (throttled, None, after),
+        (throttled, Some(RetryAdvice::Once), after),
+        (
+            throttled,
+            Some(RetryAdvice::Never),
+            Some(RetryAdvice::Never),
+        ),
+        (Verdict::Rejected, None, None),
+        (Verdict::Unknown, after, after),
+        (Verdict::Unknown, Some(RetryAdvice::DoneBefore), None),
+    ] {
+        let mut judgement = Judgement::from(verdict);
+        judgement.advice = advice;
+        let mut response = http::Response::new(());
+        judgement.insert_into(response.extensions_mut());
+        judgement.in_doubt().insert_into(response.extensions_mut());
+        assert_eq!(Verdict::of_response(&response), Verdict::Unknown);
+        let told = RetryAdvice::of(response.extensions());
+        assert_eq!(told, expected, "{verdict:?} {advice:?}");
+    }
 }
 
 #[test]

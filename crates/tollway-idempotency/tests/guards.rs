@@ -231,7 +231,12 @@ async fn verdict(layer: &IdempotencyKeyLayer, status: u16) -> Verdict {
     let service = layer.layer(Gateway::answering(status));
     let call = service.oneshot(pay("a-key", "/p", "{}"));
     match tokio::time::timeout(DAY / 100, call).await {
-        Ok(Ok(response)) => Verdict::of_response(&response),
+        Ok(Ok(response)) => {
+            let verdict = Verdict::of_response(&response);
+            let told = IdempotencyKey::of(response.extensions());
+            assert_eq!(told.is_some(), verdict != Verdict::Done);
+            verdict
+        }
         Ok(Err(error)) => {
             assert_eq!(key_of(&*error).unwrap().as_str(), "a-key");
             Verdict::of_error(&*error)
@@ -302,6 +307,11 @@ async fn a_doubt_comes_with_what_was_asked_for_and_is_told() {
     );
     let cause = Fault::find(doubt).unwrap();
     assert_eq!(cause.verdict(), Verdict::NO_EFFECT);
+
+    // What is unknown by itself needs no other reason.
+    let service = layer.layer(Gateway::answering(2));
+    let error = call(&service, "a-key", "/p", "{}").await.unwrap_err();
+    assert!(Fault::find(&*error).is_none());
 }
 
 /// A deadline above isn't told that nothing was sent.

@@ -443,6 +443,31 @@ mod tests {
     }
 
     #[test]
+    fn what_a_broken_body_leaves_open_heeds_what_is_known() {
+        let is = |path, text: &'static str| BodyRule::new(200..=499, path, Test::Is(text.into()));
+        let rules = Rules::new()
+            .body(is("status", "failed").means(Verdict::Rejected))
+            .body(is("reason", "locked"));
+        let headers = header(RETRY_AFTER.as_str(), "7");
+        let judge = |body: &str| {
+            rules.classify(&Answer {
+                status: StatusCode::FORBIDDEN,
+                headers: &headers,
+                body: body.as_bytes(),
+                broken: true,
+                clock: || SystemTime::UNIX_EPOCH,
+            })
+        };
+        let open = judge(r#"{"status":"paid","rea"#);
+        assert_eq!(open.verdict, Verdict::Unknown);
+        let delay = Duration::from_secs(7);
+        assert_eq!(open.advice, Some(RetryAdvice::After(delay)));
+        // One rule that holds is enough.
+        let held = judge(r#"{"status":"failed","rea"#);
+        assert_eq!(held, Verdict::Rejected.into());
+    }
+
+    #[test]
     fn the_longer_of_two_delays_counts() {
         let rules =
             Rules::new().body(BodyRule::new(429..=429, "message", Test::Present).delay_after("in"));
