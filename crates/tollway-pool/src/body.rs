@@ -17,6 +17,7 @@ use crate::conn::Reading;
 use crate::error::{Kind, PoolError};
 use crate::failure::is_stream_reset;
 use crate::host::Release;
+use crate::sent::Handed;
 use crate::stats::CloseReason;
 
 /// How much of a body that was dropped unread is read on, so that its
@@ -33,6 +34,10 @@ const DRAIN_TIME: Duration = Duration::from_secs(1);
 /// before, the rest is read in the background if that is at most 64 KiB and
 /// comes within a second; else the connection is closed. Over HTTP/2, only the
 /// stream ends.
+///
+/// If the request is still being sent when its response is over, it may go on for
+/// five seconds. Then its connection is closed, over HTTP/2 once its other calls
+/// are over.
 pub struct PoolBody {
     /// There until it is dropped.
     body: Option<Incoming>,
@@ -44,7 +49,24 @@ enum Lease {
     /// HTTP/1.1: nobody else's meanwhile.
     Own(Box<dyn Reading>),
     /// HTTP/2: other calls are on it too.
-    Shared(Arc<dyn Release>, Id),
+    Shared(Stream),
+}
+
+/// A stream of an HTTP/2 connection, until its call is over.
+pub(crate) struct Stream {
+    pub(crate) host: Arc<dyn Release>,
+    pub(crate) id: Id,
+    /// The request, if it was still being sent when the answer came.
+    pub(crate) request: Option<Arc<Handed>>,
+}
+
+impl Stream {
+    pub(crate) fn finish(self) {
+        match self.request {
+            Some(request) => request.finish(self.host, self.id),
+            None => self.host.release(self.id),
+        }
+    }
 }
 
 impl PoolBody {
@@ -65,10 +87,10 @@ impl PoolBody {
     }
 
     /// A body on a stream of an HTTP/2 connection.
-    pub(crate) fn shared(body: Incoming, host: Arc<dyn Release>, id: Id) -> Self {
+    pub(crate) fn shared(body: Incoming, stream: Stream) -> Self {
         Self {
             body: Some(body),
-            lease: Some(Lease::Shared(host, id)),
+            lease: Some(Lease::Shared(stream)),
         }
     }
 }
@@ -77,7 +99,7 @@ impl Lease {
     fn finish(self) {
         match self {
             Self::Own(conn) => conn.read_out(),
-            Self::Shared(host, id) => host.release(id),
+            Self::Shared(stream) => stream.finish(),
         }
     }
 
@@ -85,10 +107,10 @@ impl Lease {
     fn abandon(self, reason: CloseReason) -> Option<Arc<str>> {
         match self {
             Self::Own(conn) => conn.abandon(reason),
-            Self::Shared(host, id) => {
-                let name = host.name().clone();
-                host.clone().discard(id, reason);
-                host.release(id);
+            Self::Shared(stream) => {
+                let name = stream.host.name().clone();
+                stream.host.clone().discard(stream.id, reason);
+                stream.finish();
                 Some(name)
             }
         }
@@ -122,9 +144,9 @@ impl Body for PoolBody {
             Some(Err(error)) => {
                 let name = match self.lease.take() {
                     // Under HTTP/1.1 it would be the transport that was a stream.
-                    Some(Lease::Shared(host, id)) if is_stream_reset(&error) => {
-                        let name = host.name().clone();
-                        host.release(id);
+                    Some(Lease::Shared(stream)) if is_stream_reset(&error) => {
+                        let name = stream.host.name().clone();
+                        stream.finish();
                         Some(name)
                     }
                     Some(lease) => lease.abandon(CloseReason::Error),
@@ -157,7 +179,7 @@ impl Drop for PoolBody {
         let (Some(lease), Some(body)) = (self.lease.take(), self.body.take()) else {
             return;
         };
-        if matches!(lease, Lease::Shared(..)) || body.is_end_stream() {
+        if matches!(lease, Lease::Shared(_)) || body.is_end_stream() {
             // Over HTTP/2, hyper resets the stream: first that, then there is
             // room for another.
             drop(body);

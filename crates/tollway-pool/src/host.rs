@@ -297,6 +297,11 @@ fn await_readiness<B: 'static>(
 pub(crate) trait Release: Send + Sync {
     /// The stream is over.
     fn release(self: Arc<Self>, id: Id);
+    /// The call is over, and the stream will be once the request has been sent, or
+    /// when this is overdue.
+    fn lags(self: Arc<Self>, id: Id) -> Instant;
+    /// It has been sent.
+    fn caught_up(self: Arc<Self>, id: Id, overdue: Instant);
     /// The connection isn't fit for another call.
     fn discard(self: Arc<Self>, id: Id, reason: CloseReason);
     /// For errors.
@@ -306,6 +311,14 @@ pub(crate) trait Release: Send + Sync {
 impl<B: Send + 'static> Release for Host<B> {
     fn release(self: Arc<Self>, id: Id) {
         self.with(|state| state.release(id, Instant::now()));
+    }
+
+    fn lags(self: Arc<Self>, id: Id) -> Instant {
+        self.with(|state| state.lags(id, Instant::now()))
+    }
+
+    fn caught_up(self: Arc<Self>, id: Id, overdue: Instant) {
+        self.with(|state| state.caught_up(id, overdue, Instant::now()));
     }
 
     fn discard(self: Arc<Self>, id: Id, reason: CloseReason) {

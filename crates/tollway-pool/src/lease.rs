@@ -12,13 +12,13 @@ use tokio::time::Instant;
 
 use crate::address::{address_h1, address_h2, restore_host, tell_empty};
 use crate::arena::Id;
-use crate::body::PoolBody;
+use crate::body::{PoolBody, Stream};
 use crate::conn::{H1, H2, Http, Line, Lines};
 use crate::error::{Kind, PoolError};
 use crate::failure::{find, find_io, is_stream_reset};
-use crate::host::{Host, Release as _};
+use crate::host::Host;
 use crate::info::{ConnectionInfo, Facts};
-use crate::sent::Sent;
+use crate::sent::{Handed, Sent};
 use crate::state::{Conn, Grant};
 use crate::stats::CloseReason;
 use crate::wait::Granted;
@@ -191,13 +191,15 @@ impl<B: 'static> Lease<B> {
             Carrier::H2 {
                 line, lines, facts, ..
             } => {
+                let request = Handed::is_sending(&line.handed).then(|| line.handed.clone());
                 lines.keep(line);
                 response.extensions_mut().insert(info(facts));
+                let stream = Stream { host, id, request };
                 if complete {
-                    host.release(id);
+                    stream.finish();
                     return response.map(PoolBody::complete);
                 }
-                return response.map(|body| PoolBody::shared(body, host, id));
+                return response.map(|body| PoolBody::shared(body, stream));
             }
         };
         let facts = conn.facts.clone();

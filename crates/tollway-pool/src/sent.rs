@@ -1,14 +1,18 @@
 //! A request's body on its way through hyper's HTTP/2.
 
 use std::fmt;
+use std::mem;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
+use tokio::time::Instant;
 
+use crate::arena::Id;
+use crate::host::Release;
 use crate::wire::Wire;
 
 /// Tells whether a request became a stream with a future of its own.
@@ -24,13 +28,22 @@ use crate::wire::Wire;
 /// What can be seen from outside: hyper asks for the body's size before it
 /// opens the stream, and spawns the stream's future after it; the body is
 /// polled in between, or dropped.
-#[derive(Debug)]
 pub(crate) struct Handed {
     wire: Arc<Wire>,
     /// Which of the connection's requests it is, once its stream is being
     /// opened.
     nth: AtomicU64,
     handed: AtomicBool,
+    body: Mutex<Sending>,
+}
+
+/// How far the request's body is.
+enum Sending {
+    /// It may still be being sent.
+    Open,
+    /// Its call is over, and its stream will be with it.
+    Lagging(Arc<dyn Release>, Id, Instant),
+    Over,
 }
 
 /// The request whose stream hyper is opening: one after the other, in one task
@@ -69,7 +82,30 @@ impl Handed {
             wire,
             nth: AtomicU64::new(u64::MAX),
             handed: AtomicBool::new(false),
+            body: Mutex::new(Sending::Open),
         })
+    }
+
+    fn body(&self) -> MutexGuard<'_, Sending> {
+        self.body.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the request's body may still be being sent. Once it isn't, it
+    /// won't be.
+    pub(crate) fn is_sending(this: &Arc<Self>) -> bool {
+        Arc::strong_count(this) > 1
+    }
+
+    /// The call is over. So is its stream, unless the body is still being sent.
+    pub(crate) fn finish(&self, host: Arc<dyn Release>, id: Id) {
+        let overdue = host.clone().lags(id);
+        let mut body = self.body();
+        if let Sending::Open = *body {
+            *body = Sending::Lagging(host, id, overdue);
+        } else {
+            drop(body);
+            host.caught_up(id, overdue);
+        }
     }
 
     /// Whether the stream has its own future for certain. False says nothing.
@@ -83,6 +119,10 @@ impl Handed {
             Some(handed) => {
                 *handed.nth.get_mut() = u64::MAX;
                 *handed.handed.get_mut() = false;
+                *handed
+                    .body
+                    .get_mut()
+                    .unwrap_or_else(PoisonError::into_inner) = Sending::Open;
             }
             // A body that is still being sent, though the answer has come.
             None => *this = Self::new(this.wire.clone()),
@@ -109,6 +149,10 @@ impl Drop for Watch {
         let spawned = handed.wire.opening.spawned.load(Ordering::Acquire);
         if spawned >= handed.nth.load(Ordering::Acquire) {
             handed.handed.store(true, Ordering::Release);
+        }
+        let sending = mem::replace(&mut *handed.body(), Sending::Over);
+        if let Sending::Lagging(host, id, overdue) = sending {
+            host.caught_up(id, overdue);
         }
     }
 }

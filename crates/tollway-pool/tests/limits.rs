@@ -4,18 +4,23 @@
 
 mod support;
 
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
+use http_body::{Body, Frame};
+use http_body_util::BodyExt;
 use hyper_util::rt::TokioIo;
 use support::{Server, Tls, fetch, fetch_later, get, pool, serve_http1, text, until};
 use tokio::net::TcpStream;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio::time::{Instant, sleep};
 use tollway_core::{Deadline, Verdict};
-use tollway_pool::{CloseReason, Pool, Protocol};
-use tower::{Layer, service_fn};
+use tollway_pool::{CloseReason, Pool, PoolBuilder, Protocol};
+use tower::{Layer, ServiceExt, service_fn};
 
 /// A server that answers after this long.
 async fn slow(time: Duration) -> Server {
@@ -286,6 +291,71 @@ async fn a_connection_carries_so_many_requests_and_no_more() {
         fetch(&pool, get(server.uri("/"))).await.unwrap();
     }
     assert_eq!(server.seen.accepted(), 4);
+}
+
+/// A request's body that is at its end when it is told, or never.
+struct Upload(Option<oneshot::Receiver<()>>);
+
+impl Body for Upload {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        match &mut self.0 {
+            Some(end) => Pin::new(end).poll(cx).map(|_| None),
+            None => Poll::Pending,
+        }
+    }
+}
+
+/// Answers before it has been sent the whole request, which it goes on reading.
+async fn hasty(answer: &'static str) -> Server {
+    Server::http2(1, move |request| {
+        tokio::spawn(request.into_body().collect());
+        async move { text(answer) }
+    })
+    .await
+}
+
+fn uploading() -> PoolBuilder<Upload> {
+    Pool::builder()
+        .plain_http(true)
+        .protocol(Protocol::Http2Only)
+        .http2_keep_alive(None)
+}
+
+async fn upload(pool: &Pool<Upload>, server: &Server, body: Upload) -> Bytes {
+    let request = http::Request::post(server.uri("/")).body(body).unwrap();
+    let response = pool.clone().oneshot(request).await.unwrap();
+    response.into_body().collect().await.unwrap().to_bytes()
+}
+
+#[tokio::test]
+async fn a_request_that_is_still_being_sent_after_its_answer_takes_up_a_stream() {
+    for answer in ["", "hello"] {
+        let server = hasty(answer).await;
+        let pool = uploading().build().unwrap();
+        let (ends, bodies): (Vec<_>, Vec<_>) = (0..2).map(|_| oneshot::channel()).unzip();
+        for body in bodies {
+            assert_eq!(upload(&pool, &server, Upload(Some(body))).await, answer);
+        }
+        assert_eq!(server.seen.accepted(), 2);
+        assert_eq!(pool.stats().total().idle(), 0);
+        drop(ends);
+        until(|| pool.stats().total().idle() == 2).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_is_being_sent_for_ever_costs_its_connection_in_the_end() {
+    let server = hasty("no").await;
+    let pool = uploading().build().unwrap();
+    upload(&pool, &server, Upload(None)).await;
+    until(|| server.seen.open() == 0).await;
+    assert_eq!(pool.stats().total().closed(CloseReason::Unread), 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -231,6 +231,43 @@ impl<K: Kind> State<K> {
         }
     }
 
+    /// A call on a shared connection is over, but its request is still being
+    /// sent, as where the peer answers before it has read it. So the stream isn't
+    /// over, unless that takes too long. Returns when that is.
+    pub(crate) fn lags(&mut self, id: Id, now: Instant) -> Instant {
+        let overdue = now + CLOSING;
+        if let Some(entry) = self.table.get_mut(id) {
+            entry.lagging.push(overdue);
+            self.due(overdue);
+        }
+        overdue
+    }
+
+    /// The request of a stream that was to be over by `overdue` has been sent.
+    pub(crate) fn caught_up(&mut self, id: Id, overdue: Instant, now: Instant) {
+        if let Some(entry) = self.table.get_mut(id)
+            && let Some(at) = entry.lagging.iter().position(|at| *at == overdue)
+        {
+            entry.lagging.swap_remove(at);
+            self.release(id, now);
+        }
+    }
+
+    /// Streams that lag for too long cost their connection: the peer may have
+    /// forgotten them. They aren't waited for.
+    pub(super) fn give_up_lagging(&mut self, id: Id, now: Instant) {
+        let Some(entry) = self.table.get_mut(id) else {
+            return;
+        };
+        let before = entry.lagging.len();
+        entry.lagging.retain(|overdue| now < *overdue);
+        let given_up = before - entry.lagging.len();
+        self.close(id, CloseReason::Unread, now);
+        for _ in 0..given_up {
+            self.release(id, now);
+        }
+    }
+
     /// A connection that would have been idle for too long at `rested` turned
     /// out to be dead when a call took it. Those that have been idle for as long
     /// are likely to be, too: a call that is repeated, perhaps at once, must not

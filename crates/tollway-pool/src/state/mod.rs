@@ -176,6 +176,9 @@ struct Entry<K: Kind> {
     uses: u64,
     /// When it is too old for another call.
     expires: Option<Instant>,
+    /// Its streams whose call is over, and that go on because the request is still
+    /// being sent: when that takes too long.
+    lagging: Vec<Instant>,
     abort: Option<K::Abort>,
     reason: Option<CloseReason>,
 }

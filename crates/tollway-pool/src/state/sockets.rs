@@ -44,6 +44,7 @@ impl<K: Kind> State<K> {
                 relied: self.queue.joined(),
                 uses: 0,
                 expires: None,
+                lagging: Vec::new(),
                 abort: None,
                 reason: None,
             });

@@ -42,7 +42,13 @@ impl<K: Kind> State<K> {
         let mut next = (!self.table.is_empty()).then(|| now + idle_timeout);
         let mut at_last = |at: Instant| next = Some(next.map_or(at, |next| next.min(at)));
         let mut done = Vec::new();
+        let mut lagging = Vec::new();
         for (id, entry) in self.table.iter() {
+            match entry.lagging.iter().min() {
+                Some(overdue) if now < *overdue => at_last(*overdue),
+                Some(_) => lagging.push(id),
+                None => {}
+            }
             let idle_until = match &entry.stage {
                 Stage::Idle { until, .. }
                 | Stage::Shared {
@@ -91,6 +97,9 @@ impl<K: Kind> State<K> {
             }
         }
         self.alarm = next;
+        for id in lagging {
+            self.give_up_lagging(id, now);
+        }
         for (id, reason) in done {
             self.close(id, reason, now);
         }

@@ -25,6 +25,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (at(), any::<u8>()).prop_map(|(at, how)| Step::LeaseEnds(at, how)),
         2 => (at(), any::<bool>()).prop_map(|(at, ready)| Step::ReadOut(at, ready)),
         2 => at().prop_map(Step::Settles),
+        1 => at().prop_map(Step::CatchesUp),
         1 => (at(), 0..4_usize).prop_map(|(at, to)| Step::Limit(at, to)),
         1 => (0..40_000_u64).prop_map(Step::Pass),
         1 => (0..8_usize).prop_map(Step::Warm),

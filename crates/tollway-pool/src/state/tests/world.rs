@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::super::{CheckOut, Conn, Grant, Kind, Limits, Spoken, Stage, State};
+use super::super::{CLOSING, CheckOut, Conn, Grant, Kind, Limits, Spoken, Stage, State};
 use crate::arena::Id;
 use crate::stats::CloseReason;
 
@@ -46,6 +46,8 @@ pub(super) struct World {
     pub(super) leases: Vec<Grant<Model>>,
     pub(super) reading: Vec<(Id, <Model as Kind>::Exclusive)>,
     pub(super) settling: Vec<Id>,
+    /// Streams whose request is still being sent, though their call is over.
+    pub(super) lagging: Vec<(Id, Instant)>,
     pub(super) waiters: Vec<Id>,
     /// Who waited when an attempt was begun.
     pub(super) relied: Vec<(Id, Vec<Id>)>,
@@ -64,6 +66,7 @@ impl World {
             leases: Vec::new(),
             reading: Vec::new(),
             settling: Vec::new(),
+            lagging: Vec::new(),
             waiters: Vec::new(),
             relied: Vec::new(),
         }
@@ -91,7 +94,11 @@ impl World {
                 assert!(!read.any(|id| id == grant.id), "handed out unread");
                 assert!(!self.settling.contains(&grant.id), "handed out unready");
             }
-            Conn::Shared(_) => assert!(on_it.count() < self.h2_limit, "one stream too many"),
+            Conn::Shared(_) => {
+                let lagging = self.lagging.iter().filter(|(id, _)| *id == grant.id);
+                let streams = on_it.count() + lagging.count();
+                assert!(streams < self.h2_limit, "one stream too many");
+            }
         }
         self.leases.push(grant);
     }
@@ -186,7 +193,8 @@ impl World {
                 self.state.put_back(id, conn, false, now);
             }
             (Conn::Exclusive(conn), 2) => self.reading.push((id, conn)),
-            (Conn::Shared(_), 0..=2) => self.state.release(id, now),
+            (Conn::Shared(_), 0..=1) => self.state.release(id, now),
+            (Conn::Shared(_), 2) => self.lagging.push((id, self.state.lags(id, now))),
             (Conn::Exclusive(_), 3) => {
                 if let Some(rested) = rested {
                     self.state.distrust(rested, now);
@@ -216,6 +224,12 @@ impl World {
             self.settling.push(id);
         }
         self.state.put_back(id, conn, ready, self.now);
+        self.carry_out();
+    }
+
+    fn catches_up(&mut self, at: usize) {
+        let (id, overdue) = self.lagging.remove(at);
+        self.state.caught_up(id, overdue, self.now);
         self.carry_out();
     }
 
@@ -337,6 +351,11 @@ impl World {
                     self.settles(at);
                 }
             }
+            Step::CatchesUp(at) => {
+                if let Some(at) = pick(at, self.lagging.len()) {
+                    self.catches_up(at);
+                }
+            }
             Step::Limit(at, to) => {
                 if let Some(at) = pick(at, self.sockets.len()) {
                     self.limit_changes(at, *to);
@@ -432,9 +451,15 @@ impl World {
             } else {
                 let before = self.sockets.len();
                 self.close_the_closing();
-                if self.sockets.len() == before && self.attempts.is_empty() {
+                if self.sockets.len() != before || !self.attempts.is_empty() {
+                    continue;
+                }
+                if self.lagging.is_empty() {
                     break;
                 }
+                // Those never catch up.
+                self.lagging.clear();
+                self.pass(CLOSING);
             }
         }
         assert!(self.waiters.is_empty(), "a waiter was forgotten");
@@ -458,6 +483,7 @@ pub(super) enum Step {
     LeaseEnds(usize, u8),
     ReadOut(usize, bool),
     Settles(usize),
+    CatchesUp(usize),
     Limit(usize, usize),
     Pass(u64),
     Warm(usize),
