@@ -99,7 +99,8 @@ impl Limits {
     /// Waits for a permit for `call`, first come, first served within its
     /// priority.
     ///
-    /// To be awaited on a tokio runtime with its timer enabled.
+    /// To be awaited on a tokio runtime with its timer enabled. Without one it
+    /// panics where it would have to wait for a time to come.
     ///
     /// # Errors
     ///

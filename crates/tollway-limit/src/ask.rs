@@ -117,7 +117,11 @@ impl Shared {
 
     #[inline]
     fn ask_for(self: &Arc<Self>, mut asking: Asking<'_, impl Fn() -> Nanos>) -> Asked {
-        match self.take_at_once(&mut asking, |_, _| true) {
+        let is_given = asking.is_given;
+        let permit = self.take_at_once(&mut asking, |state, plan, now| {
+            Some(self.sends_at(state, plan, is_given, now))
+        });
+        match permit {
             Some(permit) => Asked::Granted(permit),
             None => self.ask_at_length(asking),
         }
@@ -130,16 +134,18 @@ impl Shared {
     pub(crate) fn ask_early(self: &Arc<Self>, call: &Call<'_>) -> Option<Permit> {
         let now = || self.nanos(recent(time::now));
         let mut asking = Asking::new(self.origin, call, now, None);
-        self.take_at_once(&mut asking, State::counts_from_response)
+        self.take_at_once(&mut asking, |state, plan, now| {
+            state.counts_from_response(plan).then_some(now)
+        })
     }
 
-    /// A permit, where every call has the same plan that `suits`, there is room,
-    /// and nobody waits.
+    /// A permit, where every call has the same plan, there is room, and nobody
+    /// waits: if `sends_at` says when it is sent.
     #[inline]
     fn take_at_once(
         self: &Arc<Self>,
         asking: &mut Asking<'_, impl Fn() -> Nanos>,
-        suits: impl FnOnce(&State, &[u32]) -> bool,
+        sends_at: impl FnOnce(&mut State, &[u32], Nanos) -> Option<Nanos>,
     ) -> Option<Permit> {
         if !self.is_plain() {
             return None;
@@ -157,8 +163,8 @@ impl Shared {
         }
         let Core { only, state, .. } = &mut *core;
         let now = state.meters.tick(now);
-        let plan = only.as_ref().filter(|plan| suits(state, plan))?;
-        let now = self.sends_at(state, plan, asking, now);
+        let plan = only.as_ref()?;
+        let now = sends_at(state, plan, now)?;
         let taken = state.take_at_once(plan, level, deadline, now);
         // Copies plain numbers, where `clone` goes through an iterator.
         let plan = taken.then(|| Plan::from_slice(plan))?;
@@ -187,7 +193,7 @@ impl Shared {
                 }
                 let plan = core.plan(&route, now);
                 let state = &mut core.state;
-                let now = self.sends_at(state, &plan, &asking, now);
+                let now = self.sends_at(state, &plan, asking.is_given, now);
                 let (level, deadline) = (asking.level, asking.deadline);
                 let admission = state.admit(&plan, level, deadline, now, asking.waker, wakers);
                 let mut here = None;
@@ -230,14 +236,8 @@ impl Shared {
     /// When an attempt that may go by `now` is sent. What the poll under way has
     /// read of the time is too early for quotas that count from there.
     #[inline]
-    fn sends_at(
-        &self,
-        state: &mut State,
-        plan: &[u32],
-        asking: &Asking<'_, impl Fn() -> Nanos>,
-        now: Nanos,
-    ) -> Nanos {
-        match asking.is_given || state.counts_from_response(plan) {
+    fn sends_at(&self, state: &mut State, plan: &[u32], is_given: bool, now: Nanos) -> Nanos {
+        match is_given || state.counts_from_response(plan) {
             true => now,
             false => state.meters.tick(self.nanos(time::now())),
         }

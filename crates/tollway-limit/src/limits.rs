@@ -145,8 +145,9 @@ impl Limits {
         builder.check()?;
         let endpoints = routes::endpoints(&builder)?;
         let now = self.shared.nanos(now());
-        self.shared.with(now, |core, now, wakers| {
-            let old = self.shared.way.load();
+        // What computes keys is foreign code, so it is dropped after the lock.
+        let _old = self.shared.with(now, |core, now, wakers| {
+            let old = self.shared.way.load_full();
             if !builder.has_rules_of(&old.routes.builder) {
                 core.state.void_all(now, wakers);
             }
@@ -155,6 +156,7 @@ impl Limits {
             self.shared.publish(core, Way::new(routes));
             core.state.look_at_all(now);
             core.state.pump(now, wakers);
+            old
         });
         Ok(())
     }

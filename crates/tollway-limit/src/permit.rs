@@ -124,7 +124,9 @@ impl Permit {
     }
 
     /// The attempt is sent only now, not when the permit was given. It matters
-    /// to quotas that [count from sending](crate::CountFrom::Sending) alone.
+    /// to quotas that [count from sending](crate::CountFrom::Sending) alone: their
+    /// margin starts now. It has run since the permit was given, though, so by the
+    /// end of margin and window its place may be another's; don't send then.
     pub fn sent(&mut self) {
         let (now, sent, was_held) = (now(), self.sent, self.stage == Stage::Held);
         self.sent = self.tell(|shared, plan, level| {

@@ -19,7 +19,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::shared::Shared;
 use crate::state::arming::Arms;
-use crate::sync::{Mutex, Runtime, lock};
+use crate::sync::{Mutex, Runtime, lock, runtime};
 use crate::time::now;
 
 #[derive(Debug, Default)]
@@ -43,8 +43,12 @@ impl Shared {
     /// Sets the timer here, if it has to be set anew. To be called by a task that
     /// is being polled, and waits.
     pub(crate) fn arm(self: &Arc<Self>) {
-        let handle = Handle::current();
-        self.arm_in(&Runtime { handle });
+        if let Some(runtime) = runtime() {
+            self.arm_in(&runtime);
+        } else if lock(&self.core).state.next_wake().is_some() {
+            // Only attempts in flight can be waited for without a runtime.
+            let _panics = Handle::current();
+        }
     }
 
     /// The same, in tasks of their own in these runtimes, which drop them if they

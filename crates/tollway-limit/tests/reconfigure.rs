@@ -1,7 +1,9 @@
 //! Limits that change while calls wait, fly and are lent permits.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock, mpsc};
+use std::thread;
 use std::time::Duration;
 
 use http::Method;
@@ -203,6 +205,34 @@ async fn after_a_pause_the_queue_restarts_evenly_whatever_went_before() {
             );
         }
     }
+}
+
+/// What computes a key is foreign code, and so is what drops with it.
+#[test]
+fn a_key_that_is_gone_is_dropped_once_others_can_use_the_limits() {
+    struct Looks {
+        limits: Arc<OnceLock<Limits>>,
+        has_looked: Arc<AtomicBool>,
+    }
+    impl Drop for Looks {
+        fn drop(&mut self) {
+            let limits = self.limits.get().unwrap().clone();
+            let (sender, receiver) = mpsc::channel();
+            thread::spawn(move || sender.send(limits.snapshot().waiting));
+            let looked = receiver.recv_timeout(Duration::from_secs(5));
+            self.has_looked.store(looked.is_ok(), Ordering::SeqCst);
+        }
+    }
+    let (limits, has_looked) = (Arc::default(), Arc::default());
+    let looks = Looks {
+        limits: Arc::clone(&limits),
+        has_looked: Arc::clone(&has_looked),
+    };
+    let key = Key::computed("key", move |_| looks.limits.get().map(|_| "".into()));
+    let keyed = Limits::builder().keyed(key, burst(1, HOUR));
+    let limits = limits.get_or_init(|| keyed.build().unwrap());
+    limits.reconfigure(every(burst(1, HOUR))).unwrap();
+    assert!(has_looked.load(Ordering::SeqCst));
 }
 
 /// A rule that is gone has no say in what an answer is about, whose attempt it

@@ -311,6 +311,21 @@ fn whoever_gets_a_permit_late_has_no_timer_set_where_nobody_waits() {
     drop(driven.gets_one(second));
 }
 
+#[test]
+fn without_a_runtime_one_may_wait_for_what_is_in_flight_alone() {
+    let limits = Limits::builder().every_call(Quota::concurrent(1));
+    let limits = limits.build().unwrap();
+    let call = call("/");
+    let now = Instant::now().into_std();
+    let permit = limits.try_acquire(&call, now).unwrap();
+    let mut waits = task::spawn(limits.acquire(&call));
+    assert_pending!(waits.poll());
+    assert_pending!(waits.poll());
+    drop(permit);
+    assert!(waits.is_woken());
+    drop(assert_ready!(waits.poll()).unwrap());
+}
+
 /// Where the timer can't be set, the next tries again.
 #[test]
 fn a_runtime_without_a_timer_holds_nobody_up() {
