@@ -183,12 +183,22 @@ pub(crate) struct Target {
 
 impl Target {
     pub(crate) fn new(url: &str, headers: http::HeaderMap) -> Result<Self, BoxError> {
-        let unusable = || format!("`{url}` is no URL; try https://host[:port]");
+        let unusable =
+            || format!("`{url}` can't be called; try https://host[:port], without a query");
         let uri: Uri = url.parse().map_err(|_| unusable())?;
-        match (uri.scheme_str(), uri.host()) {
-            (Some("https"), Some(_))
-            | (Some("http"), Some("localhost" | "127.0.0.1" | "[::1]")) => {}
-            (Some("http"), Some(host)) => {
+        // Each request's path is put behind the base's; a query would swallow it.
+        let (Some(scheme), Some(authority), None) =
+            (uri.scheme_str(), uri.authority(), uri.query())
+        else {
+            return Err(unusable().into());
+        };
+        if authority.as_str().contains('@') {
+            // Not repeated here: it is a secret.
+            return Err("the URL has credentials in it; send them with --header".into());
+        }
+        match (scheme, authority.host()) {
+            ("https", _) | ("http", "localhost" | "127.0.0.1" | "[::1]") => {}
+            ("http", host) => {
                 return Err(format!(
                     "{host}: plain HTTP is for a gateway on this machine; use https"
                 )
@@ -196,8 +206,9 @@ impl Target {
             }
             _ => return Err(unusable().into()),
         }
+        let path = uri.path().trim_end_matches('/');
         Ok(Self {
-            base: url.trim_end_matches('/').to_owned(),
+            base: format!("{scheme}://{authority}{path}"),
             headers,
         })
     }
@@ -220,4 +231,54 @@ impl Target {
 pub(crate) fn snippet(body: &Bytes) -> String {
     let text = String::from_utf8_lossy(&body[..body.len().min(200)]);
     text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn base(url: &str) -> Result<String, String> {
+        let target = Target::new(url, http::HeaderMap::new());
+        target
+            .map(|target| target.base)
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn requests_go_below_the_path_that_was_given() {
+        for (url, expected) in [
+            ("https://gateway.test", "https://gateway.test"),
+            (
+                "https://gateway.test:8443/v9/",
+                "https://gateway.test:8443/v9",
+            ),
+            ("HTTP://127.0.0.1:8080/", "http://127.0.0.1:8080"),
+            ("http://[::1]:8080", "http://[::1]:8080"),
+        ] {
+            assert_eq!(base(url).as_deref(), Ok(expected));
+        }
+        assert!(
+            Target::new("HTTP://localhost:1", http::HeaderMap::new())
+                .unwrap()
+                .is_plain()
+        );
+    }
+
+    #[test]
+    fn what_would_send_payouts_elsewhere_is_refused() {
+        for url in [
+            "nonsense",
+            "gateway.test:443",
+            "ftp://gateway.test",
+            "https://gateway.test/?page=1",
+        ] {
+            let error = base(url).unwrap_err();
+            assert!(error.contains("can't be called"), "{error}");
+        }
+        assert!(
+            base("http://gateway.test")
+                .unwrap_err()
+                .contains("use https")
+        );
+    }
 }
