@@ -12,6 +12,7 @@ use http::header::HOST;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::{JoinHandle, yield_now};
 use tokio::time::{Instant, timeout};
+use tokio_test::task;
 use tollway_core::{Deadline, Endpoint, Fault, Priority, Verdict};
 use tollway_limit::{Call, Key, Limits, LimitsBuilder, Quota, Shape};
 
@@ -101,10 +102,14 @@ async fn end(calls: impl IntoIterator<Item = JoinHandle<()>>) {
     }
 }
 
-/// Runtimes that end with their calls, or leave some behind.
+/// Runtimes that end with their calls, or leave some behind. Each has one more who
+/// waits and is left aside.
 fn call_a_while(limits: &Limits, seen: &Arc<Seen>, mut dice: Dice) {
     for _ in 0..3 {
         let runtime: Runtime = Builder::new_current_thread().enable_time().build().unwrap();
+        let aside = Call::new(&Method::GET, "/b").priority(Priority::High);
+        let mut aside = task::spawn(limits.acquire(&aside));
+        runtime.block_on(async { drop(aside.poll()) });
         let mut calls: Vec<_> = (0..1 + dice.roll(30))
             .map(|_| runtime.spawn(attempt(limits.clone(), Arc::clone(seen), dice.other())))
             .collect();
