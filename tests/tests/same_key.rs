@@ -125,6 +125,9 @@ struct Core {
     saved: HashMap<String, Saved>,
     /// The calls that made each payment.
     made: HashMap<Payment, Vec<usize>>,
+    /// Whether a call for it has ended that may have made it, and none since that
+    /// tells.
+    in_doubt: HashMap<Payment, bool>,
     /// For whoever reads the failed test.
     log: Vec<String>,
 }
@@ -322,20 +325,38 @@ async fn run(seed: u64) -> Result<[usize; 4], BoxError> {
         };
         lock(&core).log.push(format!("call {call}: {plan:?}"));
         let request = request(kind, call, &plan.payment)?;
-        let service = service.clone();
+        let (service, ended_in) = (service.clone(), Arc::clone(&core));
         calls.spawn(async move {
             sleep(plan.start).await;
             let seen = match timeout(plan.patience, service.oneshot(request)).await {
-                Ok(Ok(response)) => Some((Verdict::of_response(&response), String::new())),
+                Ok(Ok(response)) => {
+                    let status = response.status();
+                    Some((Verdict::of_response(&response), status.to_string()))
+                }
                 Ok(Err(error)) => Some((Verdict::of_error(&*error), error.to_string())),
                 Err(_given_up) => None,
             };
-            (call, plan.payment, seen)
+            let settles = match &seen {
+                Some((Verdict::Done, _)) => true,
+                Some((Verdict::Rejected, status)) => ["400", "402", "200"]
+                    .iter()
+                    .any(|about_request| status.starts_with(about_request)),
+                _ => false,
+            };
+            let in_doubt = matches!(seen, None | Some((Verdict::Unknown, _)));
+            // What is known of the payment as this call ends, if not by it.
+            let mut core = lock(&ended_in);
+            let doubt = core.in_doubt.entry(plan.payment.clone()).or_default();
+            *doubt &= !settles;
+            let others = *doubt;
+            *doubt |= in_doubt;
+            drop(core);
+            (call, plan.payment, seen, others)
         });
     }
     let mut counts = [0; 4];
     while let Some(ended) = calls.join_next().await {
-        let (call, payment, seen) = ended?;
+        let (call, payment, seen, others) = ended?;
         let core = lock(&core);
         let made = core.made.get(&payment).map_or(&[][..], Vec::as_slice);
         let told = || {
@@ -343,9 +364,15 @@ async fn run(seed: u64) -> Result<[usize; 4], BoxError> {
             format!("seed {seed}, {kind:?}, {life:?}, call {call}, {payment:?}: {seen:?}\n{log}")
         };
         assert!(made.len() <= 1, "twice: {}", told());
-        let Some((verdict, _)) = &seen else { continue };
+        let Some((verdict, text)) = &seen else {
+            continue;
+        };
         let admitted = matches!(verdict, Verdict::Done | Verdict::Unknown);
         assert!(admitted || !made.contains(&call), "denied: {}", told());
+        // Another payment's key never left, and says nothing of this one.
+        let is_reused = text.contains("already stands for another payload");
+        let silent = others && !made.is_empty() && !is_reused;
+        assert!(admitted || !silent, "denied of another: {}", told());
         assert!(
             *verdict != Verdict::Done || !made.is_empty(),
             "made up: {}",
