@@ -29,7 +29,8 @@ struct Args {
     #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     address: IpAddr,
 
-    /// Speak TLS, with a certificate authority made for this run
+    /// Speak TLS, with a certificate authority made for this run and a certificate for localhost,
+    /// 127.0.0.1 and ::1
     #[arg(long)]
     tls: bool,
 
