@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use http::Extensions;
 
+use crate::Phase;
+
 /// The instant at which the caller stops caring, for the whole call.
 ///
 /// The limiter refuses a wait that would outlast it, the retry a back-off, the
@@ -84,6 +86,10 @@ impl Deadline {
     /// under it.
     ///
     /// `now` is the time, if the layer has just read it; see [`recent`].
+    ///
+    /// It holds back notes of what a call [waits for](crate::Phase::pending) as
+    /// well: they are for the layers of that call's stack. Whoever polls the whole
+    /// of it may do other things beside it, and leave no note of them.
     ///
     /// ```
     /// use std::time::{Duration, Instant};
@@ -170,6 +176,7 @@ pub struct Held {
 impl Drop for Held {
     #[inline]
     fn drop(&mut self) {
+        Phase::hold_back();
         set(&HELD, self.held);
         // Within another layer's poll, what was read here is the latest.
         if matches!(self.now, Reading::Unshared) {
@@ -250,6 +257,18 @@ mod tests {
             second.insert_into(&mut extensions);
             assert_eq!(Deadline::of(&extensions), Some(sooner));
         }
+    }
+
+    #[test]
+    fn what_a_call_waits_for_is_noted_no_further_up_than_its_deadline_is_held() {
+        let inner = || {
+            let _held = in_secs(1).hold(None);
+            let (poll, noted) = Phase::observe(|| Phase::Connect.pending::<()>());
+            assert_eq!(noted, Some(Phase::Connect));
+            poll
+        };
+        let (_, noted) = Phase::observe(inner);
+        assert_eq!(noted, None);
     }
 
     #[test]

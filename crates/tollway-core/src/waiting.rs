@@ -29,7 +29,8 @@ thread_local! {
 /// note, and a reader must assume the worst: that the request may have been
 /// sent. Where one future polls several others, the last one's note stands, and
 /// it stands too where the others leave none. So it is to be read only above a
-/// single call: `DeadlineLayer` passes none on.
+/// single call: whoever [holds](crate::Deadline::hold) its deadline passes none
+/// on.
 impl Phase {
     /// [`Poll::Pending`], with the note that it is pending in this phase.
     ///
@@ -101,6 +102,12 @@ impl Phase {
     pub fn forget() {
         set(&NOTE, None);
         set(&WAKES, None);
+    }
+
+    /// Drops the note alone.
+    #[inline]
+    pub(crate) fn hold_back() {
+        set(&NOTE, None);
     }
 
     /// The note that was left since [`forget`](Self::forget). It means

@@ -206,10 +206,13 @@ where
             && let Some(wakes) = Phase::wakes_at()
             && this.wait.deadline() >= Some(wakes.into())
         {
-            return this.wait.pending(phase, Some(wakes.into()));
+            return phase.pending_until(wakes);
         }
         match this.waiting.poll(this.wait, Limit::Attempt, cx) {
-            Poll::Pending => this.wait.pending(phase, this.waiting.wakes_at()),
+            Poll::Pending => match this.waiting.wakes_at() {
+                Some(wakes) => phase.pending_until(wakes),
+                None => phase.pending(),
+            },
             Poll::Ready(ran_out) => {
                 // Given up at once, whatever the caller does with the rest
                 // of this future.

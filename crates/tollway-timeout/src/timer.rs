@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
-use tollway_core::{Deadline, Phase, recent};
+use tollway_core::{Deadline, recent};
 
 use crate::error::{Limit, Start};
 
@@ -51,20 +51,6 @@ impl Wait {
         match *self {
             Self::Deadline { end, .. } => Some(Deadline::at(end)),
             Self::Endless | Self::Limit { .. } => None,
-        }
-    }
-
-    /// Pending, with a note of what for and until when, unless it is a whole call
-    /// that waits. Such notes are for the layers of one stack: whoever polls all
-    /// of it may do other things beside it, and leave no note of them.
-    pub(crate) fn pending<T>(&self, phase: Phase, wakes: Option<Instant>) -> Poll<T> {
-        match (self, wakes) {
-            (Self::Endless | Self::Deadline { .. }, _) => {
-                Phase::forget();
-                Poll::Pending
-            }
-            (Self::Limit { .. }, Some(wakes)) => phase.pending_until(wakes),
-            (Self::Limit { .. }, None) => phase.pending(),
         }
     }
 
