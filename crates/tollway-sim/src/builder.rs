@@ -112,7 +112,8 @@ impl GatewayBuilder {
         self
     }
 
-    /// Speaks TLS 1.3 and 1.2, with a certificate authority made at the start. Default: no.
+    /// Speaks TLS 1.3 and 1.2, with a certificate authority made at the start, and a certificate
+    /// for `localhost`, `127.0.0.1` and `::1`. Default: no.
     pub const fn tls(mut self, tls: bool) -> Self {
         self.tls = tls;
         self

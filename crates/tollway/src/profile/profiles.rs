@@ -173,7 +173,7 @@ fn stripe_limits(account: Quota) -> LimitsBuilder {
 /// The subscription that an invoice is made for, in the extensions of a
 /// `POST /v1/invoices`: Stripe limits new invoices for each subscription, and
 /// names it only in the body.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Subscription(pub String);
 
 /// The endpoints that most integrations call. Those that aren't here share one
