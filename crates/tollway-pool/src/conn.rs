@@ -97,7 +97,11 @@ pub(crate) struct Line<B> {
     pub(crate) handed: Arc<Handed>,
 }
 
-impl<B: Body + Send + 'static> Line<B> {
+impl<B> Line<B>
+where
+    B: Body + Send + 'static,
+    B::Error: Into<BoxError>,
+{
     pub(crate) fn send(&mut self, request: Request<B>) {
         let request = request.map(|body| Sent::new(body, self.handed.clone()));
         self.reply.set(self.sender.try_send_request(request));

@@ -56,6 +56,7 @@ enum Stage<B: 'static> {
 impl<B> PoolFuture<B>
 where
     B: Body + Send + Unpin + 'static,
+    B::Error: Into<BoxError>,
 {
     #[inline]
     pub(crate) fn new(host: Arc<Host<B>>, request: Request<B>) -> Self {
@@ -94,6 +95,7 @@ fn unsupported<B>(request: &Request<B>) -> Option<&'static str> {
 impl<B> Stage<B>
 where
     B: Body + Send + Unpin + 'static,
+    B::Error: Into<BoxError>,
 {
     /// A free connection takes the request at once. Where none is, the first
     /// poll asks for one: it may have to be opened, which takes a runtime.

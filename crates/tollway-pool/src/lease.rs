@@ -9,6 +9,7 @@ use http_body::Body;
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use tokio::time::Instant;
+use tollway_core::BoxError;
 
 use crate::address::{address_h1, address_h2, restore_host, tell_empty};
 use crate::arena::Id;
@@ -90,6 +91,7 @@ impl<B: 'static> Lease<B> {
     ) -> Self
     where
         B: Body + Send + Unpin + 'static,
+        B::Error: Into<BoxError>,
     {
         let Grant {
             id,
@@ -135,6 +137,7 @@ impl<B: 'static> Lease<B> {
     pub(crate) fn granted(granted: Granted<B>) -> Self
     where
         B: Body + Send + Unpin + 'static,
+        B::Error: Into<BoxError>,
     {
         let Granted {
             grant,

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::mem;
+use std::panic::{self, AssertUnwindSafe};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,6 +11,7 @@ use std::task::{Context, Poll};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
+use tollway_core::BoxError;
 
 use crate::arena::Id;
 use crate::host::Release;
@@ -171,9 +173,12 @@ impl<B> Sent<B> {
     }
 }
 
-impl<B: Body> Body for Sent<B> {
+impl<B: Body> Body for Sent<B>
+where
+    B::Error: Into<BoxError>,
+{
     type Data = B::Data;
-    type Error = B::Error;
+    type Error = BoxError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
@@ -181,7 +186,17 @@ impl<B: Body> Body for Sent<B> {
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
         let this = self.project();
         this.watch.0.handed.store(true, Ordering::Release);
-        this.body.poll_frame(cx)
+        // A panic would end the task that sends it, or the one that begins all of
+        // the connection's requests, and the call would wait for ever. Of a body
+        // that fails hyper resets the stream.
+        let polled = panic::catch_unwind(AssertUnwindSafe(|| {
+            let polled = this.body.poll_frame(cx);
+            polled.map(|frame| frame.map(|frame| frame.map_err(Into::into)))
+        }));
+        polled.unwrap_or_else(|_| {
+            let panicked = BoxError::from("the request's body panicked");
+            Poll::Ready(Some(Err(panicked)))
+        })
     }
 
     fn is_end_stream(&self) -> bool {
@@ -265,7 +280,10 @@ mod tests {
 
     /// Whether the future that sends it is told apart from the one that awaits
     /// the answer, which is spawned second.
-    async fn is_told_apart<B: Body + Unpin>(body: B, frames: usize) -> (bool, bool) {
+    async fn is_told_apart<B>(body: B, frames: usize) -> (bool, bool)
+    where
+        B: Body<Error = std::convert::Infallible> + Unpin,
+    {
         let wire = Arc::new(Wire::default());
         let mut body = Sent::new(body, Handed::new(wire.clone()));
         // As hyper does it.

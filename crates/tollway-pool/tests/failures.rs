@@ -222,6 +222,50 @@ async fn a_body_of_the_callers_that_fails_is_not_blamed_on_the_connection() {
     }
 }
 
+/// A body that is empty, or panics when it is polled for the so manieth time.
+struct Panicking(Option<usize>);
+
+impl http_body::Body for Panicking {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let Some(left) = &mut self.0 else {
+            return Poll::Ready(None);
+        };
+        *left = left.checked_sub(1).expect("the caller's own mistake");
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+#[tokio::test]
+async fn a_body_of_the_callers_that_panics_costs_its_own_call_over_http2() {
+    let server = Server::http2(100, |request: Request<Incoming>| async move {
+        let _ = request.into_body().collect().await;
+        text("hello")
+    })
+    .await;
+    let pool = Pool::builder().plain_http(true);
+    let pool: Pool<Panicking> = pool.protocol(Protocol::Http2Only).build().unwrap();
+    let call = |body| {
+        let request = Request::post(server.uri("/")).body(body).unwrap();
+        let answer = pool.clone().oneshot(request);
+        tokio::time::timeout(Duration::from_secs(20), answer)
+    };
+    for polls in 0..3 {
+        // At once, and in a task of its own.
+        let error = call(Panicking(Some(polls))).await.unwrap().unwrap_err();
+        assert!(error.is_write(), "{polls}: {error}");
+        assert_eq!(error.verdict(), Verdict::Unknown);
+        call(Panicking(None)).await.unwrap().unwrap();
+    }
+    assert_eq!(server.seen.accepted(), 1);
+}
+
 #[tokio::test]
 async fn a_peer_without_http2_fails_the_handshake_and_not_the_request() {
     let server = Server::http1(|_| async { text("hello") }).await;
