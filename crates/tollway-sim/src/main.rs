@@ -29,8 +29,8 @@ struct Args {
     #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     address: IpAddr,
 
-    /// Speak TLS, with a certificate authority made for this run and a certificate for localhost,
-    /// 127.0.0.1 and ::1
+    /// Speak TLS, with a certificate authority made for this run, and a certificate for localhost
+    /// and the loopback addresses alone
     #[arg(long)]
     tls: bool,
 
