@@ -37,7 +37,10 @@ struct Armed {
 }
 
 /// Wakes the limiter, but doesn't keep it alive: the limiter owns the timer.
-struct Alarm(Weak<Shared>);
+struct Alarm {
+    shared: Weak<Shared>,
+    runtime: Runtime,
+}
 
 impl Shared {
     /// Sets the timer here, if it has to be set anew. To be called by a task that
@@ -66,20 +69,24 @@ impl Shared {
     fn arm_in(self: &Arc<Self>, runtime: &Runtime) {
         while self.set_timer(runtime) {
             // Not under the timer's lock: whom this wakes may set it.
-            self.fire();
+            self.fire(runtime);
         }
     }
 
     /// Says whether it is due already.
     fn set_timer(self: &Arc<Self>, runtime: &Runtime) -> bool {
         let now = self.nanos(now());
-        let timer = lock(&self.core).state.to_arm(runtime, now).cloned();
-        let Some(timer) = timer else { return false };
+        let Some(timer) = lock(&self.core).state.unset_timer(runtime, now) else {
+            return false;
+        };
         let mut slot = lock(&timer.sleep);
         // Where none can be made there is a panic, and none is taken to be set.
         let Armed { sleep, waker } = slot.get_or_insert_with(|| Armed {
             sleep: Box::pin(sleep_until(Instant::now())),
-            waker: Waker::from(Arc::new(Alarm(Arc::downgrade(self)))),
+            waker: Waker::from(Arc::new(Alarm {
+                shared: Arc::downgrade(self),
+                runtime: runtime.clone(),
+            })),
         });
         // Only now: whoever comes after this has it set again.
         let Some(at) = lock(&self.core).state.arm(runtime, now) else {
@@ -95,10 +102,13 @@ impl Shared {
         sleep.poll(&mut Context::from_waker(waker)).is_ready()
     }
 
-    /// Grants what is due.
-    fn fire(self: &Arc<Self>) {
+    /// The timer of this runtime has fired: grants what is due.
+    fn fire(self: &Arc<Self>, runtime: &Runtime) {
         let now = self.nanos(now());
-        self.with(now, |core, now, wakers| core.state.pump(now, wakers));
+        self.with(now, |core, now, wakers| {
+            core.state.fired(runtime);
+            core.state.pump(now, wakers);
+        });
     }
 }
 
@@ -113,7 +123,7 @@ impl Future for SetTimer {
 
     fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
         if let Some(shared) = self.shared.upgrade() {
-            lock(&shared.core).state.arms(&self.runtime);
+            lock(&shared.core).state.sets(&self.runtime);
             shared.arm_in(&self.runtime);
         }
         Poll::Ready(())
@@ -123,7 +133,7 @@ impl Future for SetTimer {
 impl Drop for SetTimer {
     fn drop(&mut self) {
         if let Some(shared) = self.shared.upgrade() {
-            lock(&shared.core).state.arms(&self.runtime);
+            lock(&shared.core).state.sets(&self.runtime);
         }
     }
 }
@@ -134,8 +144,8 @@ impl Wake for Alarm {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        if let Some(shared) = self.0.upgrade() {
-            shared.fire();
+        if let Some(shared) = self.shared.upgrade() {
+            shared.fire(&self.runtime);
         }
     }
 }

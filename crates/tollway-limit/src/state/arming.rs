@@ -4,6 +4,9 @@
 //! matters to anybody. One for all wouldn't do: nobody knows which runtime will be
 //! driven until then, nor who of those that wait will be polled.
 
+#[cfg(feature = "tokio")]
+use std::sync::Arc;
+
 use smallvec::SmallVec;
 
 use super::State;
@@ -23,7 +26,7 @@ pub(crate) struct Post {
     /// A task of its own is about to set it.
     is_arming: bool,
     #[cfg(feature = "tokio")]
-    timer: std::sync::Arc<Timer>,
+    timer: Arc<Timer>,
 }
 
 /// Where a task of its own is to set the timer.
@@ -40,7 +43,7 @@ impl Post {
             armed: 0,
             is_arming: false,
             #[cfg(feature = "tokio")]
-            timer: std::sync::Arc::default(),
+            timer: Arc::default(),
         }
     }
 
@@ -104,11 +107,25 @@ impl State {
     }
 
     /// The task that was to set the timer there is about to, or gone.
-    pub(crate) fn arms(&mut self, runtime: &Runtime) {
-        let mut posts = self.posts.iter_mut().map(|(_, post)| post);
-        if let Some(post) = posts.find(|post| post.runtime == *runtime) {
+    #[cfg(feature = "tokio")]
+    pub(crate) fn sets(&mut self, runtime: &Runtime) {
+        if let Some(post) = self.post_in(runtime) {
             post.is_arming = false;
         }
+    }
+
+    /// The timer there is set no longer.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn fired(&mut self, runtime: &Runtime) {
+        if let Some(post) = self.post_in(runtime) {
+            post.armed = 0;
+        }
+    }
+
+    #[cfg(feature = "tokio")]
+    fn post_in(&mut self, runtime: &Runtime) -> Option<&mut Post> {
+        let mut posts = self.posts.iter_mut().map(|(_, post)| post);
+        posts.find(|post| post.runtime == *runtime)
     }
 
     /// When to call [`pump`](Self::pump) next.
@@ -123,19 +140,17 @@ impl State {
 
     /// The timer of this runtime, if it has to be set anew.
     #[cfg(feature = "tokio")]
-    pub(crate) fn to_arm(&self, runtime: &Runtime, now: Nanos) -> Option<&std::sync::Arc<Timer>> {
+    pub(crate) fn unset_timer(&mut self, runtime: &Runtime, now: Nanos) -> Option<Arc<Timer>> {
         let next = self.next_wake()?;
-        let mut posts = self.posts.iter().map(|(_, post)| post);
-        let post = posts.find(|post| post.runtime == *runtime)?;
-        post.must_arm(next, now).then_some(&post.timer)
+        let post = self.post_in(runtime)?;
+        post.must_arm(next, now).then(|| Arc::clone(&post.timer))
     }
 
     /// When the timer of this runtime is to fire, which is set for then.
     #[cfg(feature = "tokio")]
     pub(crate) fn arm(&mut self, runtime: &Runtime, now: Nanos) -> Option<Nanos> {
         let next = self.next_wake()?;
-        let mut posts = self.posts.iter_mut().map(|(_, post)| post);
-        let post = posts.find(|post| post.runtime == *runtime)?;
+        let post = self.post_in(runtime)?;
         post.armed = next.min(now.saturating_add(FARTHEST));
         Some(post.armed)
     }
