@@ -100,6 +100,11 @@ impl Handed {
 
     /// The call is over. So is its stream, unless the body is still being sent.
     pub(crate) fn finish(&self, host: Arc<dyn Release>, id: Id) {
+        let over = matches!(*self.body(), Sending::Over);
+        if over {
+            host.release(id);
+            return;
+        }
         let overdue = host.clone().lags(id);
         let mut body = self.body();
         if let Sending::Open = *body {
@@ -229,6 +234,8 @@ mod tests {
     use http_body_util::{BodyExt, Full};
 
     use super::*;
+    use crate::arena::Arena;
+    use crate::stats::CloseReason;
 
     fn sent() -> (Arc<Wire>, Arc<Handed>, Sent<Full<Bytes>>) {
         let wire = Arc::new(Wire::default());
@@ -268,6 +275,66 @@ mod tests {
         Handed::renew(&mut next);
         drop(Sent::new(Full::<Bytes>::default(), next.clone()));
         assert!(!next.is_certain());
+    }
+
+    /// A host that notes what it is told of a stream, and lets go of a body as it
+    /// hears that this is still being sent.
+    #[derive(Default)]
+    struct Told {
+        events: Mutex<Vec<&'static str>>,
+        body: Mutex<Option<Sent<Full<Bytes>>>>,
+    }
+
+    impl Told {
+        fn hears(&self, event: &'static str) {
+            self.events.lock().unwrap().push(event);
+        }
+    }
+
+    impl Release for Told {
+        fn release(self: Arc<Self>, _: Id) {
+            self.hears("over");
+        }
+
+        fn lags(self: Arc<Self>, _: Id) -> Instant {
+            self.hears("lags");
+            let body = self.body.lock().unwrap().take();
+            drop(body);
+            Instant::now()
+        }
+
+        fn caught_up(self: Arc<Self>, _: Id, _: Instant) {
+            self.hears("caught up");
+        }
+
+        fn discard(self: Arc<Self>, _: Id, _: CloseReason) {}
+
+        fn name(&self) -> &Arc<str> {
+            unreachable!("nothing fails")
+        }
+    }
+
+    #[test]
+    fn a_stream_is_over_once_whichever_of_call_and_body_ends_first() {
+        let id = Arena::new().insert(());
+        let told = Arc::new(Told::default());
+        let events = || mem::take(&mut *told.events.lock().unwrap());
+
+        let (_, handed, body) = sent();
+        drop(body);
+        handed.finish(told.clone(), id);
+        assert_eq!(events(), ["over"]);
+
+        let (_, handed, body) = sent();
+        handed.finish(told.clone(), id);
+        assert_eq!(events(), ["lags"]);
+        drop(body);
+        assert_eq!(events(), ["caught up"]);
+
+        let (_, handed, body) = sent();
+        *told.body.lock().unwrap() = Some(body);
+        handed.finish(told.clone(), id);
+        assert_eq!(events(), ["lags", "caught up"]);
     }
 
     #[tokio::test]
