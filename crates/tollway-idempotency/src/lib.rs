@@ -97,7 +97,8 @@
 //!   turned away by a 401 or a 409, its outcome is unknown all the same: the
 //!   payment may have been made. A success clears the doubt, and so does a
 //!   refusal of the request itself
-//!   ([400, 402, 422](tollway_core::Verdict::is_about_request)).
+//!   ([400, 402, 422](tollway_core::Verdict::is_about_request)). Only one that
+//!   ends while its own body is still read says what it says of itself alone.
 //!
 //! A body that says how long it is, up to [64 KiB](Dialect::MAX_BODY), is read
 //! for that before the call. A longer one, or a stream, is never held back: its
