@@ -286,9 +286,11 @@ impl<B: 'static> Leased<B> {
                 sent,
                 reads,
             } => {
-                // No shorter than it took to open the connection: before that,
-                // not even the answer to a PING would be here.
-                let silent = lines.wire.reads() == reads
+                // Only where the call was given up: one that failed may have done so
+                // by itself. And no shorter than it took to open the connection:
+                // before that, not even the answer to a PING would be here.
+                let silent = reason == CloseReason::Cancelled
+                    && lines.wire.reads() == reads
                     && now.saturating_duration_since(sent) >= facts.handshake;
                 self.host.with(|state| {
                     // One stream's end says nothing of the others; silence
