@@ -99,7 +99,8 @@ impl Client {
     /// use tollway::idempotency::key_from_reference;
     /// use tollway::{Body, Client};
     ///
-    /// /// Whether the order is paid; `None` where nobody knows yet.
+    /// /// Whether the provider took the order's payment; `None` where it is still to
+    /// /// say.
     /// async fn pay(client: &Client, order: &str) -> Result<Option<bool>, BoxError> {
     ///     let request = http::Request::post("https://api.stripe.com/v1/payouts")
     ///         .header("content-type", "application/x-www-form-urlencoded")
@@ -113,10 +114,11 @@ impl Client {
     ///     };
     ///     Ok(match verdict {
     ///         Verdict::Done => Some(true),
-    ///         Verdict::Rejected | Verdict::NotExecuted { .. } => Some(false),
+    ///         Verdict::Rejected => Some(false),
     ///         // Look it up, or call this again: the key is the same, so the
-    ///         // provider knows what it has done already.
-    ///         Verdict::Unknown => None,
+    ///         // provider knows what it has done already. That this call had no
+    ///         // effect says nothing of one that was made before a restart.
+    ///         Verdict::NotExecuted { .. } | Verdict::Unknown => None,
     ///     })
     /// }
     /// ```
