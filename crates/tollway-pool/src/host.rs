@@ -94,6 +94,12 @@ impl<B: 'static> Host<B> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether there are neither connections nor calls. A look at it is no event,
+    /// so that whoever waits for that isn't woken by looking.
+    pub(crate) fn is_vacant(&self) -> bool {
+        self.lock().is_vacant()
+    }
+
     /// Tells the bookkeeping of an event, and carries out what it decides once
     /// the lock is free again.
     pub(crate) fn with<R>(self: &Arc<Self>, event: impl FnOnce(&mut State<Http<B>>) -> R) -> R {

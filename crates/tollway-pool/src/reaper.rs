@@ -90,7 +90,7 @@ async fn reap<B: Send + 'static>(pool: Weak<Shared<B>>, bell: Arc<Bell<B>>) {
     loop {
         hosts.retain(|host| {
             host.with(|state| state.reap(Instant::now()));
-            !host.with(|state| state.is_vacant())
+            !host.is_vacant()
         });
         if hosts.is_empty() {
             return;

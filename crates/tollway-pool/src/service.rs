@@ -140,10 +140,7 @@ where
                 // It hears of what happens from here on, so that nothing is missed
                 // between the look and the wait.
                 let vacated = self.shared.vacated.notified();
-                if hosts
-                    .iter()
-                    .all(|host| host.with(|state| state.is_vacant()))
-                {
+                if hosts.iter().all(|host| host.is_vacant()) {
                     return;
                 }
                 vacated.await;
@@ -282,7 +279,7 @@ impl<B: 'static> Shared<B> {
         }
         let mut past = self.past.lock().unwrap_or_else(PoisonError::into_inner);
         hosts.forget(|host| {
-            let unused = host.with(|state| state.is_vacant());
+            let unused = host.is_vacant();
             if unused {
                 past.add_past(&host.stats().counters);
             }

@@ -74,6 +74,23 @@ async fn a_drain_cuts_off_what_outlasts_its_limit() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_drain_waits_for_one_host_where_another_has_nothing() {
+    let idle = slow(Protocol::Http1Only, Duration::ZERO).await;
+    let busy = slow(Protocol::Http1Only, Duration::from_secs(3600)).await;
+    let pool = pool().build().unwrap();
+    fetch(&pool, get(idle.uri("/"))).await.unwrap();
+    let call = tokio::spawn({
+        let (pool, uri) = (pool.clone(), busy.uri("/"));
+        async move { fetch(&pool, get(uri)).await }
+    });
+    until(|| busy.seen.requests() == 1).await;
+    // Looking at the one that has nothing woke the drain itself, without end.
+    assert_eq!(pool.drain(Duration::from_secs(2)).await, 1);
+    let error = call.await.unwrap().unwrap_err();
+    assert_eq!(error.verdict(), Verdict::Unknown, "{error}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_drain_ends_with_the_last_attempt_that_fails() {
     for protocol in [Protocol::Http1Only, Protocol::Http2Only] {
         let nowhere = tower::service_fn(|_: http::Uri| async {
