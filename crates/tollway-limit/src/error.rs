@@ -165,10 +165,7 @@ impl fmt::Display for InvalidLimits {
                 field,
                 value,
                 expected,
-            } => write!(
-                f,
-                "the limits of `{rule}` have `{field}` = {value}; expected {expected}"
-            ),
+            } => write!(f, "{field} of `{rule}` is {value}, expected {expected}"),
             Invalid::Endpoint(error) => error.fmt(f),
         }
     }

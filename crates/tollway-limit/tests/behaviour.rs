@@ -1,4 +1,5 @@
 //! What the limiter does beside letting through and holding back.
+#![cfg(feature = "tokio")]
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::pin::pin;
@@ -952,16 +953,16 @@ fn nonsense_is_refused_by_name() {
     let every = |quota| refused(Limits::builder().every_call(quota));
     assert_eq!(
         every(Quota::per_second(0)),
-        "the limits of `every call` have `limit` = 0; expected at least 1"
+        "limit of `every call` is 0, expected at least 1"
     );
-    assert!(every(Quota::new(1, Duration::ZERO)).contains("`window` = 0ns"));
-    assert!(every(Quota::rate(1, millis(10)).burst(0)).contains("`burst` = 0"));
-    assert!(every(Quota::concurrent(0)).contains("`in_flight` = 0"));
-    assert!(every(Quota::per_second(1).penalty(Duration::ZERO)).contains("`penalty`"));
+    assert!(every(Quota::new(1, Duration::ZERO)).starts_with("window of `every call` is 0ns,"));
+    assert!(every(Quota::rate(1, millis(10)).burst(0)).starts_with("burst of `every call` is 0,"));
+    assert!(every(Quota::concurrent(0)).starts_with("in_flight of `every call` is 0,"));
+    assert!(every(Quota::per_second(1).penalty(Duration::ZERO)).starts_with("penalty of "));
     let much = Quota::per_second(9)
         .reserve(Priority::High, 60)
         .reserve(Priority::Low, 50);
-    assert!(every(much).contains("`reserve` = 110 %"));
+    assert!(every(much).starts_with("reserve of `every call` is 110 %,"));
     let quota = Quota::per_second(1);
     let overlap = Limits::builder()
         .endpoint(Endpoint::get("/a/{b}"), quota)
@@ -973,7 +974,7 @@ fn nonsense_is_refused_by_name() {
         "the endpoint `GET v1/a` needs a template that starts with `/`"
     );
     let nowhere = Limits::builder().keyed(Key::param("id"), quota);
-    assert!(refused(nowhere).contains("`param` = `id`"));
+    assert!(refused(nowhere).starts_with("param of "));
 }
 
 #[test]

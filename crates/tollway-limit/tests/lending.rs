@@ -1,5 +1,6 @@
 //! Permits that are lent out and taken without the lock, against a naive model:
 //! no more of them than the quota allows, none lost.
+#![cfg(feature = "tokio")]
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::VecDeque;

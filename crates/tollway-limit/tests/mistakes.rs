@@ -1,4 +1,5 @@
 //! The mistakes of other limiters, each of which must not happen here.
+#![cfg(feature = "tokio")]
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::VecDeque;

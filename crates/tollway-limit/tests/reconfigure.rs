@@ -1,4 +1,5 @@
 //! Limits that change while calls wait, fly and are lent permits.
+#![cfg(feature = "tokio")]
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,5 +1,6 @@
 //! Calls that need several quotas, where each is used up by calls that don't need
 //! the others.
+#![cfg(feature = "tokio")]
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::sync::Arc;

@@ -1,4 +1,5 @@
 //! The layer over plain services, in virtual time.
+#![cfg(feature = "tokio")]
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::convert::Infallible;

@@ -1,4 +1,5 @@
 //! An inner service that is seldom ready, and callers that are seldom polled.
+#![cfg(feature = "tokio")]
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::convert::Infallible;

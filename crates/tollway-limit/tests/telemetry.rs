@@ -1,4 +1,5 @@
 //! What a listener hears.
+#![cfg(feature = "tokio")]
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::io::{self, Write};

@@ -1,5 +1,6 @@
 //! Threads, each with runtimes of its own that come and go, share limits that
 //! change.
+#![cfg(feature = "tokio")]
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,4 +1,5 @@
 //! Whoever waits is woken, whoever else leaves, and whatever else happens.
+#![cfg(feature = "tokio")]
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::future::poll_fn;
