@@ -76,7 +76,7 @@ impl fmt::Display for CloseReason {
 }
 
 /// What has happened to one host so far.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counters {
     pub(crate) opened: u64,
     pub(crate) failed: u64,
@@ -84,13 +84,32 @@ pub(crate) struct Counters {
     pub(crate) reused: u64,
     pub(crate) waited: u64,
     pub(crate) resent: u64,
-    pub(crate) closed: [u64; CloseReason::ALL.len()],
+    pub(crate) closed: Closes,
     pub(crate) handshakes: HandshakeTimes,
 }
 
 impl Counters {
     pub(crate) fn closed(&mut self, reason: CloseReason) {
-        self.closed[reason as usize] += 1;
+        self.closed.0[reason as usize] += 1;
+    }
+}
+
+/// How many connections were closed, for each reason.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Closes([u64; CloseReason::ALL.len()]);
+
+impl Closes {
+    pub(crate) const fn of(&self, reason: CloseReason) -> u64 {
+        self.0[reason as usize]
+    }
+}
+
+impl fmt::Debug for Closes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let all = CloseReason::ALL.iter().zip(self.0);
+        f.debug_map()
+            .entries(all.filter(|(_, count)| *count > 0))
+            .finish()
     }
 }
 
@@ -152,7 +171,7 @@ impl HandshakeTimes {
 /// since the pool was built. A connection is in exactly one of
 /// [`opening`](Self::opening), [`idle`](Self::idle), [`in_use`](Self::in_use)
 /// and [`closing`](Self::closing).
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
     pub(crate) gauges: crate::state::Gauges,
     pub(crate) counters: Counters,
@@ -178,7 +197,7 @@ impl Stats {
         to.reused += from.reused;
         to.waited += from.waited;
         to.resent += from.resent;
-        for (to, from) in to.closed.iter_mut().zip(from.closed) {
+        for (to, from) in to.closed.0.iter_mut().zip(from.closed.0) {
             *to += from;
         }
         to.handshakes.add(from.handshakes);
@@ -268,7 +287,7 @@ impl Stats {
     /// How many connections were closed for this reason.
     #[must_use]
     pub const fn closed(&self, reason: CloseReason) -> u64 {
-        self.counters.closed[reason as usize]
+        self.counters.closed.of(reason)
     }
 
     /// How long it took to open connections.
@@ -279,7 +298,7 @@ impl Stats {
 }
 
 /// A snapshot of a pool: its [`total`](Self::total), and each host's part.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PoolStats {
     pub(crate) total: Stats,
     pub(crate) hosts: Vec<(String, Stats)>,
@@ -297,5 +316,20 @@ impl PoolStats {
         self.hosts
             .iter()
             .map(|(host, stats)| (host.as_str(), stats))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_printed_names_the_reasons_for_which_connections_were_closed() {
+        let mut stats = Stats::default();
+        stats.counters.closed(CloseReason::Peer);
+        stats.counters.closed(CloseReason::Peer);
+        stats.counters.closed(CloseReason::Idle);
+        let printed = format!("{stats:?}");
+        assert!(printed.contains("closed: {Idle: 1, Peer: 2}"), "{printed}");
     }
 }

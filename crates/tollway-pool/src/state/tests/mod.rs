@@ -84,7 +84,7 @@ fn the_most_recently_used_goes_first_so_that_the_others_age_out() {
         world.close_the_closing();
     }
     assert_eq!(world.sockets.len(), 1);
-    assert_eq!(world.state.counters.closed[CloseReason::Idle as usize], 2);
+    assert_eq!(world.state.counters.closed.of(CloseReason::Idle), 2);
 }
 
 #[test]
@@ -108,8 +108,8 @@ fn where_one_is_found_dead_those_that_have_been_idle_for_as_long_are_closed() {
     world.lease_ends(0, 3);
     world.close_the_closing();
     assert_eq!(world.sockets.len(), 1);
-    assert_eq!(world.state.counters.closed[CloseReason::Idle as usize], 2);
-    assert_eq!(world.state.counters.closed[CloseReason::Error as usize], 1);
+    assert_eq!(world.state.counters.closed.of(CloseReason::Idle), 2);
+    assert_eq!(world.state.counters.closed.of(CloseReason::Error), 1);
 }
 
 #[test]

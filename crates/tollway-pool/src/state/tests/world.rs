@@ -420,7 +420,7 @@ impl World {
             assert!(opens || alive == self.cap, "waits though there is room");
         }
         assert!(state.counters.reused <= state.counters.requests);
-        let closed = |reason: &CloseReason| state.counters.closed[*reason as usize];
+        let closed = |reason: &CloseReason| state.counters.closed.of(*reason);
         let ever_open = |reason: &&CloseReason| **reason != CloseReason::Failed;
         let closed: u64 = CloseReason::ALL.iter().filter(ever_open).map(closed).sum();
         let failing = state.table.iter();
