@@ -85,7 +85,7 @@
 //! `tracing` events under the target `tollway::retry`, one each time that a call
 //! is tried again (`retrying`, debug) and one when such a call, or one that can't
 //! be, has ended: `outcome unknown` (warn), since somebody has to look that call
-//! up, or else, and for methods that ask for no effect, `not retrying` (debug).
+//! up, or else, and for methods that ask for no effect, `call ended` (debug).
 //! They tell `tollway.verdict`,
 //! `http.request.resend_count`, `http.response.status_code` or `error.type` (the
 //! phase in which the attempt failed), and `tollway.retry.delay` in seconds or

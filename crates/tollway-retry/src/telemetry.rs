@@ -65,7 +65,7 @@ pub(crate) fn stop(
                 tollway.verdict = verdict.as_str(),
                 tollway.retry.stop = stop.as_str(),
             },
-            "not retrying"
+            "call ended"
         );
     }
 }

@@ -90,7 +90,7 @@ async fn each_retry_and_the_reason_to_stop_are_told() {
     let [stop] = &events[..] else {
         panic!("{events:?}");
     };
-    assert_eq!(stop["message"], "not retrying");
+    assert_eq!(stop["message"], "call ended");
     assert_eq!(stop["level"], "DEBUG");
     assert_eq!(stop["tollway.verdict"], "\"unknown\"");
 }
