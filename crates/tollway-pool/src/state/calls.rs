@@ -262,6 +262,9 @@ impl<K: Kind> State<K> {
         let before = entry.lagging.len();
         entry.lagging.retain(|overdue| now < *overdue);
         let given_up = before - entry.lagging.len();
+        if let Some(next) = entry.lagging.iter().min().copied() {
+            self.due(next);
+        }
         self.close(id, CloseReason::Unread, now);
         for _ in 0..given_up {
             self.release(id, now);

@@ -297,3 +297,22 @@ fn a_connection_that_refuses_to_close_is_closed_by_force() {
     assert_eq!(world.sockets.len(), 0);
     assert_eq!(world.attempts.len(), 1);
 }
+
+#[test]
+fn a_stream_that_lags_behind_one_that_was_given_up_is_given_up_in_its_time() {
+    let mut world = World::new(limits(1), Some(Spoken::Http2), 2);
+    world.check_out();
+    world.attempt_succeeds(0, true);
+    world.poll_waiter(0);
+    world.check_out();
+    world.lease_ends(0, 2);
+    world.pass(super::CLOSING / 2);
+    world.lease_ends(0, 2);
+    world.pass(super::CLOSING / 2);
+    let later = world.now + super::CLOSING / 2;
+    assert_eq!(world.state.alarm(), Some(later));
+    // And then no longer than any other to close.
+    world.pass(super::CLOSING / 2);
+    world.pass(super::CLOSING);
+    assert_eq!(world.sockets.len(), 0);
+}
