@@ -4,7 +4,7 @@ use std::error::Error;
 use std::fmt;
 
 use http_body_util::LengthLimitError;
-use tollway_core::{BoxError, Fault, IdempotencyKey, InvalidKey, Verdict};
+use tollway_core::{BoxError, Fault, IdempotencyKey, InvalidKey, Judgement, Verdict};
 
 use crate::dialect::{Dialect, Misfit};
 use crate::guard::Refusal;
@@ -74,9 +74,13 @@ impl KeyError {
     /// effect.
     pub(crate) fn in_doubt(key: Option<IdempotencyKey>, source: BoxError) -> Self {
         let phase = Fault::find(&*source).and_then(Fault::phase);
-        let mut fault = Fault::new(Verdict::Unknown).caused_by(Doubt { source });
+        let judgement = Judgement::of_error(&*source).in_doubt();
+        let mut fault = Fault::new(judgement.verdict).caused_by(Doubt { source });
         if let Some(phase) = phase {
             fault = fault.in_phase(phase);
+        }
+        if let Some(advice) = judgement.advice {
+            fault = fault.advising(advice);
         }
         Self::inner(key, fault.into())
     }

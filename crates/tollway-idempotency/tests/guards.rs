@@ -13,7 +13,9 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use tokio::time::Instant;
-use tollway_core::{BoxError, Deadline, Fault, IdempotencyKey, Phase, RetryAdvice, Verdict};
+use tollway_core::{
+    BoxError, Deadline, Fault, IdempotencyKey, Judgement, Phase, RetryAdvice, Scope, Verdict,
+};
 use tollway_idempotency::{
     Dialect, IdempotencyKeyLayer, IdempotencyKeyService, KeyBody, KeyError, key_of,
 };
@@ -307,6 +309,20 @@ async fn a_doubt_comes_with_what_was_asked_for_and_is_told() {
     );
     let cause = Fault::find(doubt).unwrap();
     assert_eq!(cause.verdict(), Verdict::NO_EFFECT);
+
+    let refused = tower::service_fn(|_: Request<KeyBody<Full<Bytes>>>| async {
+        let fault = Fault::new(Verdict::NotExecuted {
+            retry_after: Some(Duration::from_secs(7)),
+            scope: Scope::Call,
+        });
+        Err::<Response<()>, _>(BoxError::from(fault))
+    });
+    let repeat = layer.layer(refused).oneshot(pay("a-key", "/p", "{}"));
+    let judgement = Judgement::of_error(&*repeat.await.unwrap_err());
+    assert_eq!(
+        (judgement.verdict, judgement.advice),
+        (Verdict::Unknown, asked)
+    );
 
     // What is unknown by itself needs no other reason.
     let service = layer.layer(Gateway::answering(2));

@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::fmt;
 
-use tollway_core::{BoxError, Fault, IdempotencyKey, Verdict};
+use tollway_core::{BoxError, Fault, IdempotencyKey, Judgement, Verdict};
 
 use crate::story::Attempts;
 
@@ -76,9 +76,13 @@ impl RetryError {
             source
         } else {
             let phase = Fault::find(&*source).and_then(Fault::phase);
+            let doubt = Judgement::of_error(&*source).in_doubt();
             let mut fault = Fault::new(verdict).caused_by(source);
             if let Some(phase) = phase {
                 fault = fault.in_phase(phase);
+            }
+            if let Some(advice) = doubt.advice.filter(|_| verdict == doubt.verdict) {
+                fault = fault.advising(advice);
             }
             fault.into()
         };

@@ -363,6 +363,15 @@ async fn advice_goes_with_the_verdict_that_an_answer_is_marked_with() {
         let expected = (Verdict::Unknown, advised);
         assert_eq!((read.verdict, read.advice), expected, "{response:?}");
     }
+    // So is whoever reads an error.
+    let refused = not_executed(Some(secs(90)), Scope::Call);
+    for (last, advised) in [(refused, after(90)), (Verdict::NO_EFFECT, None)] {
+        let gateway = Gateway::answering([Ok(status(500)), error(last)]);
+        let policy = policy().max_attempts(2);
+        let error = call(policy, &gateway, post_with_key()).await.unwrap_err();
+        let read = Judgement::of_error(&error);
+        assert_eq!((read.verdict, read.advice), (Verdict::Unknown, advised));
+    }
 }
 
 /// The first attempt may have been executed, and the second one turned away at
