@@ -8,6 +8,8 @@ use slab::Slab;
 use smallvec::SmallVec;
 
 use crate::quota::LEVELS;
+#[cfg(feature = "tokio")]
+use crate::state::Wakers;
 use crate::time::Nanos;
 
 /// The quotas that cover a call, as indices of meters.
@@ -45,7 +47,7 @@ pub(crate) struct Waiter {
     /// Or [`NEVER`], which is shorter than an option.
     deadline: Nanos,
     pub(crate) fate: Fate,
-    /// In which runtime it was polled, or [`NOWHERE`].
+    /// In which runtime it was polled, or [`NOWHERE`] as yet.
     pub(crate) post: u16,
     prev: Option<u32>,
     next: Option<u32>,
@@ -127,6 +129,18 @@ impl Lanes {
 
     pub(crate) fn waiter_mut(&mut self, waiter: u32) -> Option<&mut Waiter> {
         self.waiters.get_mut(waiter as usize)
+    }
+
+    /// The wakers of all that wait there.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn wakers(&self, post: u16) -> Wakers {
+        let there = self.waiters.iter().map(|(_, waiter)| waiter);
+        let there = there.filter(|waiter| waiter.post == post);
+        let waker = |waiter: &Waiter| match &waiter.fate {
+            Fate::Waiting(waker) => Some(waker.clone()),
+            _ => None,
+        };
+        there.filter_map(waker).collect()
     }
 
     /// The first of a lane's queue, with its ticket.

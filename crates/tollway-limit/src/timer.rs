@@ -48,21 +48,25 @@ impl Shared {
     pub(crate) fn arm(self: &Arc<Self>) {
         if let Some(runtime) = runtime() {
             self.arm_in(&runtime);
-        } else if lock(&self.core).state.next_wake().is_some() {
+        } else if lock(&self.core).state.is_adrift() {
             // Only attempts in flight can be waited for without a runtime.
             let _panics = Handle::current();
         }
     }
 
     /// The same, in tasks of their own in these runtimes, which drop them if they
-    /// end.
+    /// end. Where there is none, that's at once.
     pub(crate) fn arm_soon(self: &Arc<Self>, arms: Arms) {
         for runtime in arms {
-            let handle = runtime.handle.clone();
-            handle.spawn(SetTimer {
+            let handle = runtime.as_ref().map(|runtime| runtime.handle.clone());
+            let sets = SetTimer {
                 shared: Arc::downgrade(self),
                 runtime,
-            });
+                is_over: false,
+            };
+            if let Some(handle) = handle {
+                handle.spawn(sets);
+            }
         }
     }
 
@@ -89,7 +93,7 @@ impl Shared {
             })),
         });
         // Only now: whoever comes after this has it set again.
-        let Some(at) = lock(&self.core).state.arm(runtime, now) else {
+        let Some(at) = lock(&self.core).state.arm(runtime, &timer, now) else {
             return false;
         };
         if at <= now {
@@ -112,28 +116,34 @@ impl Shared {
     }
 }
 
-/// Sets the timer, once it is polled.
+/// Sets the timer, once it is polled. If it can't, it wakes who waits there: they
+/// go on elsewhere, or say what is missing.
 struct SetTimer {
     shared: Weak<Shared>,
-    runtime: Runtime,
+    runtime: Option<Runtime>,
+    is_over: bool,
 }
 
 impl Future for SetTimer {
     type Output = ();
 
-    fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
-        if let Some(shared) = self.shared.upgrade() {
-            lock(&shared.core).state.sets(&self.runtime);
-            shared.arm_in(&self.runtime);
+    fn poll(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
+        if let (Some(shared), Some(runtime)) = (self.shared.upgrade(), &self.runtime) {
+            lock(&shared.core).state.sets(Some(runtime));
+            shared.arm_in(runtime);
         }
+        self.is_over = true;
         Poll::Ready(())
     }
 }
 
 impl Drop for SetTimer {
     fn drop(&mut self) {
-        if let Some(shared) = self.shared.upgrade() {
-            lock(&shared.core).state.sets(&self.runtime);
+        if !self.is_over
+            && let Some(shared) = self.shared.upgrade()
+        {
+            let wakers = lock(&shared.core).state.gives_up(self.runtime.as_ref());
+            wakers.into_iter().for_each(Waker::wake);
         }
     }
 }
@@ -210,6 +220,38 @@ mod tests {
             });
         }
         assert_eq!(lock(&limits.shared.core).state.posts(), 1);
+    }
+
+    /// Everybody in a runtime may be gone, and others come, while one who waited
+    /// there is about to set its timer.
+    #[tokio::test(start_paused = true)]
+    async fn whoever_sets_a_timer_that_is_gone_sets_none_for_those_who_came_after() {
+        let quota = Quota::per_second(1).shape(Shape::Burst);
+        let limits = Limits::builder().every_call(quota).build().unwrap();
+        let shared = &limits.shared;
+        let call = Call::new(&Method::GET, "/");
+        drop(limits.acquire(&call).await.unwrap());
+        let ask = || match shared.ask(&call, now, Waker::noop()) {
+            Asked::Waits(_, waiter) => waiter,
+            asked => panic!("{asked:?}"),
+        };
+        let (here, first) = (runtime().unwrap(), ask());
+        let timer = lock(&shared.core).state.unset_timer(&here, 0).unwrap();
+        shared.leave(first);
+        let mut other = tokio::runtime::Builder::new_current_thread();
+        let other = other.enable_time().build().unwrap();
+        let elsewhere = std::thread::scope(|scope| {
+            let polled = scope.spawn(|| other.block_on(async { ask() }));
+            polled.join().unwrap()
+        });
+        let second = ask();
+        let mut core = lock(&shared.core);
+        assert_eq!(core.state.arm(&here, &timer, 0), None);
+        assert!(core.state.unset_timer(&here, 0).is_some());
+        drop(core);
+        shared.leave(second);
+        shared.leave(elsewhere);
+        other.shutdown_background();
     }
 
     #[tokio::test(start_paused = true)]

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -341,6 +342,65 @@ fn a_runtime_without_a_timer_holds_nobody_up() {
     let error = bare.runtime.block_on(bare.waits()).unwrap_err();
     assert!(error.is_panic());
     drop(driven.gets_one(driven.waits()));
+}
+
+/// Nor does one wait there for ever, once there is a time to wait for.
+#[test]
+fn whoever_waits_where_there_is_no_timer_hears_of_it() {
+    let burst = Quota::new(1, millis(1000)).shape(Shape::Burst);
+    let call = call("/");
+    for has_runtime in [true, false] {
+        let limits = Limits::builder().every_call(burst).build().unwrap();
+        let bare = tokio::runtime::Builder::new_current_thread().build();
+        let bare = has_runtime.then(|| bare.unwrap());
+        let now = Instant::now().into_std();
+        let permit = limits.try_acquire(&call, now).unwrap();
+        let mut waits = task::spawn(limits.acquire(&call));
+        let entered = bare.as_ref().map(Runtime::enter);
+        assert_pending!(waits.poll());
+        drop(entered);
+        drop(permit);
+        if let Some(bare) = &bare {
+            bare.block_on(yield_now());
+        }
+        assert!(waits.is_woken());
+        let _entered = bare.as_ref().map(Runtime::enter);
+        let poll = AssertUnwindSafe(|| drop(waits.poll()));
+        catch_unwind(poll).unwrap_err();
+    }
+}
+
+/// A runtime that has ended may not be the one in which the wait goes on.
+#[test]
+fn whoever_has_waited_in_a_runtime_that_has_ended_goes_on_elsewhere() {
+    let limits = Limits::builder().every_call(Quota::new(1, millis(1000)).shape(Shape::Burst));
+    let limits = limits.build().unwrap();
+    let permit = limits.try_acquire(&call("/"), Instant::now().into_std());
+    let mut moves = task::spawn(Blocking::acquire(limits.clone()));
+    runtime().block_on(async { assert_pending!(moves.poll()) });
+    drop(permit);
+    assert!(moves.is_woken());
+    let end = async { timeout(millis(5000), moves).await };
+    drop(runtime().block_on(end).unwrap());
+}
+
+/// Whoever waits in a runtime sees to the time for those who wait outside.
+#[test]
+fn without_a_runtime_one_may_wait_while_others_see_to_the_time() {
+    let limits = Limits::builder().every_call(Quota::concurrent(1));
+    let limits = limits.build().unwrap();
+    let call = call("/");
+    let _permit = limits.try_acquire(&call, Instant::now().into_std());
+    let runtime = runtime();
+    let deadline = runtime.block_on(async { Deadline::at(Instant::now() + millis(5000)) });
+    let hasty = call.deadline(deadline);
+    let mut inside = task::spawn(limits.acquire(&hasty));
+    runtime.block_on(async { assert_pending!(inside.poll()) });
+    let mut outside = task::spawn(limits.acquire(&call));
+    assert_pending!(outside.poll());
+    assert_pending!(outside.poll());
+    drop(inside);
+    assert_pending!(outside.poll());
 }
 
 #[derive(Clone, Debug)]

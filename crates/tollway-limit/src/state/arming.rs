@@ -10,6 +10,8 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::State;
+#[cfg(feature = "tokio")]
+use super::Wakers;
 use crate::lanes::NOWHERE;
 use crate::sync::Runtime;
 use crate::time::{Nanos, nanos};
@@ -19,7 +21,8 @@ use crate::timer::Timer;
 /// A runtime in which somebody waits, or has waited.
 #[derive(Debug)]
 pub(crate) struct Post {
-    runtime: Runtime,
+    /// Or outside of any.
+    runtime: Option<Runtime>,
     waiting: u32,
     /// The time for which its timer is set. One that has passed says nothing.
     armed: Nanos,
@@ -29,14 +32,14 @@ pub(crate) struct Post {
     timer: Arc<Timer>,
 }
 
-/// Where a task of its own is to set the timer.
-pub(crate) type Arms = SmallVec<[Runtime; 1]>;
+/// Where a task of its own is to set the timer, if there can be one.
+pub(crate) type Arms = SmallVec<[Option<Runtime>; 1]>;
 
 /// No timer is set for later: it is looked again then.
 const FARTHEST: Nanos = nanos(std::time::Duration::from_secs(86_400));
 
 impl Post {
-    fn new(runtime: Runtime) -> Self {
+    fn new(runtime: Option<Runtime>) -> Self {
         Self {
             runtime,
             waiting: 0,
@@ -55,7 +58,7 @@ impl Post {
 impl State {
     /// Notes in which runtime a waiter is polled.
     pub(crate) fn waits_in(&mut self, waiter: u32, runtime: Option<&Runtime>) {
-        let post = runtime.map_or(NOWHERE, |runtime| self.post(runtime));
+        let post = self.post(runtime);
         let Some(entry) = self.lanes.waiter_mut(waiter) else {
             return;
         };
@@ -73,11 +76,12 @@ impl State {
         }
     }
 
-    fn post(&mut self, runtime: &Runtime) -> u16 {
-        let known = self.posts.iter().find(|(_, post)| post.runtime == *runtime);
+    fn post(&mut self, runtime: Option<&Runtime>) -> u16 {
+        let mut posts = self.posts.iter();
+        let known = posts.find(|(_, post)| post.runtime.as_ref() == runtime);
         let post = known.map(|(post, _)| post).unwrap_or_else(|| {
             self.posts.retain(|_, post| post.waiting > 0);
-            self.posts.insert(Post::new(runtime.clone()))
+            self.posts.insert(Post::new(runtime.cloned()))
         });
         // There are fewer runtimes than that.
         u16::try_from(post).unwrap_or(NOWHERE)
@@ -95,10 +99,14 @@ impl State {
         let Some(next) = self.next_wake().filter(|_| self.lanes.waiting() > 0) else {
             return Arms::new();
         };
+        let is_driven = self.is_driven();
         let posts = self.posts.iter_mut().map(|(_, post)| post);
         posts
             .filter(|post| !post.is_arming && post.must_arm(next, now))
-            .filter(|post| here != Some(&post.runtime))
+            .filter(|post| match &post.runtime {
+                None => !is_driven,
+                runtime => runtime.as_ref() != here,
+            })
             .map(|post| {
                 post.is_arming = true;
                 post.runtime.clone()
@@ -106,26 +114,48 @@ impl State {
             .collect()
     }
 
+    /// Whether somebody waits in a runtime, which sees to the time for all.
+    fn is_driven(&self) -> bool {
+        let mut posts = self.posts.iter();
+        posts.any(|(_, post)| post.runtime.is_some() && post.waiting > 0)
+    }
+
+    /// Whether a time is waited for, and only outside of runtimes.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn is_adrift(&self) -> bool {
+        self.next_wake().is_some() && !self.is_driven()
+    }
+
     /// The task that was to set the timer there is about to, or gone.
     #[cfg(feature = "tokio")]
-    pub(crate) fn sets(&mut self, runtime: &Runtime) {
+    pub(crate) fn sets(&mut self, runtime: Option<&Runtime>) {
         if let Some(post) = self.post_in(runtime) {
             post.is_arming = false;
         }
     }
 
+    /// The timer there can't be set: who waits there has to see for itself.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn gives_up(&mut self, runtime: Option<&Runtime>) -> Wakers {
+        self.sets(runtime);
+        let mut posts = self.posts.iter();
+        let post = posts.find(|(_, post)| post.runtime.as_ref() == runtime);
+        let post = post.and_then(|(post, _)| u16::try_from(post).ok());
+        post.map_or_else(Wakers::new, |post| self.lanes.wakers(post))
+    }
+
     /// The timer there is set no longer.
     #[cfg(feature = "tokio")]
     pub(crate) fn fired(&mut self, runtime: &Runtime) {
-        if let Some(post) = self.post_in(runtime) {
+        if let Some(post) = self.post_in(Some(runtime)) {
             post.armed = 0;
         }
     }
 
     #[cfg(feature = "tokio")]
-    fn post_in(&mut self, runtime: &Runtime) -> Option<&mut Post> {
+    fn post_in(&mut self, runtime: Option<&Runtime>) -> Option<&mut Post> {
         let mut posts = self.posts.iter_mut().map(|(_, post)| post);
-        posts.find(|post| post.runtime == *runtime)
+        posts.find(|post| post.runtime.as_ref() == runtime)
     }
 
     /// When to call [`pump`](Self::pump) next.
@@ -142,15 +172,22 @@ impl State {
     #[cfg(feature = "tokio")]
     pub(crate) fn unset_timer(&mut self, runtime: &Runtime, now: Nanos) -> Option<Arc<Timer>> {
         let next = self.next_wake()?;
-        let post = self.post_in(runtime)?;
+        let post = self.post_in(Some(runtime))?;
         post.must_arm(next, now).then(|| Arc::clone(&post.timer))
     }
 
-    /// When the timer of this runtime is to fire, which is set for then.
+    /// When the timer of this runtime is to fire, which is set for then. Unless it
+    /// has another by now: all who waited were gone, and others have come.
     #[cfg(feature = "tokio")]
-    pub(crate) fn arm(&mut self, runtime: &Runtime, now: Nanos) -> Option<Nanos> {
+    pub(crate) fn arm(
+        &mut self,
+        runtime: &Runtime,
+        timer: &Arc<Timer>,
+        now: Nanos,
+    ) -> Option<Nanos> {
         let next = self.next_wake()?;
-        let post = self.post_in(runtime)?;
+        let post = self.post_in(Some(runtime));
+        let post = post.filter(|post| Arc::ptr_eq(&post.timer, timer))?;
         post.armed = next.min(now.saturating_add(FARTHEST));
         Some(post.armed)
     }
