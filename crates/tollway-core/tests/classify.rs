@@ -240,6 +240,84 @@ async fn a_body_that_breaks_before_its_rule_is_decided_leaves_the_outcome_unknow
     }
 }
 
+/// The first rule that holds counts: of a body that broke, what a later one found
+/// says nothing while an earlier one may have held.
+#[tokio::test]
+async fn of_a_body_that_breaks_no_rule_speaks_before_those_in_front_of_it_are_decided() {
+    let rule = |path: &'static str, test| BodyRule::new(200..=409, path, test);
+    let rules = || {
+        Rules::new()
+            .body(rule("state", Test::Is("12".into())).means(Verdict::Rejected))
+            .body(rule("id", Test::Missing).means(Verdict::NO_EFFECT))
+            .body(rule("code", Test::Is("DUPLICATE".into())).done_before())
+            .body(rule("id", Test::Present).means(Verdict::Done))
+    };
+    let never = Some(RetryAdvice::Never);
+    for (text, breaks, verdict, advice) in [
+        // As it may go on: a state that is refused, or another.
+        (r#"{"code":1,"id":"a","sta"#, true, Verdict::Unknown, None),
+        (
+            r#"{"code":1,"id":"a","state":1"#,
+            true,
+            Verdict::Unknown,
+            None,
+        ),
+        (
+            r#"{"code":1,"id":"a","state":12"#,
+            true,
+            Verdict::Unknown,
+            None,
+        ),
+        (r#"{"code":"DUPLICATE","sta"#, true, Verdict::Unknown, never),
+        (
+            r#"{"code":1,"id":"a","state":12,"#,
+            true,
+            Verdict::Rejected,
+            None,
+        ),
+        (
+            r#"{"code":1,"id":"a","state":1,"#,
+            true,
+            Verdict::Done,
+            None,
+        ),
+        // An identifier that has yet to come isn't missing.
+        (r#"{"code":1,"state":1,"#, true, Verdict::Unknown, None),
+        (r#"{"code":1,"state":1}"#, false, Verdict::NO_EFFECT, None),
+        (r#"{"state":1,"id":"a","#, true, Verdict::Unknown, never),
+    ] {
+        let mut body = Script::text(&[text]);
+        if breaks {
+            body.frames.push_back(Err(io::ErrorKind::ConnectionReset));
+        }
+        let response = answer(rules(), 200, body).await;
+        let read = (
+            Verdict::of_response(&response),
+            RetryAdvice::of(response.extensions()),
+        );
+        assert_eq!(read, (verdict, advice), "{text}");
+    }
+    // Wherever it breaks, it says what it would have said, or that nobody knows.
+    for text in [
+        r#"{"code":1,"id":"a","state":12}"#,
+        r#"{"id":"a","code":"DUPLICATE","state":1}"#,
+        r#"{"state":-123.5e+1,"code":"C"}"#,
+        r#"{"state":1,"code":true,"id":7}"#,
+    ] {
+        let whole = answer(rules(), 200, Script::text(&[text])).await;
+        let whole = Verdict::of_response(&whole);
+        for at in 0..text.len() {
+            let mut body = Script::text(&[&text[..at]]);
+            body.frames.push_back(Err(io::ErrorKind::ConnectionReset));
+            let broken = Verdict::of_response(&answer(rules(), 200, body).await);
+            assert!(
+                broken == whole || broken == Verdict::Unknown,
+                "{at}, {text}"
+            );
+        }
+    }
+}
+
 #[tokio::test]
 async fn at_most_the_bound_is_read_and_the_rest_flows_on() {
     let chunk = Bytes::from(vec![b' '; 1024]);

@@ -112,8 +112,14 @@ impl BodyRule {
         self.statuses.contains(&status.as_u16()) && !excepted
     }
 
-    /// What it means that the body failed before this rule found its scalar, if
-    /// it didn't: the rule may have held.
+    /// Whether a body that failed behind this, and may have gone on, can't change
+    /// what the rule says.
+    pub(super) fn is_decided(&self, body: &[u8]) -> bool {
+        json::scalar(body, &self.path).is_some()
+    }
+
+    /// What it means that the body failed behind this: where the rule may have
+    /// held, and a rule in front of it too.
     pub(super) fn left_open(&self, body: &[u8]) -> Option<Judgement> {
         let advice = match self.meaning {
             // A repeat would be told that it was done before, and take this
@@ -121,7 +127,7 @@ impl BodyRule {
             Meaning::DoneBefore => Some(RetryAdvice::Never),
             Meaning::Verdict(_) | Meaning::DelayAfter(_) => None,
         };
-        let open = json::scalar(body, &self.path).is_none();
+        let open = !self.is_decided(body) || self.read(body).is_some();
         open.then_some(Judgement {
             verdict: Verdict::Unknown,
             advice,

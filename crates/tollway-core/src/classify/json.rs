@@ -17,7 +17,7 @@ const MAX_SCALAR: usize = 512;
 /// by dots: `errors.0.code`.
 ///
 /// What stands behind the scalar isn't looked at, so a text that was cut off
-/// after it still answers. Of several fields of one name the first counts. A
+/// after it still answers; one cut off within it doesn't. Of several fields of one name the first counts. A
 /// text is read to a depth of 128 and then given up. Scalars are cut to 512
 /// bytes.
 pub(super) fn scalar(json: &[u8], path: &str) -> Option<String> {
@@ -25,7 +25,7 @@ pub(super) fn scalar(json: &[u8], path: &str) -> Option<String> {
     // 8259, section 8.1).
     let json = json.strip_prefix("\u{feff}".as_bytes()).unwrap_or(json);
     let mut found = None;
-    let mut deserializer = serde_json::Deserializer::from_slice(json);
+    let mut deserializer = serde_json::Deserializer::from_slice(whole(json));
     let seek = Seek {
         path: Some(path),
         found: &mut found,
@@ -33,6 +33,18 @@ pub(super) fn scalar(json: &[u8], path: &str) -> Option<String> {
     // An error may well come once the scalar is found; before, it is a "no".
     let _ = seek.deserialize(&mut deserializer);
     found
+}
+
+/// The text without a number at its end, of which there may have been more: one
+/// in a field or an array has something behind it.
+fn whole(json: &[u8]) -> &[u8] {
+    let is_of_number = |b: &u8| b.is_ascii_digit() || b"+-.eE".contains(b);
+    let rest = json.iter().rposition(|b| !is_of_number(b));
+    let number = rest.map_or(0, |at| at + 1);
+    match json.get(number) {
+        Some(b'-' | b'0'..=b'9') => &json[..number],
+        _ => json,
+    }
 }
 
 /// Follows the rest of a path; `None` is its end.

@@ -17,8 +17,9 @@ use crate::{RetryAdvice, Scope, Verdict};
 /// the header that overrides retries and the list of statuses worth a retry add
 /// their advice.
 ///
-/// Where a body failed before a rule about it found its scalar, and the status
-/// alone would be final, the outcome is unknown: the rule may have held.
+/// Where a body failed before a rule about it found its scalar, no rule behind
+/// that one is asked, and if the status alone would be final, the outcome is
+/// unknown: the rule may have held.
 #[derive(Clone, Debug, Default)]
 pub struct Rules {
     statuses: Vec<(u16, Verdict)>,
@@ -125,14 +126,19 @@ impl Rules {
         self
     }
 
+    /// What the first rule means that holds. Of a body that failed, none says
+    /// anything behind one that may have held.
     fn of_body(&self, answer: &Answer<'_>) -> Option<Judgement> {
-        self.about(answer).find_map(|rule| rule.read(answer.body))
+        self.about(answer)
+            .take_while(|rule| !answer.broken || rule.is_decided(answer.body))
+            .find_map(|rule| rule.read(answer.body))
     }
 
     /// What a body that failed leaves open, if no rule held for what came of it.
     fn of_broken_body(&self, answer: &Answer<'_>) -> Option<Judgement> {
         self.about(answer)
-            .find_map(|rule| rule.left_open(answer.body))
+            .filter_map(|rule| rule.left_open(answer.body))
+            .max_by_key(|open| open.advice.is_some())
     }
 
     /// The rules that apply to an answer with this head.
