@@ -103,6 +103,23 @@ impl Claim {
         *self = Self::Held(permit);
         Poll::Ready(Ok(()))
     }
+
+    /// The inner service is ready. Says whether the attempt is sent; if not, it is
+    /// to ask again.
+    #[inline]
+    fn send(&mut self) -> bool {
+        let Self::Held(permit) = self else {
+            return true;
+        };
+        match permit.resume() {
+            Ok(()) => permit.send(),
+            Err(shared) => {
+                *self = Self::Ask(shared);
+                return false;
+            }
+        }
+        true
+    }
 }
 
 impl<S, B> RateLimitFuture<S, B>
@@ -149,7 +166,7 @@ where
 
 impl<S, B, R> Future for RateLimitFuture<S, B>
 where
-    S: Service<Request<B>, Response = Response<R>>,
+    S: Service<Request<B>, Response = Response<R>> + Clone,
     S::Error: Into<BoxError>,
 {
     type Output = Result<Response<R>, BoxError>;
@@ -162,23 +179,24 @@ where
             let Some(asked) = &*request else {
                 return Poll::Pending;
             };
-            ready!(claim.poll(asked, cx))?;
-            match inner.poll_ready(cx) {
-                Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(error)) => {
-                    *claim = Claim::Over;
-                    return Poll::Ready(Err(error.into()));
-                }
-                // Nothing of it has left us.
-                Poll::Pending => {
-                    if let Claim::Held(permit) = claim {
-                        permit.wait();
+            loop {
+                ready!(claim.poll(asked, cx))?;
+                match inner.poll_ready(cx) {
+                    Poll::Ready(Ok(())) if claim.send() => break,
+                    // It waits for a permit again, and holds up nobody meanwhile.
+                    Poll::Ready(Ok(())) => *inner = inner.clone(),
+                    Poll::Ready(Err(error)) => {
+                        *claim = Claim::Over;
+                        return Poll::Ready(Err(error.into()));
                     }
-                    return Phase::Connect.pending();
+                    // Nothing of it has left us.
+                    Poll::Pending => {
+                        if let Claim::Held(permit) = claim {
+                            permit.wait();
+                        }
+                        return Phase::Connect.pending();
+                    }
                 }
-            }
-            if let Claim::Held(permit) = claim {
-                permit.send();
             }
             let Some(request) = request.take() else {
                 return Poll::Pending;

@@ -100,7 +100,7 @@ impl Permit {
         self.stage = Stage::Unsent;
     }
 
-    /// It will take a while until the attempt is sent.
+    /// It will take a while until the attempt is sent: until [`resume`](Self::resume).
     #[cold]
     pub(crate) fn wait(&mut self) {
         if self.stage == Stage::Unsent {
@@ -114,12 +114,41 @@ impl Permit {
         }
     }
 
+    /// The wait is over, if there was one. Unless a quota has paused meanwhile: then
+    /// the attempt mustn't be sent, and this is whom to ask again.
+    #[inline]
+    pub(crate) fn resume(&mut self) -> Result<(), Arc<Shared>> {
+        match self.stage {
+            Stage::Held => self.resume_held(),
+            _ => Ok(()),
+        }
+    }
+
+    #[cold]
+    fn resume_held(&mut self) -> Result<(), Arc<Shared>> {
+        let sent = self.sent;
+        let resumed = self.tell(|shared, plan, level| {
+            let resumed = shared.with(shared.nanos(now()), |core, now, wakers| {
+                let state = &mut core.state;
+                let is_paused = state.is_paused(plan, now);
+                (!is_paused).then(|| {
+                    state.change(plan, now, wakers, |gauge| {
+                        gauge.resend(level, sent, true, now);
+                    });
+                    now
+                })
+            });
+            resumed.ok_or_else(|| Arc::clone(shared))
+        });
+        // By the latest time that anybody has seen it is found again.
+        self.sent = resumed.transpose()?;
+        self.stage = Stage::Unsent;
+        Ok(())
+    }
+
     /// The attempt is sent.
     #[inline]
     pub(crate) fn send(&mut self) {
-        if self.stage == Stage::Held {
-            self.sent();
-        }
         self.stage = Stage::Abandoned;
     }
 
@@ -128,11 +157,11 @@ impl Permit {
     /// margin starts now. It has run since the permit was given, though, so by the
     /// end of margin and window its place may be another's; don't send then.
     pub fn sent(&mut self) {
-        let (now, sent, was_held) = (now(), self.sent, self.stage == Stage::Held);
+        let (now, sent) = (now(), self.sent);
         self.sent = self.tell(|shared, plan, level| {
             let mut at = shared.nanos(now);
             shared.change(plan, at, |gauge, now| {
-                gauge.resend(level, sent, was_held, now);
+                gauge.resend(level, sent, false, now);
                 // The latest time that anybody has seen: by that it is found
                 // again.
                 at = now;

@@ -22,6 +22,9 @@ use crate::limits::Limits;
 /// room, an inner service that is ready is called within `call`. Otherwise both
 /// are asked for, and waited for, in the future, with a clone of the inner
 /// service.
+///
+/// A permit is held while the inner service isn't ready. Where its quota pauses
+/// meanwhile, the call gives it up with its clone, and asks again.
 #[derive(Clone, Debug)]
 pub struct RateLimitService<S> {
     limits: Limits,

@@ -12,10 +12,10 @@ use std::time::Duration;
 
 use http::{Method, Request, Response};
 use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, yield_now};
 use tokio::time::{Instant, sleep};
 use tokio_test::{assert_pending, task};
-use tollway_core::{BoxError, Deadline, Endpoint, Fault, Phase, Priority, Verdict};
+use tollway_core::{BoxError, Deadline, Endpoint, Fault, Phase, Priority, Scope, Verdict};
 use tollway_limit::{Call, CountFrom, Limits, Quota, RateLimitError, RateLimitLayer, Shape};
 use tower::limit::GlobalConcurrencyLimitLayer;
 use tower::{Layer, Service, ServiceExt, service_fn};
@@ -308,4 +308,57 @@ async fn a_higher_priority_goes_first() {
     // The first found room before the others came.
     let expected = [Low, High, High, High, Normal, Normal, Normal, Low, Low];
     assert_eq!(served, expected);
+}
+
+/// Those that have a permit and wait for a connection would walk into the block.
+#[tokio::test(start_paused = true)]
+async fn a_pause_holds_for_attempts_that_wait_for_the_inner_service() {
+    let arrivals = Arc::<Mutex<Vec<_>>>::default();
+    let noted = Arc::clone(&arrivals);
+    let start = Instant::now();
+    let provider = service_fn(move |_: Request<()>| {
+        let mut noted = noted.lock().unwrap();
+        noted.push(millis(start));
+        let is_first = noted.len() == 1;
+        async move {
+            sleep(Duration::from_millis(100)).await;
+            let refused = Verdict::NotExecuted {
+                retry_after: Some(Duration::from_millis(5000)),
+                scope: Scope::Unspecified,
+            };
+            let mut response = Response::new(());
+            if is_first {
+                response.extensions_mut().insert(refused);
+            }
+            Ok::<_, Infallible>(response)
+        }
+    });
+    let places = Arc::new(Semaphore::new(1));
+    let inner = GlobalConcurrencyLimitLayer::with_semaphore(Arc::clone(&places));
+    let margin = Duration::from_millis(10);
+    let sending = CountFrom::Sending { margin };
+    for count_from in [CountFrom::Response, sending] {
+        let quota = Quota::per_second(9).shape(Shape::Burst);
+        let limits = Limits::builder().every_call(quota.count_from(count_from));
+        let limits = RateLimitLayer::new(limits.build().unwrap());
+        let start = millis(start);
+        let service = limits.layer(inner.layer(provider.clone()));
+        let mut calls = JoinSet::new();
+        for _ in 0..3 {
+            calls.spawn(service.clone().oneshot(get("/")));
+        }
+        yield_now().await;
+        let mut hasty = get("/");
+        let deadline = Deadline::at(Instant::now() + Duration::from_millis(4000));
+        hasty.extensions_mut().insert(deadline);
+        let error = service.clone().oneshot(hasty).await.unwrap_err();
+        assert!(RateLimitError::find(&*error).is_some_and(RateLimitError::is_deadline));
+        assert_eq!(places.available_permits(), 1);
+        calls.join_all().await;
+        let mut arrivals = arrivals.lock().unwrap();
+        let after = arrivals.drain(..).map(|at| at - start);
+        let after: Vec<_> = after.collect();
+        assert!(after[0] == 0 && after[1] >= 5100, "{after:?}");
+        assert_eq!(after.len(), 3);
+    }
 }

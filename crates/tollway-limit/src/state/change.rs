@@ -58,6 +58,13 @@ impl State {
         plan.iter().copied().filter(is_valid).collect()
     }
 
+    /// Whether the provider has one of these rules pause.
+    pub(crate) fn is_paused(&self, plan: &Plan, now: Nanos) -> bool {
+        let valid = self.valid(plan);
+        let mut meters = valid.iter().filter_map(|&id| self.meters.get(id));
+        meters.any(|meter| meter.gauge.paused_until() > now)
+    }
+
     /// Forgets those meters whose rules are gone that nothing refers to any more,
     /// but the one that is `kept`.
     pub(crate) fn retire(&mut self, retired: &mut Vec<u32>, kept: Option<u32>) {
