@@ -146,9 +146,9 @@ impl Shared {
                 }
                 Fate::Granted { .. } | Fate::TooLate { .. } | Fate::Void => {
                     let mut gone = core.state.drop_waiter(waiter, now, wakers)?;
-                    if let Fate::Granted { at } = &mut gone.fate {
+                    if let Fate::Granted { at } = gone.fate {
                         let (plan, level) = (&gone.plan, gone.level);
-                        *at = core.state.hand_over(plan, level, *at, now, wakers);
+                        gone.fate = core.state.hand_over(plan, level, at, now, wakers);
                     }
                     arms = core.state.have_armed(None, now);
                     Some(gone)

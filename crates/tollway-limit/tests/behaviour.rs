@@ -143,6 +143,30 @@ async fn a_pause_refuses_at_once_those_who_can_no_longer_make_it() {
     assert_eq!(error.wait(), Some(millis(10_000)));
 }
 
+/// Nor does one go that was granted a permit before, and not polled.
+#[tokio::test(start_paused = true)]
+async fn a_pause_holds_for_those_who_were_granted_a_permit_and_do_not_know() {
+    let quota = Quota::new(2, millis(1000)).shape(Shape::Burst);
+    let limits = Limits::builder().every_call(quota).build().unwrap();
+    let call = call("/");
+    let first = limits.acquire(&call).await.unwrap();
+    let refused = limits.acquire(&call).await.unwrap();
+    let mut waits = task::spawn(limits.acquire(&call));
+    assert_pending!(waits.poll());
+    drop(first);
+    sleep(millis(1000)).await;
+    assert!(waits.is_woken());
+    refused.over(Verdict::NotExecuted {
+        retry_after: Some(millis(5000)),
+        scope: Scope::Unspecified,
+    });
+    assert_pending!(waits.poll());
+    assert_eq!(limits.snapshot().quotas[0].in_flight, 0);
+    let start = Instant::now();
+    drop(waits.await.unwrap());
+    assert_eq!(start.elapsed(), millis(5000));
+}
+
 #[tokio::test(start_paused = true)]
 async fn after_a_pause_the_queue_restarts_evenly_and_then_as_its_shape_says() {
     let limits = limits(burst(100, millis(1000)));

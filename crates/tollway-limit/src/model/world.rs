@@ -132,8 +132,10 @@ impl World {
                     let waiter = self.waiters.remove(index);
                     let gone = self.state.drop_waiter(waiter.id, self.now, &mut wakers);
                     let plan = gone.unwrap().plan;
-                    self.state
+                    let fate = self
+                        .state
                         .hand_over(&plan, waiter.level, at, self.now, &mut wakers);
+                    assert!(matches!(fate, Fate::Granted { .. }));
                     granted.push(waiter);
                     // Others may have been granted theirs by that.
                     index = 0;

@@ -302,8 +302,8 @@ impl State {
         })
     }
 
-    /// An attempt that was granted its permit at `granted` gets it only now. Says
-    /// when it is sent.
+    /// An attempt that was granted its permit at `granted` gets it only now, and is
+    /// sent. Unless a quota has paused meanwhile: then it is to ask again.
     pub(crate) fn hand_over(
         &mut self,
         plan: &Plan,
@@ -311,7 +311,13 @@ impl State {
         granted: Nanos,
         now: Nanos,
         wakers: &mut Wakers,
-    ) -> Nanos {
+    ) -> Fate {
+        if self.is_paused(plan, now) {
+            self.change(plan, now, wakers, |gauge| {
+                gauge.give_back(level, Some(granted), true, now);
+            });
+            return Fate::Void;
+        }
         let mut matters = false;
         for &id in plan {
             if let Some(meter) = self.meters.get_mut(id) {
@@ -319,11 +325,11 @@ impl State {
             }
         }
         if !matters {
-            return granted;
+            return Fate::Granted { at: granted };
         }
         // Until now nobody knew when its places are free again.
         self.serve_plan(plan, now, wakers);
-        now
+        Fate::Granted { at: now }
     }
 
     /// Applies `change` to each gauge of a plan, and serves those who wait.
