@@ -222,6 +222,42 @@ async fn a_body_of_the_callers_that_fails_is_not_blamed_on_the_connection() {
     }
 }
 
+/// A body that fails after a while.
+struct FailingLate(Pin<Box<tokio::time::Sleep>>);
+
+impl http_body::Body for FailingLate {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<std::io::Result<Frame<Bytes>>>> {
+        let late = self.0.as_mut().poll(cx);
+        late.map(|()| Some(Err(std::io::Error::other("the disk is gone"))))
+    }
+}
+
+/// The peer has no reason to say anything meanwhile.
+#[tokio::test(start_paused = true)]
+async fn nor_on_the_silence_of_the_peer() {
+    let server = Server::http2(100, |request: Request<Incoming>| async move {
+        let _ = request.into_body().collect().await;
+        text("hello")
+    })
+    .await;
+    let pool = Pool::builder().plain_http(true).http2_keep_alive(None);
+    let pool = pool.protocol(Protocol::Http2Only).build().unwrap();
+    for _ in 0..3 {
+        let body = FailingLate(Box::pin(sleep(Duration::from_secs(1))));
+        let request = Request::post(server.uri("/")).body(body).unwrap();
+        let error = pool.clone().oneshot(request).await.unwrap_err();
+        assert!(error.is_write(), "{error}");
+    }
+    assert_eq!(pool.stats().total().closed(CloseReason::Unresponsive), 0);
+    assert_eq!(server.seen.accepted(), 1);
+}
+
 /// A body that is empty, or panics when it is polled for the so manieth time.
 struct Panicking(Option<usize>);
 

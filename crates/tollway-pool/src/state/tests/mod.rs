@@ -316,3 +316,18 @@ fn a_stream_that_lags_behind_one_that_was_given_up_is_given_up_in_its_time() {
     world.pass(super::CLOSING);
     assert_eq!(world.sockets.len(), 0);
 }
+
+#[test]
+fn a_stream_that_has_caught_up_costs_its_connection_nothing() {
+    let mut world = World::new(limits(1), Some(Spoken::Http2), 2);
+    world.check_out();
+    world.attempt_succeeds(0, true);
+    world.poll_waiter(0);
+    world.lease_ends(0, 2);
+    world.step(&Step::CatchesUp(0));
+    assert_eq!(world.state.gauges().calls, 0);
+    world.check_out();
+    world.pass(super::CLOSING);
+    assert_eq!(world.state.gauges().calls, 1);
+    assert_eq!(world.state.gauges().closing, 0);
+}
