@@ -316,11 +316,10 @@ impl Outcome {
     }
 
     #[cold]
-    fn tell<R>(&mut self, mut verdict: Verdict, response: &mut Response<R>) {
+    fn tell<R>(&mut self, verdict: Verdict, response: &mut Response<R>) {
         if self.settle(verdict, Some(response.status())) {
             let judgement = Judgement::of_response(response, SystemTime::now()).in_doubt();
             judgement.insert_into(response.extensions_mut());
-            verdict = judgement.verdict;
         }
         if let Some(key) = self.key.take()
             && (self.echo || verdict != Verdict::Done)
