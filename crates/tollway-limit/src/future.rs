@@ -111,13 +111,13 @@ impl Claim {
         let Self::Held(permit) = self else {
             return true;
         };
-        match permit.resume() {
-            Ok(()) => permit.send(),
-            Err(shared) => {
-                *self = Self::Ask(shared);
-                return false;
-            }
+        if permit.has_waited()
+            && let Err(shared) = permit.resume()
+        {
+            *self = Self::Ask(shared);
+            return false;
         }
+        permit.send();
         true
     }
 }

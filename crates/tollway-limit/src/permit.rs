@@ -114,18 +114,16 @@ impl Permit {
         }
     }
 
-    /// The wait is over, if there was one. Unless a quota has paused meanwhile: then
-    /// the attempt mustn't be sent, and this is whom to ask again.
+    /// Whether it had to [`wait`](Self::wait), and still does.
     #[inline]
-    pub(crate) fn resume(&mut self) -> Result<(), Arc<Shared>> {
-        match self.stage {
-            Stage::Held => self.resume_held(),
-            _ => Ok(()),
-        }
+    pub(crate) fn has_waited(&self) -> bool {
+        self.stage == Stage::Held
     }
 
+    /// The wait is over. Unless a quota has paused meanwhile: then the attempt
+    /// mustn't be sent, and this is whom to ask again.
     #[cold]
-    fn resume_held(&mut self) -> Result<(), Arc<Shared>> {
+    pub(crate) fn resume(&mut self) -> Result<(), Arc<Shared>> {
         let sent = self.sent;
         let resumed = self.tell(|shared, plan, level| {
             let resumed = shared.with(shared.nanos(now()), |core, now, wakers| {

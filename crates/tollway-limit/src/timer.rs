@@ -255,6 +255,23 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_timer_that_has_fired_is_set_again_whatever_the_clock_says() {
+        let quota = Quota::per_second(1).shape(Shape::Burst);
+        let limits = Limits::builder().every_call(quota).build().unwrap();
+        let call = Call::new(&Method::GET, "/");
+        drop(limits.acquire(&call).await.unwrap());
+        let asked = limits.shared.ask(&call, now, Waker::noop());
+        let here = runtime().unwrap();
+        let state = &mut lock(&limits.shared.core).state;
+        let timer = state.unset_timer(&here, 0).unwrap();
+        assert!(state.arm(&here, &timer, 0).is_some());
+        assert!(state.unset_timer(&here, 0).is_none());
+        state.fired(&here);
+        assert!(state.unset_timer(&here, 0).is_some());
+        drop(asked);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn limits_that_nobody_holds_any_more_are_gone_with_their_timer() {
         let quota = Quota::per_second(1).shape(Shape::Burst);
         let limits = Limits::builder().every_call(quota).build().unwrap();

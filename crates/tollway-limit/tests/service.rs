@@ -362,3 +362,25 @@ async fn a_pause_holds_for_attempts_that_wait_for_the_inner_service() {
         assert_eq!(after.len(), 3);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_call_dropped_while_the_inner_service_is_not_ready_leaves_its_place() {
+    for margin in [0, 10] {
+        let margin = Duration::from_millis(margin);
+        let quota = Quota::per_hour(1).shape(Shape::Burst);
+        let quota = quota.count_from(CountFrom::Sending { margin });
+        let limits = Limits::builder().every_call(quota).build().unwrap();
+        let inner = GlobalConcurrencyLimitLayer::new(0).layer(service_fn(answer));
+        let service = RateLimitLayer::new(limits.clone()).layer(inner);
+        let mut call = task::spawn(service.oneshot(get("/")));
+        assert_pending!(call.poll());
+        assert_pending!(call.poll());
+        sleep(Duration::from_millis(50)).await;
+        drop(call);
+        let call = Call::new(&Method::GET, "/");
+        limits
+            .try_acquire(&call, Instant::now())
+            .unwrap()
+            .give_back();
+    }
+}

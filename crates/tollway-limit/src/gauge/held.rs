@@ -61,3 +61,53 @@ impl Gauge {
         }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::quota::{CountFrom, EXPRESS, Quota};
+    use crate::time::NANOS_PER_SEC;
+
+    const NOW: Nanos = NANOS_PER_SEC;
+
+    fn sending() -> Quota {
+        let margin = Duration::from_secs(1);
+        Quota::per_minute(9).count_from(CountFrom::Sending { margin })
+    }
+
+    fn take_and_hold_back(gauge: &mut Gauge, at: Nanos) {
+        gauge.take(EXPRESS, at);
+        gauge.hold_back(EXPRESS, Some(at));
+    }
+
+    #[test]
+    fn what_is_held_back_takes_one_place_wherever_is_counted_from() {
+        let mut gauge = Gauge::new(Quota::per_minute(9));
+        take_and_hold_back(&mut gauge, 0);
+        for quota in [sending(), Quota::per_minute(9), sending()] {
+            gauge.set_quota(quota, NOW);
+            assert_eq!(gauge.taken(NOW), 1);
+        }
+        assert!(gauge.resend(EXPRESS, Some(0), true, NOW));
+        assert_eq!(gauge.taken(NOW), 1);
+        gauge.finish(EXPRESS, Some(NOW), NOW);
+        assert_eq!(gauge.taken(NOW), 1);
+        take_and_hold_back(&mut gauge, NOW);
+        gauge.give_back(EXPRESS, Some(NOW), true, NOW);
+        assert_eq!(gauge.taken(NOW), 1);
+    }
+
+    #[test]
+    fn what_is_held_back_takes_no_other_s_place() {
+        let mut gauge = Gauge::new(Quota::per_minute(9));
+        gauge.take(EXPRESS, 0);
+        gauge.set_quota(sending(), NOW);
+        // It isn't found, and is counted as it would have been.
+        gauge.finish(EXPRESS, Some(0), NOW);
+        take_and_hold_back(&mut gauge, NOW);
+        gauge.set_quota(Quota::per_minute(9), NOW);
+        assert_eq!(gauge.taken(NOW), 2);
+    }
+}
