@@ -1,6 +1,8 @@
 //! The limiter's state in a world that a schedule drives, with what must hold
 //! after each step.
 
+mod checks;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::Waker;
@@ -10,10 +12,9 @@ use smallvec::SmallVec;
 use super::Op;
 use super::provider::{Attempt, Provider};
 use crate::express::{Express, TILLS, Till};
-use crate::gauge::Full;
 use crate::lanes::{Fate, Plan};
 use crate::meter::{Meters, Role};
-use crate::quota::{CountFrom, EXPRESS, LEVELS, Quota, Rate, Shape};
+use crate::quota::{EXPRESS, LEVELS, Quota, Rate, Shape};
 use crate::state::{Admission, State, Wakers};
 use crate::time::{NANOS_PER_MILLI, Nanos, Origin};
 
@@ -173,38 +174,6 @@ impl World {
                 };
                 let has_room = self.has_room_beside(waiter.plan, keeps);
                 assert!(!has_room, "{waiter:?} is forgotten");
-            }
-        }
-    }
-
-    /// Nobody is left standing in line where there is room, and whoever stands
-    /// there waits for a time or for something that will happen.
-    fn check_lines(&mut self) {
-        for id in self.state.meters.ids() {
-            // What lends is left alone.
-            if !self.state.meters.get(id).unwrap().has_line() {
-                continue;
-            }
-            let meter = self.state.meters.get_mut(id).unwrap();
-            for level in 0..LEVELS {
-                let Some(&(ticket, _)) = meter.line[level].first() else {
-                    continue;
-                };
-                let room = meter.room(level, ticket, self.now);
-                let is_watched = match room {
-                    Ok(()) => meter.wake.is_some_and(|wake| wake <= self.now),
-                    Err(Full::Until(_)) => meter.wake.is_some(),
-                    Err(Full::UntilEvent) => {
-                        let mut others = meter.gauge.waiting();
-                        others[level] = 0;
-                        meter.gauge.in_flight() > 0 || others != [0; LEVELS]
-                    }
-                };
-                assert!(
-                    is_watched,
-                    "nobody looks at line {level} of meter {id}: {room:?} at {}, looks at {:?}",
-                    self.now, meter.wake,
-                );
             }
         }
     }
@@ -424,66 +393,6 @@ impl World {
             let mut wakers = Wakers::new();
             self.state.drop_waiter(waiter.id, self.now, &mut wakers);
             self.collect();
-        }
-    }
-
-    fn room(&mut self, meter: usize) -> Result<(), Full> {
-        let now = self.now;
-        let meter = self.state.meters.get_mut(meter as u32).unwrap();
-        meter.gauge.room(EXPRESS, now)
-    }
-
-    /// If nothing happens, there is room at the time that was foretold, and not
-    /// before.
-    fn foretell(&mut self, meter: usize) {
-        let quota = &self.providers[meter].quota;
-        // Where time counts those in flight, room hangs on them; what is kept for
-        // others may grow meanwhile; and a window that was shortened may have its
-        // places out of order.
-        if quota.count_from != CountFrom::Response
-            || quota.reserved != [0; LEVELS]
-            || self.has_lost && self.has_changed
-        {
-            return;
-        }
-        self.send_away();
-        let now = self.now;
-        let gauge = &mut self.state.meters.get_mut(meter as u32).unwrap().gauge;
-        let Some(at) = gauge.free_at(EXPRESS, now) else {
-            return;
-        };
-        if at > now {
-            self.advance(now.max(at - 4));
-            assert!(self.room(meter).is_err(), "room before {at}");
-            self.advance(at);
-        }
-        assert_eq!(self.room(meter), Ok(()), "no room at {at}");
-    }
-
-    /// However soon everything in flight is answered, there is no permit before
-    /// the wait that was foretold.
-    fn probe(&mut self, plan: usize) {
-        self.send_away();
-        let ask = |world: &mut Self| {
-            let plan = world.plans[plan].clone();
-            let now = world.now;
-            let mut wakers = Wakers::new();
-            world.state.admit(&plan, 1, None, now, None, &mut wakers)
-        };
-        let wait = match ask(self) {
-            Admission::Granted(at) => return self.sent(plan, 1, at, None),
-            Admission::NotNow(wait) => wait,
-            other => panic!("{other:?}"),
-        };
-        while let Some(index) = self.flying(0) {
-            self.answer(index);
-        }
-        if wait > NANOS_PER_MILLI {
-            self.advance(self.now + wait - NANOS_PER_MILLI);
-            match ask(self) {
-                Admission::NotNow(_) => {}
-                other => panic!("the wait was to be {wait}, but {other:?}"),
-            }
         }
     }
 
