@@ -17,9 +17,9 @@ const MAX_SCALAR: usize = 512;
 /// by dots: `errors.0.code`.
 ///
 /// What stands behind the scalar isn't looked at, so a text that was cut off
-/// after it still answers; one cut off within it doesn't. Of several fields of one name the first counts. A
-/// text is read to a depth of 128 and then given up. Scalars are cut to 512
-/// bytes.
+/// after it still answers; one cut off within it doesn't. Of several fields of
+/// one name the first counts. A text is read to a depth of 128 and then given up.
+/// Scalars are cut to 512 bytes.
 pub(super) fn scalar(json: &[u8], path: &str) -> Option<String> {
     // Some servers put a byte order mark there, which a reader may ignore (RFC
     // 8259, section 8.1).
