@@ -16,7 +16,6 @@ use crate::permit::Permit;
 use crate::quota::{EXPRESS, level};
 use crate::routes::{Home, Route, Way};
 use crate::shared::Shared;
-use crate::state::arming::Arms;
 use crate::state::{Admission, State};
 use crate::sync::{lock, runtime};
 use crate::time::{self, Nanos, Origin};
@@ -173,7 +172,6 @@ impl Shared {
     }
 
     fn ask_at_length(self: &Arc<Self>, mut asking: Asking<'_, impl Fn() -> Nanos>) -> Asked {
-        let mut arms = Arms::new();
         let asked = loop {
             let way = self.way.load();
             let route = way.routes.route(asking.call);
@@ -186,10 +184,10 @@ impl Shared {
                 // New limits may have come in between; then this route leads
                 // astray, and the next one is looked up.
                 if core.version != way.routes.version {
-                    return None;
+                    return (None, None);
                 }
                 if let Some(permit) = till.and_then(|till| asking.take_after_all(core, till)) {
-                    return Some(Err(permit));
+                    return (Some(Err(permit)), None);
                 }
                 let plan = core.plan(&route, now);
                 let state = &mut core.state;
@@ -198,22 +196,19 @@ impl Shared {
                 let admission = state.admit(&plan, level, deadline, now, asking.waker, wakers);
                 let mut here = None;
                 if let Admission::Waits(waiter) = admission {
-                    // It sets the timer here itself.
                     here = runtime();
                     state.waits_in(waiter, here.as_ref());
                 }
-                arms = state.have_armed(here.as_ref(), now);
                 let stale = match admission {
                     Admission::Granted(_) => self.lend_by_key(core, &route, &plan, now),
                     _ => None,
                 };
-                Some(Ok((plan, admission, stale)))
+                (Some(Ok((plan, admission, stale))), here)
             });
             if let Some(asked) = asked {
                 break asked;
             }
         };
-        self.arm_soon(arms);
         let (plan, admission) = match asked {
             // It takes a while to drop what is stale.
             Ok((plan, admission, _stale)) => (plan, admission),

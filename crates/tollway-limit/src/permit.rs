@@ -264,8 +264,8 @@ impl Permit {
     fn undo(&self) {
         let (sent, was_held) = (self.sent, self.stage == Stage::Held);
         self.tell(|shared, plan, level| {
-            shared.change(plan, shared.nanos(now()), |gauge, now| {
-                gauge.give_back(level, sent, was_held, now);
+            shared.change(plan, shared.nanos(now()), |gauge, _| {
+                gauge.give_back(level, sent, was_held);
             });
         });
     }

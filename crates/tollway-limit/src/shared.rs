@@ -16,8 +16,7 @@ use crate::limits::Core;
 use crate::permit::Permit;
 use crate::routes::Way;
 use crate::state::Wakers;
-use crate::state::arming::Arms;
-use crate::sync::{Mutex, lock, runtime};
+use crate::sync::{Mutex, Runtime, lock, runtime};
 use crate::time::{self, Nanos, Origin};
 
 /// What all handles share.
@@ -72,41 +71,38 @@ impl Shared {
     }
 
     /// Runs `decide` under the lock, and wakes whom it names afterwards.
-    ///
-    /// Timers may have to be set anew then. Tasks of their own do that.
     pub(crate) fn with<R>(
         self: &Arc<Self>,
         now: Nanos,
         decide: impl FnOnce(&mut Core, Nanos, &mut Wakers) -> R,
     ) -> R {
-        let (decision, arms) = self.decide(now, |core, now, wakers| {
-            let decision = decide(core, now, wakers);
-            (decision, core.state.have_armed(None, now))
-        });
-        self.arm_soon(arms);
-        decision
+        self.decide(now, |core, now, wakers| (decide(core, now, wakers), None))
     }
 
-    /// Sets the timer in these runtimes, soon.
-    #[cfg(not(feature = "tokio"))]
-    pub(crate) fn arm_soon(&self, _: Arms) {}
-
-    /// The same, for one who sees to the timers.
+    /// The same, for one who waits, and says in which runtime it sets the timer
+    /// itself. Tasks of their own set the others that have to be set anew.
     pub(crate) fn decide<R>(
-        &self,
+        self: &Arc<Self>,
         now: Nanos,
-        decide: impl FnOnce(&mut Core, Nanos, &mut Wakers) -> R,
+        decide: impl FnOnce(&mut Core, Nanos, &mut Wakers) -> (R, Option<Runtime>),
     ) -> R {
         let mut wakers = Wakers::new();
         let mut core = lock(&self.core);
         let now = core.state.meters.tick(now);
-        let decision = decide(&mut core, now, &mut wakers);
+        let (decision, here) = decide(&mut core, now, &mut wakers);
+        let arms = core.state.have_armed(here.as_ref(), now);
         drop(core);
+        // Before any waker: that is foreign code, and may panic.
+        self.arm_soon(arms);
         if !wakers.is_empty() {
             wakers.into_iter().for_each(Waker::wake);
         }
         decision
     }
+
+    /// Sets the timer in these runtimes, soon.
+    #[cfg(not(feature = "tokio"))]
+    fn arm_soon(&self, _: crate::state::arming::Arms) {}
 
     /// Applies `change` to each gauge of a plan.
     pub(crate) fn change(
@@ -129,36 +125,28 @@ impl Shared {
         now: Instant,
         waker: &Waker,
     ) -> Option<Option<Result<Permit, RateLimitError>>> {
-        let (mut old, mut arms) = (None, Arms::new());
-        let fate = self.decide(self.nanos(now), |core, now, wakers| {
+        let mut old = None;
+        let gone = self.decide(self.nanos(now), |core, now, wakers| {
+            let state = &mut core.state;
             // The timer may be late, or this poll early.
-            core.state.pump(now, wakers);
-            match &mut core.state.lanes.waiter_mut(waiter)?.fate {
-                Fate::Waiting(waiting) => {
-                    if !waiting.will_wake(waker) {
-                        old = Some(std::mem::replace(waiting, waker.clone()));
-                    }
-                    // It sets the timer here itself.
-                    let here = runtime();
-                    core.state.waits_in(waiter, here.as_ref());
-                    arms = core.state.have_armed(here.as_ref(), now);
-                    None
-                }
-                Fate::Granted { .. } | Fate::TooLate { .. } | Fate::Void => {
-                    let mut gone = core.state.drop_waiter(waiter, now, wakers)?;
-                    if let Fate::Granted { at } = gone.fate {
-                        let (plan, level) = (&gone.plan, gone.level);
-                        gone.fate = core.state.hand_over(plan, level, at, now, wakers);
-                    }
-                    arms = core.state.have_armed(None, now);
-                    Some(gone)
-                }
+            state.pump(now, wakers);
+            let waiting = state
+                .lanes
+                .waiter_mut(waiter)
+                .map(|waiter| &mut waiter.fate);
+            let Some(Fate::Waiting(waiting)) = waiting else {
+                return (state.collect(waiter, now, wakers), None);
+            };
+            if !waiting.will_wake(waker) {
+                old = Some(std::mem::replace(waiting, waker.clone()));
             }
+            let here = runtime();
+            state.waits_in(waiter, here.as_ref());
+            (None, here)
         });
-        self.arm_soon(arms);
         // Foreign code, so only after the lock.
         drop(old);
-        let gone = fate?;
+        let gone = gone?;
         Some(match gone.fate {
             Fate::Granted { at } => {
                 let waited = Duration::from_nanos(at.saturating_sub(gone.since));
@@ -188,7 +176,7 @@ impl Shared {
             let gone = core.state.drop_waiter(waiter, now, wakers)?;
             if let Fate::Granted { at } = gone.fate {
                 core.state.change(&gone.plan, now, wakers, |gauge| {
-                    gauge.give_back(gone.level, Some(at), true, now);
+                    gauge.give_back(gone.level, Some(at), true);
                 });
             }
             Some(gone)

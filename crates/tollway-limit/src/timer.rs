@@ -96,9 +96,6 @@ impl Shared {
         let Some(at) = lock(&self.core).state.arm(runtime, &timer, now) else {
             return false;
         };
-        if at <= now {
-            return true;
-        }
         if let Some(at) = self.origin.instant(at) {
             sleep.as_mut().reset(at.into());
         }

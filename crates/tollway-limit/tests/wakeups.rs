@@ -2,9 +2,11 @@
 #![cfg(feature = "tokio")]
 #![allow(clippy::unwrap_used, reason = "a test")]
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::task::Poll;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Method};
@@ -12,7 +14,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use tokio::runtime::{Handle, Runtime};
 use tokio::task::{JoinHandle, yield_now};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, advance, sleep, sleep_until, timeout};
 use tokio_test::{assert_pending, assert_ready, task};
 use tollway_core::{Deadline, Endpoint, Fault, Phase, Priority, Scope, Verdict};
 use tollway_limit::{Call, CountFrom, Key, Limits, LimitsBuilder, Permit, Quota, Shape};
@@ -384,6 +386,60 @@ fn whoever_has_waited_in_a_runtime_that_has_ended_goes_on_elsewhere() {
     drop(runtime().block_on(end).unwrap());
 }
 
+/// And is told so once, though there may be many of them.
+#[test]
+fn whoever_has_waited_in_a_runtime_that_has_ended_is_woken_once() {
+    struct Count(AtomicUsize);
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    let limits = Limits::builder().every_call(Quota::new(1, millis(1000)).shape(Shape::Burst));
+    let limits = limits.build().unwrap();
+    let permit = limits.try_acquire(&call("/"), Instant::now().into_std());
+    let woken = Arc::new(Count(AtomicUsize::new(0)));
+    let waker = Waker::from(Arc::clone(&woken));
+    let mut waits = Box::pin(Blocking::acquire(limits.clone()));
+    let ended = runtime();
+    let entered = ended.enter();
+    let poll = waits.as_mut().poll(&mut Context::from_waker(&waker));
+    assert_pending!(poll);
+    drop(entered);
+    drop(ended);
+    drop(permit);
+    for _ in 0..10 {
+        assert_eq!(limits.snapshot().waiting, 1);
+        assert_eq!(woken.0.load(Ordering::Relaxed), 1);
+    }
+}
+
+#[test]
+fn a_waker_that_panics_keeps_no_timer_from_being_set() {
+    struct Panics;
+    impl Wake for Panics {
+        fn wake(self: Arc<Self>) {
+            panic!("a waker");
+        }
+    }
+    let limits = Limits::builder().every_call(Quota::concurrent(1));
+    let limits = limits.build().unwrap();
+    let _permit = limits.try_acquire(&call("/"), Instant::now().into_std());
+    let driven = Blocking::new(&limits);
+    let call = call("/").priority(Priority::High);
+    let mut first = Box::pin(limits.acquire(&call));
+    let waker = Waker::from(Arc::new(Panics));
+    assert_pending!(first.as_mut().poll(&mut Context::from_waker(&waker)));
+    let second = driven.waits();
+    let rules = Limits::builder().every_call(Quota::new(3, millis(1000)));
+    driven.runtime.block_on(async {
+        advance(millis(100)).await;
+        let change = AssertUnwindSafe(|| limits.reconfigure(rules));
+        catch_unwind(change).unwrap_err();
+    });
+    drop(driven.gets_one(second));
+}
+
 /// Whoever waits in a runtime sees to the time for those who wait outside.
 #[test]
 fn without_a_runtime_one_may_wait_while_others_see_to_the_time() {
@@ -399,8 +455,26 @@ fn without_a_runtime_one_may_wait_while_others_see_to_the_time() {
     let mut outside = task::spawn(limits.acquire(&call));
     assert_pending!(outside.poll());
     assert_pending!(outside.poll());
+    assert!(!outside.is_woken());
     drop(inside);
     assert_pending!(outside.poll());
+}
+
+/// Whoever has left waits for no time any more.
+#[test]
+fn without_a_runtime_one_may_wait_though_others_have_waited_for_the_time() {
+    let limits = Limits::builder()
+        .endpoint(Endpoint::get("/timed"), Quota::per_hour(1))
+        .endpoint(Endpoint::get("/one"), Quota::concurrent(1))
+        .build()
+        .unwrap();
+    let (timed, one) = (call("/timed"), call("/one"));
+    runtime().block_on(async {
+        drop(limits.acquire(&timed).await.unwrap());
+        assert_pending!(task::spawn(limits.acquire(&timed)).poll());
+    });
+    let _permit = limits.try_acquire(&one, Instant::now().into_std());
+    assert_pending!(task::spawn(limits.acquire(&one)).poll());
 }
 
 #[derive(Clone, Debug)]

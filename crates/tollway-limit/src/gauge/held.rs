@@ -17,14 +17,7 @@ impl Gauge {
     }
 
     /// An attempt that was taken at `sent` was never sent, and perhaps held back.
-    pub(crate) fn give_back(
-        &mut self,
-        level: usize,
-        sent: Option<Nanos>,
-        was_held: bool,
-        now: Nanos,
-    ) {
-        self.settle(now);
+    pub(crate) fn give_back(&mut self, level: usize, sent: Option<Nanos>, was_held: bool) {
         self.in_flight.remove(level);
         self.unsend(level, sent, was_held);
         if let Some(sent) = sent {
@@ -42,7 +35,6 @@ impl Gauge {
         was_held: bool,
         now: Nanos,
     ) -> bool {
-        self.settle(now);
         // If it was counted as sent long ago, it is counted again: too much is
         // safe, too little isn't.
         self.unsend(level, sent, was_held);
@@ -95,7 +87,7 @@ mod tests {
         gauge.finish(EXPRESS, Some(NOW), NOW);
         assert_eq!(gauge.taken(NOW), 1);
         take_and_hold_back(&mut gauge, NOW);
-        gauge.give_back(EXPRESS, Some(NOW), true, NOW);
+        gauge.give_back(EXPRESS, Some(NOW), true);
         assert_eq!(gauge.taken(NOW), 1);
     }
 

@@ -131,12 +131,8 @@ impl World {
                 Fate::Granted { at } => {
                     assert_eq!(at, self.now);
                     let waiter = self.waiters.remove(index);
-                    let gone = self.state.drop_waiter(waiter.id, self.now, &mut wakers);
-                    let plan = gone.unwrap().plan;
-                    let fate = self
-                        .state
-                        .hand_over(&plan, waiter.level, at, self.now, &mut wakers);
-                    assert!(matches!(fate, Fate::Granted { .. }));
+                    let gone = self.state.collect(waiter.id, self.now, &mut wakers);
+                    assert!(matches!(gone.unwrap().fate, Fate::Granted { .. }));
                     granted.push(waiter);
                     // Others may have been granted theirs by that.
                     index = 0;
@@ -287,8 +283,7 @@ impl World {
                     for &meter in &self.plans[plan] {
                         self.providers[meter as usize].give_back();
                     }
-                    let now = self.now;
-                    self.change(plan, |gauge| gauge.give_back(level, sent, false, now));
+                    self.change(plan, |gauge| gauge.give_back(level, sent, false));
                 }
             }
             Op::Lose(nth) => {

@@ -26,7 +26,8 @@ pub(crate) struct Post {
     waiting: u32,
     /// The time for which its timer is set. One that has passed says nothing.
     armed: Nanos,
-    /// A task of its own is about to set it.
+    /// A task of its own is to set it, or was gone before it could: nobody else is
+    /// sent until somebody is polled there.
     is_arming: bool,
     #[cfg(feature = "tokio")]
     timer: Arc<Timer>,
@@ -56,7 +57,7 @@ impl Post {
 }
 
 impl State {
-    /// Notes in which runtime a waiter is polled.
+    /// Notes in which runtime a waiter is polled. It sees to the timer there.
     pub(crate) fn waits_in(&mut self, waiter: u32, runtime: Option<&Runtime>) {
         let post = self.post(runtime);
         let Some(entry) = self.lanes.waiter_mut(waiter) else {
@@ -65,6 +66,7 @@ impl State {
         let old = std::mem::replace(&mut entry.post, post);
         if let Some(post) = self.posts.get_mut(usize::from(post)) {
             post.waiting += 1;
+            post.is_arming = false;
         }
         self.leaves(old);
     }
@@ -96,7 +98,7 @@ impl State {
     /// sets that. The others are set by tasks of their own in these runtimes: one
     /// who is woken to do it may not be polled for long.
     pub(crate) fn have_armed(&mut self, here: Option<&Runtime>, now: Nanos) -> Arms {
-        let Some(next) = self.next_wake().filter(|_| self.lanes.waiting() > 0) else {
+        let Some(next) = self.next_wake() else {
             return Arms::new();
         };
         let is_driven = self.is_driven();
@@ -126,7 +128,7 @@ impl State {
         self.next_wake().is_some() && !self.is_driven()
     }
 
-    /// The task that was to set the timer there is about to, or gone.
+    /// The task that was to set the timer there is about to.
     #[cfg(feature = "tokio")]
     pub(crate) fn sets(&mut self, runtime: Option<&Runtime>) {
         if let Some(post) = self.post_in(runtime) {
@@ -136,8 +138,7 @@ impl State {
 
     /// The timer there can't be set: who waits there has to see for itself.
     #[cfg(feature = "tokio")]
-    pub(crate) fn gives_up(&mut self, runtime: Option<&Runtime>) -> Wakers {
-        self.sets(runtime);
+    pub(crate) fn gives_up(&self, runtime: Option<&Runtime>) -> Wakers {
         let mut posts = self.posts.iter();
         let post = posts.find(|(_, post)| post.runtime.as_ref() == runtime);
         let post = post.and_then(|(post, _)| u16::try_from(post).ok());

@@ -60,8 +60,7 @@ impl State {
 
     /// Whether the provider has one of these rules pause.
     pub(crate) fn is_paused(&self, plan: &Plan, now: Nanos) -> bool {
-        let valid = self.valid(plan);
-        let mut meters = valid.iter().filter_map(|&id| self.meters.get(id));
+        let mut meters = plan.iter().filter_map(|&id| self.meters.get(id));
         meters.any(|meter| meter.gauge.paused_until() > now)
     }
 

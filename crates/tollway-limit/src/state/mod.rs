@@ -215,6 +215,15 @@ impl State {
         self.timers.insert((time, id));
     }
 
+    /// Looks at a meter no more, if nobody stands in line there.
+    fn look_away(&mut self, id: u32) {
+        let meter = self.meters.get_mut(id);
+        let meter = meter.filter(|meter| !meter.has_line());
+        if let Some(wake) = meter.and_then(|meter| meter.wake.take()) {
+            self.timers.remove(&(wake, id));
+        }
+    }
+
     /// Undoes what a waiter has noted outside its queue.
     fn leave(&mut self, waiter: u32, plan: &Plan, level: usize, now: Nanos) {
         let Some(entry) = self.lanes.waiter(waiter) else {
@@ -268,6 +277,7 @@ impl State {
             // The next of the lane stands where the head stood. There is no more
             // room for them than there was, or `leave` has seen to it.
             self.stand(lane, level, at, Full::UntilEvent);
+            self.look_away(at);
         }
         waker
     }
@@ -302,9 +312,18 @@ impl State {
         })
     }
 
+    /// A waiter hears of its fate, and is gone.
+    pub(crate) fn collect(&mut self, waiter: u32, now: Nanos, wakers: &mut Wakers) -> Option<Gone> {
+        let mut gone = self.drop_waiter(waiter, now, wakers)?;
+        if let Fate::Granted { at } = gone.fate {
+            gone.fate = self.hand_over(&gone.plan, gone.level, at, now, wakers);
+        }
+        Some(gone)
+    }
+
     /// An attempt that was granted its permit at `granted` gets it only now, and is
     /// sent. Unless a quota has paused meanwhile: then it is to ask again.
-    pub(crate) fn hand_over(
+    fn hand_over(
         &mut self,
         plan: &Plan,
         level: usize,
@@ -314,7 +333,7 @@ impl State {
     ) -> Fate {
         if self.is_paused(plan, now) {
             self.change(plan, now, wakers, |gauge| {
-                gauge.give_back(level, Some(granted), true, now);
+                gauge.give_back(level, Some(granted), true);
             });
             return Fate::Void;
         }

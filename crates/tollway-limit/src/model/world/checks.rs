@@ -13,7 +13,9 @@ impl World {
     pub(super) fn check_lines(&mut self) {
         for id in self.state.meters.ids() {
             // What lends is left alone.
-            if !self.state.meters.get(id).unwrap().has_line() {
+            let meter = self.state.meters.get(id).unwrap();
+            if !meter.has_line() {
+                assert_eq!(meter.wake, None, "nobody stands at meter {id}");
                 continue;
             }
             let meter = self.state.meters.get_mut(id).unwrap();
