@@ -70,7 +70,7 @@ impl KeyError {
         Self::new(Why::Inner, key, source)
     }
 
-    /// The inner service failed, and an earlier call with the key may have had an
+    /// The inner service failed, and another call with the key may have had an
     /// effect.
     pub(crate) fn in_doubt(key: Option<IdempotencyKey>, source: BoxError) -> Self {
         let phase = Fault::find(&*source).and_then(Fault::phase);
@@ -183,9 +183,7 @@ impl Error for Link {
 
 impl fmt::Display for Doubt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(
-            "an earlier call with its key may have had an effect, whatever came of this one",
-        )
+        f.write_str("another call with its key may have had an effect, whatever came of this one")
     }
 }
 

@@ -22,7 +22,7 @@ pin_project! {
     ///
     /// Dropped before the inner service was called, it leaves no trace: the key
     /// is as if it had never been given. Dropped later, its call's outcome counts
-    /// as unknown.
+    /// as unknown, unless the layers below have said that nothing was sent.
     pub struct IdempotencyKeyFuture<S, G, B>
     where
         S: Service<Request<KeyBody<B>>>,
@@ -47,7 +47,7 @@ pin_project! {
         // would double the size that every other call moves.
         Reading { reading: Pin<Box<Reading<S, G, B>>> },
         Readying { readying: Box<Readying<S, G, B>> },
-        Called { #[pin] future: F, outcome: Option<Outcome> },
+        Called { #[pin] future: F, outcome: Option<Outcome<G>> },
         Refused { error: BoxError },
         Done,
     }
@@ -114,7 +114,7 @@ where
     }
 
     #[inline]
-    pub(crate) fn called(future: S::Future, outcome: Option<Outcome>) -> Self {
+    pub(crate) fn called(future: S::Future, outcome: Option<Outcome<G>>) -> Self {
         Self {
             state: State::Called { future, outcome },
         }
@@ -172,15 +172,11 @@ where
                     }
                 }
                 StateProj::Called { future, outcome } => {
-                    let mut result = match future.poll(cx) {
-                        Poll::Ready(result) => result.map_err(Into::into),
-                        // The note from below is about this call, and says
-                        // nothing of the one before it with the same key.
-                        Poll::Pending if outcome.as_ref().is_some_and(Outcome::is_in_doubt) => {
-                            return Phase::Head.pending();
-                        }
-                        Poll::Pending => return Poll::Pending,
+                    let poll = match outcome {
+                        Some(outcome) => outcome.observe(|| future.poll(cx)),
+                        None => future.poll(cx),
                     };
+                    let mut result = ready!(poll).map_err(Into::into);
                     // In place: it is moved often enough.
                     if let Some(outcome) = outcome {
                         match &mut result {
@@ -254,7 +250,7 @@ impl<S, G: KeyGenerator, B> Readying<S, G, B> {
     /// Calls the inner service, which is ready. The key is remembered only
     /// now, with the call right behind it: until here the future can be dropped
     /// without a trace.
-    fn call(mut self) -> Result<(S::Future, Outcome), KeyError>
+    fn call(mut self) -> Result<(S::Future, Outcome<G>), KeyError>
     where
         S: Service<Request<KeyBody<B>>>,
     {

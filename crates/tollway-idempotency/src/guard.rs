@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use http::Request;
 use tokio::time::Instant;
-use tollway_core::IdempotencyKey;
+use tollway_core::{IdempotencyKey, Phase};
 
 /// A hash of 128 bits, keyed at random per process.
 pub(crate) type Digest = [u64; 2];
@@ -38,13 +38,30 @@ impl Digester {
 /// What is known of a key.
 #[derive(Clone, Copy, Debug)]
 struct Use {
-    payload: Digest,
+    /// `None` where nobody looked: it was made here, and told to its caller.
+    payload: Option<Digest>,
     since: Instant,
     in_flight: u32,
-    /// Whether one of its calls may have been executed.
+    /// Whether one of its calls may have got as far as the provider's memory.
     left: bool,
-    /// Whether nobody knows yet what came of one that has ended.
-    in_doubt: bool,
+    /// Whether one that has ended may have been executed.
+    executed: bool,
+}
+
+impl Use {
+    fn new(payload: Option<Digest>, since: Instant) -> Self {
+        Self {
+            payload,
+            since,
+            in_flight: 0,
+            left: false,
+            executed: false,
+        }
+    }
+
+    fn stands_for(&self, payload: Digest) -> bool {
+        self.payload.is_none_or(|known| known == payload)
+    }
 }
 
 /// How a call ended, as far as its key is concerned.
@@ -54,10 +71,10 @@ pub(crate) enum End {
     NotExecuted,
     /// It was rejected, maybe before anybody looked at its key.
     TurnedAway,
-    /// It may or may not have had an effect.
-    Unknown,
-    /// By an answer that speaks for all calls with its key.
-    Settled,
+    /// It was executed, or may have been.
+    Executed,
+    /// It was rejected for what was asked, and so are all with its key.
+    Refused,
 }
 
 /// Why a key can't be used.
@@ -102,27 +119,29 @@ impl Guard {
         life: Duration,
         now: Instant,
     ) -> Result<Instant, Refusal> {
-        let fresh = Use {
-            payload,
-            since: now,
-            in_flight: 0,
-            left: false,
-            in_doubt: false,
-        };
         let known = self.find(key);
-        let alive = known.filter(|known| now.saturating_duration_since(known.since) < life);
-        let mut this = match (alive, known) {
-            (Some(alive), _) if alive.payload == payload => alive,
-            (Some(_), _) => return Err(Refusal::Reused),
-            (None, Some(dead)) if dead.payload == payload => return Err(Refusal::Expired),
+        let alive = |known: &Use| now.saturating_duration_since(known.since) < life;
+        let mut this = match known {
+            Some(known) if known.stands_for(payload) && alive(&known) => known,
+            Some(known) if known.stands_for(payload) => return Err(Refusal::Expired),
+            // In an earlier life.
             _ if self.find(spent(key, payload)).is_some() => return Err(Refusal::Expired),
+            Some(known) if alive(&known) => return Err(Refusal::Reused),
             // To the provider it is a new key by now.
-            (None, Some(dead)) => {
-                self.keep(spent(key, dead.payload), dead);
-                fresh
+            known => {
+                if let Some(
+                    dead @ Use {
+                        payload: Some(other),
+                        ..
+                    },
+                ) = known
+                {
+                    self.keep(spent(key, other), dead);
+                }
+                Use::new(None, now)
             }
-            (None, None) => fresh,
         };
+        this.payload = Some(payload);
         this.in_flight = this.in_flight.saturating_add(1);
         self.keep(key, this);
         Ok(this.since)
@@ -141,15 +160,25 @@ impl Guard {
         self.young.insert(name, this);
     }
 
-    /// Whether an earlier call with this key may have had an effect of which
-    /// nobody knows.
-    pub(crate) fn is_in_doubt(&self, key: Digest) -> bool {
-        self.find(key).is_some_and(|known| known.in_doubt)
+    /// A call has ended that may have been executed, and its caller was told its
+    /// key, which was made here: it may come back.
+    pub(crate) fn tell(&mut self, key: Digest, since: Instant) {
+        let mut this = self.find(key).unwrap_or(Use::new(None, since));
+        this.left = true;
+        this.executed = true;
+        self.keep(key, this);
+    }
+
+    /// Whether a call under way with this key isn't the only one that may have
+    /// had an effect, or have one yet.
+    pub(crate) fn is_in_doubt(&self, key: Digest, since: Instant) -> bool {
+        let known = self.find(key).filter(|known| known.since == since);
+        known.is_some_and(|known| known.executed || known.in_flight > 1)
     }
 
     /// A call that was let go has ended. One that was certainly not executed
-    /// frees its key, unless another call used it. Returns whether another one is
-    /// in doubt, for which this one's end doesn't speak.
+    /// frees its key, unless another call used it. Returns whether this end would
+    /// deny what another call may have done, or may be doing.
     pub(crate) fn settle(&mut self, key: Digest, since: Instant, end: End) -> bool {
         let generation = if self.young.contains_key(&key) {
             &mut self.young
@@ -162,12 +191,16 @@ impl Guard {
         };
         this.in_flight = this.in_flight.saturating_sub(1);
         this.left |= end != End::NotExecuted;
-        let in_doubt = this.in_doubt && end != End::Settled;
-        this.in_doubt = in_doubt || end == End::Unknown;
+        match end {
+            End::NotExecuted | End::TurnedAway => {}
+            End::Executed => this.executed = true,
+            End::Refused => this.executed = false,
+        }
+        let others = this.executed || this.in_flight > 0;
         if !this.left && this.in_flight == 0 {
             generation.remove(&key);
         }
-        in_doubt
+        others && matches!(end, End::NotExecuted | End::TurnedAway)
     }
 
     #[cfg(test)]
@@ -198,28 +231,32 @@ impl Memory {
         }
     }
 
-    pub(crate) fn payload<B>(&self, request: &Request<B>, body: Option<&[u8]>) -> Digest {
-        self.digester.payload(request, body)
-    }
-
-    /// See [`Guard::admit`].
-    pub(crate) fn admit(
+    /// Lets a call go whose body is known or not. See [`Guard::admit`].
+    pub(crate) fn admit<B>(
         self: &Arc<Self>,
         key: &IdempotencyKey,
-        payload: Digest,
+        request: &Request<B>,
+        body: Option<&[u8]>,
         life: Duration,
         now: Instant,
     ) -> Result<Ticket, Refusal> {
+        let payload = self.digester.payload(request, body);
         let key = self.digester.key(key);
-        let mut guard = self.guard();
-        let since = guard.admit(key, payload, life, now)?;
+        let since = self.guard().admit(key, payload, life, now)?;
         Ok(Ticket {
             memory: Arc::clone(self),
             key,
             since,
-            is_repeat_in_doubt: guard.is_in_doubt(key),
+            knows_body: body.is_some(),
+            unsent: None,
             has_ended: false,
         })
+    }
+
+    /// See [`Guard::tell`].
+    pub(crate) fn tell(&self, key: &IdempotencyKey, since: Instant) {
+        let key = self.digester.key(key);
+        self.guard().tell(key, since);
     }
 
     fn guard(&self) -> MutexGuard<'_, Guard> {
@@ -235,7 +272,10 @@ pub(crate) struct Ticket {
     memory: Arc<Memory>,
     key: Digest,
     since: Instant,
-    is_repeat_in_doubt: bool,
+    knows_body: bool,
+    /// Whether all that it was seen to wait for comes before sending, if it was
+    /// seen to wait.
+    unsent: Option<bool>,
     has_ended: bool,
 }
 
@@ -245,9 +285,17 @@ impl Ticket {
         self.since
     }
 
-    /// Whether, when it was let go, an earlier call with its key was in doubt.
-    pub(crate) fn is_repeat_in_doubt(&self) -> bool {
-        self.is_repeat_in_doubt
+    /// Whether the body is a part of what the key stands for.
+    pub(crate) fn knows_body(&self) -> bool {
+        self.knows_body
+    }
+
+    /// The call waits, and for this by its own account. Returns whether another
+    /// one with its key is in doubt, of which that says nothing.
+    pub(crate) fn waits(&mut self, noted: Option<Phase>) -> bool {
+        let unsent = noted.is_some_and(Phase::is_before_sending);
+        self.unsent = Some(unsent && self.unsent != Some(false));
+        unsent && self.memory.guard().is_in_doubt(self.key, self.since)
     }
 
     /// The call has ended. See [`Guard::settle`].
@@ -260,8 +308,12 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         if !self.has_ended {
+            let end = match self.unsent {
+                Some(true) => End::NotExecuted,
+                _ => End::Executed,
+            };
             let mut guard = self.memory.guard();
-            guard.settle(self.key, self.since, End::Unknown);
+            guard.settle(self.key, self.since, end);
         }
     }
 }
@@ -286,7 +338,7 @@ mod tests {
         let mut guard = Guard::new(10);
         for key in 0..1000 {
             let since = guard.admit(digest(key), digest(0), LIFE, now).expect("new");
-            guard.settle(digest(key), since, End::Settled);
+            guard.settle(digest(key), since, End::Executed);
             assert!(guard.len() <= 20);
             for known in (key + 1).saturating_sub(10)..=key {
                 let other = guard.clone().admit(digest(known), digest(1), LIFE, now);
@@ -352,8 +404,8 @@ mod tests {
         End::NotExecuted,
         End::NotExecuted,
         End::TurnedAway,
-        End::Unknown,
-        End::Settled,
+        End::Executed,
+        End::Refused,
     ];
 
     fn event() -> impl Strategy<Value = Event> {
@@ -370,7 +422,7 @@ mod tests {
         since: Instant,
         open: usize,
         left: bool,
-        doubts: usize,
+        executed: bool,
     }
 
     #[tokio::test(start_paused = true)]
@@ -378,7 +430,7 @@ mod tests {
         let start = Instant::now();
         let mut guard = Guard::new(10);
         let first = guard.admit(digest(1), digest(1), LIFE, start);
-        guard.settle(digest(1), first.expect("new"), End::Settled);
+        guard.settle(digest(1), first.expect("new"), End::Executed);
         for life in 1..=3 {
             let now = start + LIFE * life;
             let again = guard.clone().admit(digest(1), digest(1), LIFE, now);
@@ -387,20 +439,29 @@ mod tests {
             let other = digest(1 + u64::from(life));
             let since = guard.admit(digest(1), other, LIFE, now).expect("new");
             let end = if life == 2 {
-                End::Unknown
+                End::Executed
             } else {
                 End::NotExecuted
             };
             guard.settle(digest(1), since, end);
             let again = guard.clone().admit(digest(1), digest(1), LIFE, now);
-            let alive = life == 2;
-            let refusal = if alive {
-                Refusal::Reused
-            } else {
-                Refusal::Expired
-            };
-            assert_eq!(again, Err(refusal), "{life}");
+            assert_eq!(again, Err(Refusal::Expired), "{life}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_key_made_here_stands_for_whatever_it_comes_back_with() {
+        let start = Instant::now();
+        let mut guard = Guard::new(10);
+        guard.tell(digest(1), start);
+        let dead = guard
+            .clone()
+            .admit(digest(1), digest(1), LIFE, start + LIFE);
+        assert_eq!(dead, Err(Refusal::Expired));
+        assert_eq!(guard.admit(digest(1), digest(1), LIFE, start), Ok(start));
+        assert!(guard.settle(digest(1), start, End::NotExecuted));
+        let other = guard.admit(digest(1), digest(2), LIFE, start);
+        assert_eq!(other, Err(Refusal::Reused));
     }
 
     proptest! {
@@ -415,14 +476,14 @@ mod tests {
                 match event {
                     Event::Pass(secs) => now += Duration::from_secs(secs),
                     Event::Admit { key, payload } => {
-                        let fresh = Naive { payload, since: now, open: 0, left: false, doubts: 0 };
+                        let fresh = Naive { payload, since: now, open: 0, left: false, executed: false };
                         let known = naive.get(&key);
                         let alive = known.filter(|entry| now - entry.since < LIFE);
                         let expected = match (alive, known) {
-                            (Some(alive), _) if alive.payload != payload => Err(Refusal::Reused),
-                            (Some(alive), _) => Ok(alive.since),
+                            (Some(alive), _) if alive.payload == payload => Ok(alive.since),
                             (None, Some(dead)) if dead.payload == payload => Err(Refusal::Expired),
                             _ if spent.contains(&(key, payload)) => Err(Refusal::Expired),
+                            (Some(_), _) => Err(Refusal::Reused),
                             _ => {
                                 spent.extend(known.map(|dead| (key, dead.payload)));
                                 naive.insert(key, fresh);
@@ -441,16 +502,17 @@ mod tests {
                             continue;
                         }
                         let (key, since) = open.swap_remove(nth % open.len());
-                        let others = guard.settle(digest(key), since, end);
+                        let doubtful = guard.is_in_doubt(digest(key), since);
+                        let denies = guard.settle(digest(key), since, end);
                         if let Some(entry) = naive.get_mut(&key).filter(|e| e.since == since) {
                             entry.open -= 1;
                             entry.left |= end != End::NotExecuted;
-                            if end == End::Settled {
-                                entry.doubts = 0;
-                            }
-                            prop_assert_eq!(others, entry.doubts > 0);
-                            entry.doubts += usize::from(end == End::Unknown);
-                            prop_assert_eq!(guard.is_in_doubt(digest(key)), entry.doubts > 0);
+                            let others = entry.executed || entry.open > 0;
+                            prop_assert_eq!(doubtful, others);
+                            let speaks = matches!(end, End::Executed | End::Refused);
+                            prop_assert_eq!(denies, others && !speaks);
+                            entry.executed |= end == End::Executed;
+                            entry.executed &= end != End::Refused;
                             if entry.open == 0 && !entry.left {
                                 naive.remove(&key);
                             }

@@ -1,13 +1,14 @@
 //! Which key a call gets, and whether it may go.
 
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, Entry, HeaderMap, HeaderName};
 use http::{Request, Response, StatusCode};
 use tokio::time::Instant;
-use tollway_core::{BoxError, Deadline, IdempotencyKey, Judgement, Verdict};
+use tollway_core::{BoxError, Deadline, IdempotencyKey, Judgement, Phase, Verdict};
 use uuid::Uuid;
 
 use crate::dialect::{self, Dialect, Misfit, Place};
@@ -53,7 +54,7 @@ impl<G: KeyGenerator> Keys<G> {
     /// the header alone, and lives as long as everybody thinks. So do nearly all
     /// calls. `None`, with nothing done, for the others.
     #[inline]
-    pub(crate) fn fresh<B>(&self, request: &mut Request<B>) -> Option<Outcome> {
+    pub(crate) fn fresh<B>(self: &Arc<Self>, request: &mut Request<B>) -> Option<Outcome<G>> {
         let name = self.dialect.header_of_uuids()?;
         if IdempotencyKey::of(request.extensions()).is_some() {
             return None;
@@ -68,10 +69,9 @@ impl<G: KeyGenerator> Keys<G> {
             return None;
         }
         Some(Outcome {
+            keys: Arc::clone(self),
             key: Some(key),
-            echo: self.echo,
             ticket: None,
-            knows_body: false,
         })
     }
 
@@ -205,11 +205,11 @@ impl<G: KeyGenerator> Keys<G> {
 
     /// Lets the call go, its body being known or not, and remembers its key.
     pub(crate) fn admit<B>(
-        &self,
+        self: &Arc<Self>,
         chosen: Chosen,
         request: &mut Request<B>,
         body: Option<&[u8]>,
-    ) -> Result<Outcome, KeyError> {
+    ) -> Result<Outcome<G>, KeyError> {
         let Chosen { mut key, by } = chosen;
         let mut ticket = None;
         let mut tell = by == By::Extension || !self.dialect.says_all();
@@ -222,8 +222,7 @@ impl<G: KeyGenerator> Keys<G> {
                 return Err(KeyError::refused(Why::Used(Refusal::Expired), Some(key)));
             }
             if let Some(memory) = self.memory.as_ref().filter(|_| by != By::Generator) {
-                let payload = memory.payload(request, body);
-                match memory.admit(&key, payload, self.dialect.life, now) {
+                match memory.admit(&key, request, body, self.dialect.life, now) {
                     Ok(admitted) => ticket = Some(Box::new(admitted)),
                     Err(refusal) => {
                         return Err(KeyError::refused(Why::Used(refusal), Some(key)));
@@ -248,10 +247,9 @@ impl<G: KeyGenerator> Keys<G> {
             }
         }
         Ok(Outcome {
+            keys: Arc::clone(self),
             key: Some(key),
-            echo: self.echo,
             ticket,
-            knows_body: body.is_some(),
         })
     }
 }
@@ -295,22 +293,22 @@ fn unreadable(name: &str, why: Unreadable) -> KeyError {
     KeyError::refused(Why::Field(name.into(), Field::Unreadable(why)), None)
 }
 
-/// What is done with a call's key once the call has ended.
-pub(crate) struct Outcome {
+/// What is done with a call's key while the call is under way, and once it has
+/// ended.
+pub(crate) struct Outcome<G> {
+    keys: Arc<Keys<G>>,
     // There until it is told.
     key: Option<IdempotencyKey>,
-    echo: bool,
     // Boxed, since calls seldom have one, and every layer above moves this.
     ticket: Option<Box<Ticket>>,
-    /// Whether the ticket stands for the body too.
-    knows_body: bool,
 }
 
-impl Outcome {
+impl<G> Outcome<G> {
+    /// The call has ended with an answer.
     #[inline]
     pub(crate) fn answered<R>(&mut self, response: &mut Response<R>) {
         let verdict = Verdict::of_response(response);
-        if self.echo || verdict != Verdict::Done || self.ticket.is_some() {
+        if self.keys.echo || verdict != Verdict::Done || self.ticket.is_some() {
             self.tell(verdict, response);
         }
     }
@@ -322,12 +320,13 @@ impl Outcome {
             judgement.insert_into(response.extensions_mut());
         }
         if let Some(key) = self.key.take()
-            && (self.echo || verdict != Verdict::Done)
+            && (self.keys.echo || verdict != Verdict::Done)
         {
             response.extensions_mut().insert(key);
         }
     }
 
+    /// The call has ended with an error.
     #[cold]
     pub(crate) fn failed(&mut self, error: BoxError) -> KeyError {
         if self.settle(Verdict::of_error(&*error), None) {
@@ -336,33 +335,51 @@ impl Outcome {
         KeyError::inner(self.key.take(), error)
     }
 
-    /// Whether an earlier call with this key may have had an effect, as far as
-    /// was known when this one left.
+    /// Polls the call, if what it waits for is of interest: what it says is about
+    /// this call, and nothing of others with its key.
     #[inline]
-    pub(crate) fn is_in_doubt(&self) -> bool {
-        let ticket = self.ticket.as_deref();
-        ticket.is_some_and(Ticket::is_repeat_in_doubt)
+    pub(crate) fn observe<T>(&mut self, poll: impl FnOnce() -> Poll<T>) -> Poll<T> {
+        let Some(ticket) = &mut self.ticket else {
+            return poll();
+        };
+        let (poll, noted) = Phase::observe(poll);
+        if poll.is_pending() && ticket.waits(noted) {
+            return Phase::Head.pending();
+        }
+        poll
     }
 
-    /// The call has ended. Whether one with the same key is in doubt, which this
-    /// end would deny.
+    /// The call has ended. Whether this end would deny what another call with the
+    /// same key may have done.
     fn settle(&mut self, verdict: Verdict, status: Option<StatusCode>) -> bool {
         let Some(ticket) = self.ticket.take() else {
+            if verdict == Verdict::Unknown {
+                self.remember();
+            }
             return false;
         };
         let end = match verdict {
             Verdict::NotExecuted { .. } => End::NotExecuted,
-            Verdict::Unknown => End::Unknown,
-            Verdict::Done => End::Settled,
+            Verdict::Done | Verdict::Unknown => End::Executed,
             // Where the body wasn't looked at, the request may have been another.
             Verdict::Rejected
-                if self.knows_body && status.is_some_and(Verdict::is_about_request) =>
+                if ticket.knows_body() && status.is_some_and(Verdict::is_about_request) =>
             {
-                End::Settled
+                End::Refused
             }
             Verdict::Rejected => End::TurnedAway,
         };
-        ticket.settle(end) && end != End::Unknown
+        ticket.settle(end)
+    }
+
+    /// The key was made here, and is about to be told to the caller, who may
+    /// repeat the call with it.
+    fn remember(&self) {
+        if let (Some(memory), Some(key)) = (&self.keys.memory, &self.key) {
+            let life = self.keys.dialect.life;
+            let since = key.forgotten_at().and_then(|end| end.checked_sub(life));
+            memory.tell(key, since.map_or_else(Instant::now, Instant::from_std));
+        }
     }
 }
 

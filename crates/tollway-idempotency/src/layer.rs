@@ -22,8 +22,8 @@ pub struct IdempotencyKeyLayer<G = UuidV7> {
 }
 
 impl IdempotencyKeyLayer {
-    /// How many keys given by callers are remembered, unless said otherwise: at
-    /// least 8192 and at most twice as many, in about 2 MB.
+    /// How many keys are remembered, unless said otherwise: at least 8192 and at
+    /// most twice as many, in about 2 MB.
     pub const DEFAULT_REMEMBERED: usize = 8192;
 
     /// Keys in the [default dialect](Dialect::default), UUIDs of version 7.
@@ -63,11 +63,11 @@ impl<G> IdempotencyKeyLayer<G> {
         }
     }
 
-    /// At least this many of the keys that callers give are remembered, and at
-    /// most twice as many, about 100 bytes each, so that one which comes back
-    /// with another payload, or too late, is refused. Beyond it the keys that
-    /// weren't used for the longest time are forgotten, and only the provider
-    /// can refuse them. Zero remembers none.
+    /// At least this many of the keys that callers give, or were told with an
+    /// unknown outcome, are remembered, and at most twice as many, about 100 bytes
+    /// each, so that one which comes back with another payload, or too late, is
+    /// refused. Beyond it the keys that weren't used for the longest time are
+    /// forgotten, and only the provider can refuse them. Zero remembers none.
     #[must_use]
     pub fn remember(mut self, keys: usize) -> Self {
         self.memory = (keys > 0).then(|| Arc::new(Memory::new(keys)));

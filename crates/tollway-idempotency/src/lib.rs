@@ -93,12 +93,14 @@
 //!   for before stays refused.
 //! - A call that certainly had no effect, or was dropped before it left, frees
 //!   its key. One dropped in flight doesn't, nor one whose outcome is unknown.
-//! - A repeat of such a call is in doubt with it. Where it isn't executed, or is
-//!   turned away by a 401 or a 409, its outcome is unknown all the same: the
-//!   payment may have been made. A success clears the doubt, and so does a
+//! - No call denies what another one with its key has done, or may have done, or
+//!   may be doing at that moment. Where it isn't executed itself, or is turned
+//!   away by a 401 or a 409, its outcome is unknown all the same: the payment may
+//!   have been made. A repeat that is answered says what came of it. So does a
 //!   refusal of the request itself
-//!   ([400, 402, 422](tollway_core::Verdict::is_about_request)). Only one that
-//!   ends while its own body is still read says what it says of itself alone.
+//!   ([400, 402, 422](tollway_core::Verdict::is_about_request)), which speaks for
+//!   all that have the key. Only one that ends while its own body is still read
+//!   says what it says of itself alone.
 //!
 //! A body that says how long it is, up to [64 KiB](Dialect::MAX_BODY), is read
 //! for that before the call. A longer one, or a stream, is never held back: its
@@ -106,8 +108,9 @@
 //! [bounded](IdempotencyKeyLayer::remember) and lives in this process; beyond
 //! it the provider's own check remains, and the verdict on a repeat is on that
 //! call alone: a process that was restarted must not take "not executed" for
-//! "not paid". Keys made here are not remembered, as they can't have stood for
-//! anything before.
+//! "not paid". A key made here can't have stood for anything before. It is
+//! remembered once its caller is told that the outcome is unknown, since then it
+//! may come back.
 //!
 //! # Telemetry
 //!

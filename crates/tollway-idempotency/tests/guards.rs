@@ -92,6 +92,22 @@ fn pay(key: &str, path: &str, body: &'static str) -> Request<Full<Bytes>> {
         .unwrap()
 }
 
+/// A body that doesn't say how long it is.
+#[derive(Clone, Default)]
+struct Unsized(Full<Bytes>);
+
+impl http_body::Body for Unsized {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, Self::Error>>> {
+        std::pin::Pin::new(&mut self.0).poll_frame(cx)
+    }
+}
+
 async fn call(
     service: &Guarded,
     key: &str,
@@ -252,24 +268,22 @@ async fn verdict(layer: &IdempotencyKeyLayer, status: u16) -> Verdict {
 #[tokio::test(start_paused = true)]
 async fn what_an_earlier_call_with_its_key_may_have_done_is_not_denied() {
     let not_executed = |verdict| matches!(verdict, Verdict::NotExecuted { .. });
-    for first in [0, 2, 503] {
+    // Dropped in flight, failed, unknown, or done.
+    for first in [0, 2, 503, 200] {
         let layer = IdempotencyKeyLayer::new();
+        verdict(&layer, first).await;
         // Not executed, turned away, or unknown themselves.
-        for then in [first, 1, 429, 401, 403, 404, 409, 307, 502] {
+        for then in [1, 429, 401, 403, 404, 409, 307, 502] {
             let seen = verdict(&layer, then).await;
             assert_eq!(seen, Verdict::Unknown, "{first}, {then}");
         }
+        assert_eq!(verdict(&layer, 200).await, Verdict::Done);
     }
-    // Of these each speaks for the calls before it.
-    for (settled, expected) in [
-        (200, Verdict::Done),
-        (400, Verdict::Rejected),
-        (402, Verdict::Rejected),
-        (422, Verdict::Rejected),
-    ] {
+    // These speak for the calls before them.
+    for settled in [400, 402, 422] {
         let layer = IdempotencyKeyLayer::new();
         assert_eq!(verdict(&layer, 0).await, Verdict::Unknown);
-        assert_eq!(verdict(&layer, settled).await, expected);
+        assert_eq!(verdict(&layer, settled).await, Verdict::Rejected);
         assert!(not_executed(verdict(&layer, 429).await));
         assert_eq!(verdict(&layer, 401).await, Verdict::Rejected);
     }
@@ -278,6 +292,108 @@ async fn what_an_earlier_call_with_its_key_may_have_done_is_not_denied() {
     assert_eq!(verdict(&layer, 401).await, Verdict::Rejected);
     assert!(not_executed(verdict(&layer, 1).await));
     assert_eq!(verdict(&layer, 404).await, Verdict::Rejected);
+}
+
+/// Two workers have the same payment. One is throttled while the other one's
+/// request is at the provider, or about to go there.
+#[tokio::test(start_paused = true)]
+async fn what_another_call_with_its_key_may_be_doing_is_not_denied() {
+    for then in [1, 429, 401, 409] {
+        let layer = IdempotencyKeyLayer::new();
+        let service = layer.layer(Gateway::answering(0));
+        let mut other = tokio_test::task::spawn(call(&service, "a-key", "/p", "{}"));
+        assert!(other.poll().is_pending());
+        assert_eq!(verdict(&layer, then).await, Verdict::Unknown, "{then}");
+        // Its answer would be this one.
+        assert_eq!(verdict(&layer, 402).await, Verdict::Rejected);
+    }
+}
+
+/// Its caller was told the key, to repeat the call with it, and does.
+#[tokio::test(start_paused = true)]
+async fn what_a_call_with_a_new_key_may_have_done_is_not_denied() {
+    let short = Dialect::default().life(DAY / 2);
+    for (dialect, life) in [(Dialect::default(), DAY), (short, DAY / 2)] {
+        for first in [2, 503] {
+            let layer = IdempotencyKeyLayer::new().dialect(dialect.clone());
+            let new = Request::post("/p").body(Full::<Bytes>::from("{}")).unwrap();
+            let told = match layer.layer(Gateway::answering(first)).oneshot(new).await {
+                Ok(response) => IdempotencyKey::of(response.extensions()).cloned(),
+                Err(error) => key_of(&*error).cloned(),
+            };
+            // As a text it knows nothing of its past.
+            let key = told.unwrap().as_str().to_owned();
+            for then in [429, 401] {
+                let service = layer.layer(Gateway::answering(then));
+                let response = call(&service, &key, "/p", "{}").await.unwrap();
+                assert_eq!(Verdict::of_response(&response), Verdict::Unknown);
+            }
+            let service = layer.layer(Gateway::answering(200));
+            let error = call(&service, &key, "/p", "[]").await.unwrap_err();
+            assert!(refusal(&error).is_reused());
+            tokio::time::advance(life).await;
+            let error = call(&service, &key, "/p", "{}").await.unwrap_err();
+            assert!(refusal(&error).is_expired());
+        }
+    }
+}
+
+/// Whoever finds no permit in time, and hangs up, has paid nothing.
+#[tokio::test(start_paused = true)]
+async fn a_call_given_up_before_it_was_sent_leaves_no_doubt() {
+    let layer = IdempotencyKeyLayer::new();
+    let mut cx = Context::from_waker(std::task::Waker::noop());
+    // What it waits for, poll by poll, and whether it may have been sent.
+    let cases: [(&'static [Option<Phase>], bool); 6] = [
+        (&[], true),
+        (&[Some(Phase::Permit)], false),
+        (&[Some(Phase::Permit), Some(Phase::Connect)], false),
+        (&[Some(Phase::Connect), Some(Phase::Send)], true),
+        (&[Some(Phase::Permit), None], true),
+        // Waiting for the permit of its second attempt.
+        (&[Some(Phase::Head), Some(Phase::Permit)], true),
+    ];
+    for (phases, sent) in cases {
+        let inner = tower::service_fn(move |_: Request<KeyBody<Unsized>>| {
+            let mut phases = phases.iter();
+            poll_fn(move |_| match phases.next().copied().flatten() {
+                Some(phase) => phase.pending::<Result<Response<()>, BoxError>>(),
+                None => Poll::Pending,
+            })
+        });
+        let key = format!("{phases:?}").replace(' ', "");
+        let mut service = layer.layer(inner);
+        {
+            // A body of unknown length: the inner service is called at once.
+            assert!(service.poll_ready(&mut cx).is_ready());
+            let request = pay(&key, "/p", "{}").map(|_| Unsized::default());
+            let mut call = pin!(service.call(request));
+            for _ in phases {
+                let _stale = Phase::Permit.pending::<()>();
+                assert!(call.as_mut().poll(&mut cx).is_pending());
+            }
+        }
+        let service = layer.layer(Gateway::answering(429));
+        let request = pay(&key, "/p", "{}").map(|_| Unsized::default());
+        let response = service.oneshot(request).await.unwrap();
+        let doubt = Verdict::of_response(&response) == Verdict::Unknown;
+        assert_eq!(doubt, sent, "{phases:?}");
+    }
+}
+
+/// It stood for this payload in an earlier life, and for another one now.
+#[tokio::test(start_paused = true)]
+async fn what_a_key_stood_for_before_may_have_been_done() {
+    let gateway = Gateway::answering(200);
+    let service = guarded(&gateway);
+    call(&service, "k", "/p", "{}").await.unwrap();
+    tokio::time::advance(DAY).await;
+    call(&service, "k", "/p", "[]").await.unwrap();
+    let error = call(&service, "k", "/p", "{}").await.unwrap_err();
+    assert!(refusal(&error).is_expired());
+    assert_eq!(Verdict::of_error(&*error), Verdict::Unknown);
+    let error = call(&service, "k", "/p", "0").await.unwrap_err();
+    assert!(refusal(&error).is_reused());
 }
 
 #[tokio::test(start_paused = true)]
@@ -305,7 +421,7 @@ async fn a_doubt_comes_with_what_was_asked_for_and_is_told() {
     let doubt = fault.source().unwrap();
     assert_eq!(
         doubt.to_string(),
-        "an earlier call with its key may have had an effect, whatever came of this one"
+        "another call with its key may have had an effect, whatever came of this one"
     );
     let cause = Fault::find(doubt).unwrap();
     assert_eq!(cause.verdict(), Verdict::NO_EFFECT);
@@ -339,7 +455,14 @@ async fn a_call_whose_key_is_in_doubt_is_not_said_to_wait_for_a_permit() {
         poll_fn(|_| Phase::Permit.pending::<Result<Response<()>, BoxError>>())
     });
     let mut cx = Context::from_waker(std::task::Waker::noop());
-    for (key, phase) in [("another", Phase::Permit), ("a-key", Phase::Head)] {
+    let busy = layer.layer(Gateway::answering(0));
+    let mut under_way = tokio_test::task::spawn(call(&busy, "b-key", "/p", "{}"));
+    assert!(under_way.poll().is_pending());
+    for (key, phase) in [
+        ("another", Phase::Permit),
+        ("a-key", Phase::Head),
+        ("b-key", Phase::Head),
+    ] {
         let mut service = layer.layer(permit);
         assert!(service.poll_ready(&mut cx).is_ready());
         let mut call = pin!(service.call(pay(key, "/p", "{}")));
@@ -391,18 +514,6 @@ async fn a_call_dropped_before_it_left_leaves_no_trace() {
 
 #[tokio::test(start_paused = true)]
 async fn a_body_of_unknown_length_stands_for_its_method_and_path_alone() {
-    #[derive(Clone)]
-    struct Unsized(Full<Bytes>);
-    impl http_body::Body for Unsized {
-        type Data = Bytes;
-        type Error = std::convert::Infallible;
-        fn poll_frame(
-            mut self: std::pin::Pin<&mut Self>,
-            cx: &mut Context<'_>,
-        ) -> Poll<Option<Result<http_body::Frame<Bytes>, Self::Error>>> {
-            std::pin::Pin::new(&mut self.0).poll_frame(cx)
-        }
-    }
     let gateway = Gateway::answering(200);
     let service = guarded(&gateway);
     for body in ["a", "b"] {
