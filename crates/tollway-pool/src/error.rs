@@ -50,6 +50,8 @@ pub(crate) enum Kind {
     /// What came can't be read as HTTP.
     Garbled,
     Body,
+    /// The peer ended the response early, and called that no error.
+    Cut,
 }
 
 impl PoolError {
@@ -66,7 +68,7 @@ impl PoolError {
             Kind::Refused => (Verdict::NO_EFFECT, Phase::Head),
             Kind::Send => (Verdict::Unknown, Phase::Send),
             Kind::Head | Kind::Garbled => (Verdict::Unknown, Phase::Head),
-            Kind::Body => (Verdict::Unknown, Phase::Body),
+            Kind::Body | Kind::Cut => (Verdict::Unknown, Phase::Body),
         };
         let mut fault = Fault::new(verdict).in_phase(phase);
         if let Kind::Draining = kind {
@@ -143,7 +145,10 @@ impl PoolError {
     /// awaited or read, or what came can't be read as HTTP.
     #[must_use]
     pub fn is_read(&self) -> bool {
-        matches!(self.0.kind, Kind::Head | Kind::Garbled | Kind::Body)
+        matches!(
+            self.0.kind,
+            Kind::Head | Kind::Garbled | Kind::Body | Kind::Cut
+        )
     }
 
     /// It took too long to get a connection: the deadline passed, nothing came
@@ -252,6 +257,10 @@ impl fmt::Display for PoolError {
             Kind::Body => write!(
                 f,
                 "the connection to {host} broke before the response was complete"
+            ),
+            Kind::Cut => write!(
+                f,
+                "{host} ended the stream before the response was complete, though without an error"
             ),
         }
     }

@@ -597,6 +597,66 @@ async fn a_stream_that_breaks_off_in_its_answer_leaves_the_connection_in_use() {
     assert_eq!(server.seen.accepted(), 1);
 }
 
+/// hyper takes it for the answer's end.
+#[tokio::test]
+async fn an_answer_that_is_cut_off_without_an_error_is_not_taken_for_complete() {
+    // 200, with five bytes to come or with as many as there are.
+    let heads = [
+        &[0, 0, 5, 1, 4, 0, 0, 0, 1, 0x88, 0x0f, 0x0d, 1, b'5'][..],
+        &[0, 0, 1, 1, 4, 0, 0, 0, 1, 0x88],
+    ];
+    for (head, body) in heads
+        .into_iter()
+        .flat_map(|head| [(head, ""), (head, "pay")])
+    {
+        let server = Server::raw(move |mut stream, _| async move {
+            let _ = stream.write_all(SETTINGS).await;
+            headers_of(&mut stream, 1).await;
+            let data = [0, 0, 2, 0, 0, 0, 0, 0, 1, b'o', b'k'];
+            let cut_off = [head, &data, &reset(1, 0)].concat();
+            let _ = stream.write_all(&cut_off).await;
+            let _ = stream.read_to_end(&mut Vec::new()).await;
+        })
+        .await;
+        let pool = pool().protocol(Protocol::Http2Only).build().unwrap();
+        let error = fetch(&pool, post(server.uri("/"), body)).await.unwrap_err();
+        assert!(error.is_read(), "{error:?}");
+        assert_eq!(error.verdict(), Verdict::Unknown);
+        assert!(error.to_string().contains("before the response was"));
+        // The others on the connection go on.
+        assert_eq!(pool.stats().total().calls(), 0);
+        assert_eq!(pool.stats().total().idle(), 1);
+    }
+}
+
+/// As RFC 9113, 8.1 has it: so that it isn't sent the rest.
+#[tokio::test]
+async fn a_peer_that_has_answered_may_stop_the_request() {
+    let server = Server::raw(|mut stream, _| async move {
+        let _ = stream.write_all(SETTINGS).await;
+        for id in [1, 3] {
+            headers_of(&mut stream, id).await;
+            let start = [0, 0, 1, 1, 4, 0, 0, 0, id, 0x88];
+            let data = [0, 0, 2, 0, 1, 0, 0, 0, id, b'o', b'k'];
+            let answer = [&start[..], &data, &reset(id, 0)].concat();
+            let _ = stream.write_all(&answer).await;
+        }
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+    })
+    .await;
+    let pool = Pool::builder().plain_http(true);
+    let pool = pool.protocol(Protocol::Http2Only).build().unwrap();
+    for _ in 0..2 {
+        let late = FailingLate(Box::pin(sleep(Duration::from_secs(3600))));
+        let request = Request::post(server.uri("/")).body(late).unwrap();
+        let response = pool.clone().oneshot(request).await.unwrap();
+        let answer = response.into_body().collect().await.unwrap();
+        assert_eq!(answer.to_bytes(), "ok");
+        until(|| pool.stats().total().calls() == 0).await;
+    }
+    assert_eq!(server.seen.accepted(), 1);
+}
+
 /// `SETTINGS_MAX_CONCURRENT_STREAMS`.
 const fn allow(calls: u8) -> [u8; 15] {
     [0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, calls]
