@@ -10,9 +10,9 @@ use crate::host::Host;
 use crate::key::Key;
 
 /// HTTP/1.1 wants the path in its first line, and the host in a header. A
-/// proxy that passes plain HTTP on wants the whole URL. Versions that it can't
-/// say, such as that of a request which came in over HTTP/3, hyper would take
-/// for a bug.
+/// proxy that passes plain HTTP on wants the whole URL. The version is the
+/// connection's: that of a request which came in over HTTP/3 hyper would take for
+/// a bug, and to one of HTTP/1.0 it gives no body whose size it doesn't know.
 pub(crate) fn address_h1<B>(request: &mut Request<B>, host: &Host<B>, proxied: Option<&ProxyAuth>) {
     if let Some(ProxyAuth(auth)) = proxied {
         address_proxy(request, host, auth.as_ref());
@@ -22,9 +22,7 @@ pub(crate) fn address_h1<B>(request: &mut Request<B>, host: &Host<B>, proxied: O
             *request.uri_mut() = path.into();
         }
     }
-    if request.version() != Version::HTTP_10 {
-        *request.version_mut() = Version::HTTP_11;
-    }
+    *request.version_mut() = Version::HTTP_11;
     if let Entry::Vacant(vacant) = request.headers_mut().entry(HOST) {
         vacant.insert(host.header.clone());
     }

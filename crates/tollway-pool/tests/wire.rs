@@ -13,12 +13,15 @@ use http::header::HOST;
 use http::{Method, Request, StatusCode, Version};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use support::{Server, Tls, fetch, get, pool, post, send, serve_http1, serve_http2, text, until};
+use support::{
+    Body, Server, Tls, fetch, get, pool, post, send, serve_http1, serve_http2, text, until,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Notify;
 use tokio_rustls::TlsAcceptor;
 use tollway_core::Verdict;
-use tollway_pool::Protocol;
+use tollway_pool::{Pool, Protocol};
+use tower::ServiceExt;
 
 /// Answers each request with the next of `answers`, all on one connection, and
 /// closes it after the last where `closes`.
@@ -282,13 +285,19 @@ async fn an_answer_before_the_request_was_sent_whole_is_not_lost() {
 
 #[tokio::test]
 async fn a_request_of_any_version_is_sent_in_the_connections_own() {
-    let echo = |request: http::Request<hyper::body::Incoming>| async move {
-        text(format!("{:?}", request.version()))
+    let echo = |request: Request<Incoming>| async move {
+        let version = request.version();
+        let body = request.into_body().collect().await.unwrap().to_bytes();
+        text(format!("{version:?} {body:?}"))
     };
     let http1 = Server::http1(echo).await;
     let http2 = Server::http2(100, echo).await;
-    for (server, protocol) in [(http1, Protocol::Http1Only), (http2, Protocol::Http2Only)] {
-        let pool = pool().protocol(protocol).build().unwrap();
+    for (server, protocol, sent) in [
+        (http1, Protocol::Http1Only, "HTTP/1.1 b\"pay\""),
+        (http2, Protocol::Http2Only, "HTTP/2.0 b\"pay\""),
+    ] {
+        let pool = Pool::builder().plain_http(true).protocol(protocol);
+        let pool = pool.build().unwrap();
         for version in [
             Version::HTTP_09,
             Version::HTTP_10,
@@ -296,18 +305,15 @@ async fn a_request_of_any_version_is_sent_in_the_connections_own() {
             Version::HTTP_2,
             Version::HTTP_3,
         ] {
-            let mut request = get(server.uri("/"));
+            // Nobody knows its size, which HTTP/1.0 would have to be told.
+            let body = Body::from("pay").map_frame(|frame| frame);
+            let mut request = Request::post(server.uri("/")).body(body).unwrap();
             *request.version_mut() = version;
-            let sent = match (protocol, version) {
-                (Protocol::Http2Only, _) => "HTTP/2.0",
-                (_, Version::HTTP_10) => "HTTP/1.0",
-                _ => "HTTP/1.1",
-            };
-            assert_eq!(fetch(&pool, request).await.unwrap().body, sent);
+            let response = pool.clone().oneshot(request).await.unwrap();
+            let answer = response.into_body().collect().await.unwrap();
+            assert_eq!(answer.to_bytes(), sent, "{version:?}");
         }
-        // One that says HTTP/1.0 doesn't ask for its connection to be kept.
-        let connections = 1 + usize::from(protocol == Protocol::Http1Only);
-        assert_eq!(server.seen.accepted(), connections);
+        assert_eq!(server.seen.accepted(), 1);
     }
 }
 
