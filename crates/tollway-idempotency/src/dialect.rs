@@ -175,6 +175,10 @@ impl Dialect {
 
     /// How long the provider remembers a key after its first use:
     /// [`DEFAULT_LIFE`](Self::DEFAULT_LIFE) unless said.
+    ///
+    /// No call should be given as long: of two that have one key at the same
+    /// time, the first could still wait to be sent when the provider has
+    /// forgotten the second.
     #[must_use]
     pub fn life(mut self, life: Duration) -> Self {
         self.life = life;

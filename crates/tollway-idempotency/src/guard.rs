@@ -172,8 +172,8 @@ impl Guard {
     /// Whether a call under way with this key isn't the only one that may have
     /// had an effect, or have one yet.
     pub(crate) fn is_in_doubt(&self, key: Digest, since: Instant) -> bool {
-        let known = self.find(key).filter(|known| known.since == since);
-        known.is_some_and(|known| known.executed || known.in_flight > 1)
+        self.find(key)
+            .is_some_and(|known| known.executed || known.in_flight > 1 || known.since != since)
     }
 
     /// A call that was let go has ended. One that was certainly not executed
@@ -185,10 +185,15 @@ impl Guard {
         } else {
             &mut self.old
         };
-        let Some(this) = generation.get_mut(&key).filter(|u| u.since == since) else {
-            // Forgotten at the bound, or replaced after its life.
+        let denies = matches!(end, End::NotExecuted | End::TurnedAway);
+        let Some(this) = generation.get_mut(&key) else {
+            // Forgotten at the bound.
             return false;
         };
+        if this.since != since {
+            // Replaced after its life, and what it stood for with it.
+            return denies;
+        }
         this.in_flight = this.in_flight.saturating_sub(1);
         this.left |= end != End::NotExecuted;
         match end {
@@ -200,7 +205,7 @@ impl Guard {
         if !this.left && this.in_flight == 0 {
             generation.remove(&key);
         }
-        others && matches!(end, End::NotExecuted | End::TurnedAway)
+        denies && others
     }
 
     #[cfg(test)]
@@ -387,7 +392,9 @@ mod tests {
         guard
             .admit(digest(1), digest(2), LIFE, later)
             .expect("new to the provider");
-        guard.settle(digest(1), old, End::NotExecuted);
+        // Nor does it deny what others of its time may have done.
+        assert!(guard.is_in_doubt(digest(1), old));
+        assert!(guard.settle(digest(1), old, End::NotExecuted));
         let other = guard.admit(digest(1), digest(3), LIFE, later);
         assert_eq!(other, Err(Refusal::Reused));
     }
@@ -504,7 +511,8 @@ mod tests {
                         let (key, since) = open.swap_remove(nth % open.len());
                         let doubtful = guard.is_in_doubt(digest(key), since);
                         let denies = guard.settle(digest(key), since, end);
-                        if let Some(entry) = naive.get_mut(&key).filter(|e| e.since == since) {
+                        let entry = naive.get_mut(&key);
+                        if let Some(entry) = entry.filter(|entry| entry.since == since) {
                             entry.open -= 1;
                             entry.left |= end != End::NotExecuted;
                             let others = entry.executed || entry.open > 0;
