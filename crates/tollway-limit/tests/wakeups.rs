@@ -460,6 +460,26 @@ fn without_a_runtime_one_may_wait_while_others_see_to_the_time() {
     assert_pending!(outside.poll());
 }
 
+/// And once they don't any more, those outside hear of it, each time.
+#[test]
+fn without_a_runtime_one_hears_that_nobody_sees_to_the_time() {
+    let limits = Limits::builder().every_call(Quota::new(1, millis(1000)).shape(Shape::Burst));
+    let limits = limits.build().unwrap();
+    let call = call("/");
+    let permit = limits.try_acquire(&call, Instant::now().into_std());
+    let mut outside = task::spawn(limits.acquire(&call));
+    assert_pending!(outside.poll());
+    drop(permit);
+    let runtime = runtime();
+    for _ in 0..3 {
+        assert!(outside.is_woken());
+        let mut inside = task::spawn(limits.acquire(&call));
+        runtime.block_on(async { assert_pending!(inside.poll()) });
+        assert_pending!(outside.poll());
+        assert!(!outside.is_woken());
+    }
+}
+
 /// Whoever has left waits for no time any more.
 #[test]
 fn without_a_runtime_one_may_wait_though_others_have_waited_for_the_time() {
