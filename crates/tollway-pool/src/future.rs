@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use http::header::UPGRADE;
-use http::{Method, Request, Response};
+use http::header::{CONTENT_LENGTH, UPGRADE};
+use http::{HeaderValue, Method, Request, Response};
 use http_body::Body;
 use tokio::time::Instant;
 use tollway_core::{BoxError, Deadline, Phase, recent};
@@ -81,15 +81,30 @@ where
     }
 }
 
-/// What would turn the connection into something else than a pool's.
-fn unsupported<B>(request: &Request<B>) -> Option<&'static str> {
+/// What would turn the connection into something else than a pool's, or be half a
+/// request.
+fn unsupported<B: Body>(request: &Request<B>) -> Option<&'static str> {
     if request.method() == Method::CONNECT {
         Some("a pool opens no tunnels with CONNECT: give it a connector that does")
     } else if request.headers().contains_key(UPGRADE) {
         Some("a pool can't upgrade its connections to another protocol: remove the upgrade header")
+    } else if !request.body().is_end_stream()
+        && let Some(stated) = request.headers().get(CONTENT_LENGTH)
+        && !is_size_of(stated, request.body())
+    {
+        Some("the request's content-length header isn't its body's size: leave it out")
     } else {
         None
     }
+}
+
+/// hyper takes the caller's word for it over HTTP/1.1, cuts the body or has the
+/// peer wait for more.
+#[cold]
+fn is_size_of<B: Body>(stated: &HeaderValue, body: &B) -> bool {
+    let stated = stated.to_str().ok().and_then(|text| text.parse().ok());
+    let size = body.size_hint().exact();
+    size.is_none() || size == stated
 }
 
 impl<B> Stage<B>

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::HOST;
+use http::header::{CONTENT_LENGTH, HOST};
 use http::{Method, Request, StatusCode, Version};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -315,6 +315,32 @@ async fn a_request_of_any_version_is_sent_in_the_connections_own() {
         }
         assert_eq!(server.seen.accepted(), 1);
     }
+}
+
+/// Less than the body would cut that, and more would have the peer wait.
+#[tokio::test]
+async fn a_body_that_is_not_as_long_as_its_header_says_is_refused() {
+    for protocol in [Protocol::Http1Only, Protocol::Http2Only] {
+        let pool = pool().protocol(protocol).build().unwrap();
+        for (length, body) in [
+            ("5", "amount=1100"),
+            ("0", "amount=1100"),
+            ("12", "amount=1100"),
+            ("-11", "amount=1100"),
+        ] {
+            let mut request = post("http://127.0.0.1:1/".parse().unwrap(), body);
+            let stated = length.parse().unwrap();
+            request.headers_mut().insert(CONTENT_LENGTH, stated);
+            let error = send(&pool, request).await.unwrap_err();
+            assert_eq!(error.verdict(), Verdict::Rejected, "{length}: {error}");
+            assert!(error.to_string().contains("content-length"), "{error}");
+        }
+    }
+    let mut request = post("/".parse().unwrap(), "amount=1100");
+    let stated = "11".parse().unwrap();
+    request.headers_mut().insert(CONTENT_LENGTH, stated);
+    let head = head_of(request).await;
+    assert!(head.contains("\r\ncontent-length: 11\r\n"), "{head}");
 }
 
 #[tokio::test]
