@@ -258,7 +258,10 @@ impl Routes {
             match (&rule.target, home) {
                 (Target::Endpoints(of), Home::One(meter)) => {
                     for endpoint in of {
-                        if let Some(&endpoint) = by_endpoint.get(endpoint) {
+                        // It may be named twice.
+                        if let Some(&endpoint) = by_endpoint.get(endpoint)
+                            && !plans[endpoint].contains(meter)
+                        {
                             plans[endpoint].push(*meter);
                         }
                     }

@@ -328,6 +328,15 @@ async fn what_was_never_sent_takes_no_place() {
     }
 }
 
+#[test]
+fn an_endpoint_that_is_named_twice_takes_one_place() {
+    let named = || [(); 2].map(|()| Endpoint::get("/a"));
+    let limits = Limits::builder().endpoints(named(), Quota::concurrent(1));
+    let limits = limits.build().unwrap();
+    let _permit = limits.try_acquire(&call("/a"), Instant::now().into_std());
+    assert_eq!(limits.snapshot().quotas[0].in_flight, 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_resource_s_refusal_pauses_its_key_and_endpoint_quotas() {
     for asked in [None, Some(millis(700))] {
