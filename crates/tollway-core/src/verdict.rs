@@ -51,6 +51,22 @@ pub enum Scope {
     Resource,
 }
 
+impl Scope {
+    /// The stable name, for telemetry: `endpoint_rate`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Call => "call",
+            Self::Unspecified => "unspecified",
+            Self::GlobalRate => "global_rate",
+            Self::EndpointRate => "endpoint_rate",
+            Self::GlobalConcurrency => "global_concurrency",
+            Self::EndpointConcurrency => "endpoint_concurrency",
+            Self::Resource => "resource",
+        }
+    }
+}
+
 impl Verdict {
     /// Not executed, for a reason that concerns this call alone, with no delay
     /// asked for: a connect error, a request that was never written.

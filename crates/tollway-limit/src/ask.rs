@@ -224,8 +224,7 @@ impl Shared {
             Admission::QueueFull(wait) => RateLimitError::queue_full(Duration::from_nanos(wait)),
             Admission::TooLate(wait) => RateLimitError::deadline(Some(Duration::from_nanos(wait))),
         };
-        tracing::debug!(target: "tollway::limit", { tollway.limit.reason = %error }, "gave no permit");
-        Asked::Refused(error)
+        Asked::Refused(error.told())
     }
 
     /// When an attempt that may go by `now` is sent. What the poll under way has

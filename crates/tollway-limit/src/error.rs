@@ -28,6 +28,17 @@ enum Reason {
     Deadline,
 }
 
+impl Reason {
+    /// The stable name, for telemetry.
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::NotNow => "not_now",
+            Self::QueueFull => "queue_full",
+            Self::Deadline => "deadline",
+        }
+    }
+}
+
 impl RateLimitError {
     pub(crate) fn not_now(wait: Duration) -> Self {
         Self::new(Reason::NotNow, Some(wait))
@@ -52,6 +63,19 @@ impl RateLimitError {
             wait,
             fault: Fault::new(verdict).in_phase(Phase::Permit),
         }))
+    }
+
+    /// The same, once whoever listens has been told.
+    pub(crate) fn told(self) -> Self {
+        tracing::debug!(
+            target: "tollway::limit",
+            {
+                tollway.limit.reason = self.0.reason.as_str(),
+                tollway.limit.wait = self.0.wait.map(|wait| wait.as_secs_f64()),
+            },
+            "gave no permit"
+        );
+        self
     }
 
     /// Whether the deadline passes, or has passed, before a permit is free.

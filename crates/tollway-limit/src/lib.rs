@@ -105,9 +105,11 @@
 //!
 //! `tracing` events under the target `tollway::limit`, durations in seconds:
 //! `waited for a permit` (debug, `tollway.limit.wait`), `gave no permit` (debug,
-//! `tollway.limit.reason`), and `the provider refused an attempt` (info,
-//! `tollway.limit.scope`, `tollway.limit.retry_after`, and `tollway.limit.pause`:
-//! for how long the quotas that the scope names pause, if any does).
+//! `tollway.limit.reason`: `deadline`, `queue_full` or `not_now`, and
+//! `tollway.limit.wait`: how long the wait would have been, if that is known), and
+//! `the provider refused an attempt` (info, `tollway.limit.scope`,
+//! `tollway.limit.retry_after`, and `tollway.limit.pause`: for how long the quotas
+//! that the scope names pause, if any does).
 //! [`Limits::snapshot`] has the state of every quota.
 //!
 //! # Without tokio

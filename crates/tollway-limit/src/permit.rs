@@ -216,7 +216,7 @@ impl Permit {
             tracing::info!(
                 target: "tollway::limit",
                 {
-                    tollway.limit.scope = ?scope,
+                    tollway.limit.scope = scope.as_str(),
                     tollway.limit.retry_after = retry_after.map(|after| after.as_secs_f64()),
                     tollway.limit.pause = paused.map(|pause| pause.as_secs_f64()),
                 },

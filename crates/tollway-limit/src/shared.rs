@@ -162,9 +162,10 @@ impl Shared {
                     at,
                 )))
             }
-            Fate::TooLate { wait } => Some(Err(RateLimitError::deadline(
-                (wait > 0).then(|| Duration::from_nanos(wait)),
-            ))),
+            Fate::TooLate { wait } => {
+                let wait = (wait > 0).then(|| Duration::from_nanos(wait));
+                Some(Err(RateLimitError::deadline(wait).told()))
+            }
             Fate::Void | Fate::Waiting(_) => None,
         })
     }

@@ -46,14 +46,20 @@ async fn waits_refusals_and_pauses_are_told() {
         retry_after: None,
         scope: Scope::GlobalRate,
     });
-    let soon = Deadline::after(Instant::now(), Duration::from_secs(2)).unwrap();
-    assert!(limits.acquire(&call.deadline(soon)).await.is_err());
+    let soon = || Deadline::after(Instant::now(), Duration::from_secs(2)).unwrap();
+    assert!(limits.acquire(&call.deadline(soon())).await.is_err());
     // A lock on one object pauses nothing.
     let permit = limits.acquire(&call).await.unwrap();
     permit.over(Verdict::NotExecuted {
         retry_after: Some(Duration::from_secs(1)),
         scope: Scope::Call,
     });
+    // One that waits for an attempt in flight learns only at its deadline.
+    let busy = Limits::builder().every_call(Quota::concurrent(1));
+    let busy = busy.build().unwrap();
+    let held = busy.acquire(&call).await.unwrap();
+    assert!(busy.acquire(&call.deadline(soon())).await.is_err());
+    drop(held);
     drop(guard);
 
     let text = String::from_utf8(captured.0.lock().unwrap().clone()).unwrap();
@@ -62,19 +68,21 @@ async fn waits_refusals_and_pauses_are_told() {
         .filter_map(|line| line.split_once("tollway::limit: "))
         .map(|(_, event)| event)
         .collect();
-    let [waited, refused, none, paused, call] = events[..] else {
+    let [waited, refused, none, paused, call, late] = events[..] else {
         panic!("{text}");
     };
     assert_eq!(waited, "waited for a permit tollway.limit.wait=1.0");
     let event = "the provider refused an attempt tollway.limit.scope=";
     assert_eq!(
         refused,
-        format!("{event}GlobalRate tollway.limit.pause=3.0")
+        format!("{event}\"global_rate\" tollway.limit.pause=3.0")
     );
-    assert!(
-        none.starts_with("gave no permit tollway.limit.reason="),
-        "{none}"
-    );
+    let no_permit = "gave no permit tollway.limit.reason=\"deadline\"";
+    assert_eq!(none, format!("{no_permit} tollway.limit.wait=3.0"));
     assert_eq!(paused, "waited for a permit tollway.limit.wait=3.0");
-    assert_eq!(call, format!("{event}Call tollway.limit.retry_after=1.0"));
+    assert_eq!(
+        call,
+        format!("{event}\"call\" tollway.limit.retry_after=1.0")
+    );
+    assert_eq!(late, no_permit);
 }
