@@ -32,7 +32,12 @@ impl Place {
         call: &Call<'_>,
         cx: &Context<'_>,
     ) -> Result<Result<Permit, Self>, RateLimitError> {
-        match shared.ask(call, || recent(now), cx.waker()) {
+        Self::of(shared.ask(call, || recent(now), cx.waker()))
+    }
+
+    #[inline]
+    fn of(asked: Asked) -> Result<Result<Permit, Self>, RateLimitError> {
+        match asked {
             Asked::Granted(permit) => Ok(Ok(permit)),
             Asked::Refused(error) => Err(error),
             Asked::Waits(shared, waiter) => {
@@ -47,7 +52,8 @@ impl Place {
         }
     }
 
-    /// Where the rules have changed, `call` asks again.
+    /// Where the rules have changed, or a quota has paused, `call` asks again, and
+    /// comes where it was.
     pub(crate) fn poll<'c>(
         &mut self,
         call: impl FnOnce() -> Call<'c>,
@@ -59,11 +65,16 @@ impl Place {
         let fate = self.shared.check(self.waiter, now(), cx.waker());
         self.left = fate.is_some();
         match fate {
-            Some(Some(outcome)) => return Poll::Ready(outcome),
-            Some(None) => match Self::ask(&self.shared, &call(), cx)? {
-                Ok(permit) => return Poll::Ready(Ok(permit)),
-                Err(place) => *self = place,
-            },
+            Some(Ok(outcome)) => return Poll::Ready(outcome),
+            Some(Err(ticket)) => {
+                let asked = self
+                    .shared
+                    .ask_again(&call(), ticket, || recent(now), cx.waker());
+                match Self::of(asked)? {
+                    Ok(permit) => return Poll::Ready(Ok(permit)),
+                    Err(place) => *self = place,
+                }
+            }
             None => self.shared.arm(),
         }
         Phase::Permit.pending()
@@ -85,7 +96,7 @@ impl Drop for Place {
 ///
 /// A permit that it was granted is its own from then on, as one in flight, whether
 /// it is polled or not, and whatever the deadline. (Where its quota has paused before
-/// it is polled, it asks again.) So poll it until it is ready, or drop it: a task that
+/// it is polled, it waits again, ahead of those who came later.) So poll it until it is ready, or drop it: a task that
 /// keeps it aside (a `select!` over `&mut`, a stream that isn't driven) and awaits
 /// another permit may wait for itself.
 #[derive(Debug)]

@@ -10,7 +10,7 @@ use crate::call::Call;
 use crate::directory::Directory;
 use crate::error::RateLimitError;
 use crate::express::{Express, Taken, Till};
-use crate::lanes::Plan;
+use crate::lanes::{Plan, Wish};
 use crate::limits::Core;
 use crate::permit::Permit;
 use crate::quota::{EXPRESS, level};
@@ -28,11 +28,10 @@ pub(crate) enum Asked {
     Refused(RateLimitError),
 }
 
-/// A call that asks: of which level, until when, and how to read the clock.
+/// A call that asks: for what, and how to read the clock.
 struct Asking<'a, F> {
     call: &'a Call<'a>,
-    level: usize,
-    deadline: Option<Nanos>,
+    wish: Wish,
     /// The time, once it has been read. A lent permit may be taken whatever it
     /// is, so without a deadline it seldom needs to be.
     now: Option<Nanos>,
@@ -49,8 +48,11 @@ impl<'a, F: Fn() -> Nanos> Asking<'a, F> {
         let deadline = call.deadline;
         Self {
             call,
-            level: level(call.priority),
-            deadline: deadline.map(|deadline| origin.nanos(deadline.instant())),
+            wish: Wish {
+                level: level(call.priority),
+                deadline: deadline.map(|deadline| origin.nanos(deadline.instant())),
+                ticket: None,
+            },
             now: deadline.map(|_| read()),
             read,
             is_given: false,
@@ -66,11 +68,9 @@ impl<'a, F: Fn() -> Nanos> Asking<'a, F> {
     /// Takes a lent permit, if there is one and it may.
     #[inline]
     fn take(&mut self, till: &Arc<Till>) -> Option<Permit> {
-        let is_in_time = self
-            .deadline
-            .zip(self.now)
-            .is_none_or(|(deadline, now)| deadline > now);
-        if self.level != EXPRESS || !is_in_time {
+        let deadline = self.wish.deadline.zip(self.now);
+        let is_in_time = deadline.is_none_or(|(deadline, now)| deadline > now);
+        if self.wish.level != EXPRESS || !is_in_time {
             return None;
         }
         if self.is_given && !till.is_told(self.now()) {
@@ -105,6 +105,20 @@ impl Shared {
     ) -> Asked {
         let read = || self.nanos(now());
         self.ask_for(Asking::new(self.origin, call, read, Some(waker)))
+    }
+
+    /// The same for one who has waited, and is to ask again: with this ticket.
+    pub(crate) fn ask_again(
+        self: &Arc<Self>,
+        call: &Call<'_>,
+        ticket: u64,
+        now: impl Fn() -> Instant,
+        waker: &Waker,
+    ) -> Asked {
+        let read = || self.nanos(now());
+        let mut asking = Asking::new(self.origin, call, read, Some(waker));
+        asking.wish.ticket = Some(ticket);
+        self.ask_for(asking)
     }
 
     /// Asks for a permit at a time that the caller knows, and doesn't wait.
@@ -154,7 +168,7 @@ impl Shared {
         if lent.is_some() {
             return lent;
         }
-        let (level, deadline, now) = (asking.level, asking.deadline, asking.now());
+        let (wish, now) = (asking.wish, asking.now());
         let mut core = lock(&self.core);
         let lent = till.and_then(|till| asking.take_after_all(&core, till));
         if lent.is_some() {
@@ -164,11 +178,11 @@ impl Shared {
         let now = state.meters.tick(now);
         let plan = only.as_ref()?;
         let now = sends_at(state, plan, now)?;
-        let taken = state.take_at_once(plan, level, deadline, now);
+        let taken = state.take_at_once(plan, wish.level, wish.deadline, now);
         // Copies plain numbers, where `clone` goes through an iterator.
         let plan = taken.then(|| Plan::from_slice(plan))?;
         drop(core);
-        Some(Permit::taken(Arc::clone(self), plan, level, now))
+        Some(Permit::taken(Arc::clone(self), plan, wish.level, now))
     }
 
     fn ask_at_length(self: &Arc<Self>, mut asking: Asking<'_, impl Fn() -> Nanos>) -> Asked {
@@ -192,8 +206,7 @@ impl Shared {
                 let plan = core.plan(&route, now);
                 let state = &mut core.state;
                 let now = self.sends_at(state, &plan, asking.is_given, now);
-                let (level, deadline) = (asking.level, asking.deadline);
-                let admission = state.admit(&plan, level, deadline, now, asking.waker, wakers);
+                let admission = state.admit(&plan, asking.wish, now, asking.waker, wakers);
                 let mut here = None;
                 if let Admission::Waits(waiter) = admission {
                     here = runtime();
@@ -216,7 +229,7 @@ impl Shared {
         };
         let error = match admission {
             Admission::Granted(at) => {
-                let permit = Permit::taken(Arc::clone(self), plan, asking.level, at);
+                let permit = Permit::taken(Arc::clone(self), plan, asking.wish.level, at);
                 return Asked::Granted(permit);
             }
             Admission::Waits(waiter) => return Asked::Waits(Arc::clone(self), waiter),

@@ -50,9 +50,9 @@ async fn acquire_for(limits: &Limits, call: Call<'_>) -> Permit {
             };
         };
         match limits.shared.check(waiter, now(), cx.waker()) {
-            Some(Some(Ok(permit))) => Poll::Ready(permit),
-            Some(Some(Err(error))) => panic!("{error}"),
-            Some(None) => panic!("nobody changes the rules"),
+            Some(Ok(Ok(permit))) => Poll::Ready(permit),
+            Some(Ok(Err(error))) => panic!("{error}"),
+            Some(Err(_)) => panic!("nobody changes the rules"),
             None => Poll::Pending,
         }
     })

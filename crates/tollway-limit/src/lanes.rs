@@ -1,6 +1,6 @@
 //! Who waits for what: queues of waiters that need the same permits.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::RangeInclusive;
 use std::task::Waker;
 
@@ -31,12 +31,8 @@ pub(crate) struct Lane {
     waiters: u32,
 }
 
-#[derive(Debug, Default)]
-struct Queue {
-    head: Option<u32>,
-    tail: Option<u32>,
-    len: u32,
-}
+/// Waiters by their tickets.
+type Queue = BTreeMap<u64, u32>;
 
 #[derive(Debug)]
 pub(crate) struct Waiter {
@@ -49,8 +45,6 @@ pub(crate) struct Waiter {
     pub(crate) fate: Fate,
     /// In which runtime it was polled, or [`NOWHERE`] as yet.
     pub(crate) post: u16,
-    prev: Option<u32>,
-    next: Option<u32>,
 }
 
 const NEVER: Nanos = Nanos::MAX;
@@ -60,6 +54,15 @@ impl Waiter {
     pub(crate) fn deadline(&self) -> Option<Nanos> {
         (self.deadline != NEVER).then_some(self.deadline)
     }
+}
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wish {
+    pub(crate) level: usize,
+    pub(crate) deadline: Option<Nanos>,
+    /// Of one who has waited, and is to ask again.
+    pub(crate) ticket: Option<u64>,
 }
 
 /// What became of a waiter.
@@ -77,7 +80,7 @@ pub(crate) enum Fate {
     Void,
 }
 
-/// All lanes and all waiters. Every operation takes constant time.
+/// All lanes and all waiters.
 #[derive(Debug, Default)]
 pub(crate) struct Lanes {
     lanes: Slab<Lane>,
@@ -111,7 +114,8 @@ impl Lanes {
             .get(plan)
             .and_then(|&lane| self.lanes.get(lane as usize))
             .map_or(0, |lane| {
-                lane.queues[levels].iter().map(|queue| queue.len).sum()
+                let queues = lane.queues[levels].iter();
+                index(queues.map(Queue::len).sum())
             })
     }
 
@@ -145,8 +149,8 @@ impl Lanes {
 
     /// The first of a lane's queue, with its ticket.
     pub(crate) fn head(&self, lane: u32, level: usize) -> Option<(u32, u64)> {
-        let head = self.lane(lane)?.queues[level].head?;
-        Some((head, self.waiter(head)?.ticket))
+        let (&ticket, &head) = self.lane(lane)?.queues[level].first_key_value()?;
+        Some((head, ticket))
     }
 
     /// All that wait, in the order in which they came.
@@ -157,13 +161,12 @@ impl Lanes {
         waiting.into_iter().map(|(id, _)| index(id)).collect()
     }
 
-    /// Puts a newcomer at the end of its queue. Says who it is, in which lane,
-    /// and whether the lane is new.
+    /// Puts a newcomer at the end of its queue, and who has a ticket where it was.
+    /// Says who it is, in which lane, and whether the lane is new.
     pub(crate) fn push(
         &mut self,
         plan: &Plan,
-        level: usize,
-        deadline: Option<Nanos>,
+        wish: Wish,
         now: Nanos,
         waker: Waker,
     ) -> (u32, u32, bool) {
@@ -181,25 +184,19 @@ impl Lanes {
                 (lane, true)
             }
         };
-        let queue = &mut self.lanes[lane as usize].queues[level];
+        let ticket = wish.ticket.unwrap_or(self.next_ticket);
+        self.next_ticket += u64::from(wish.ticket.is_none());
         let waiter = index(self.waiters.insert(Waiter {
             lane,
             // There are three.
-            level: u8::try_from(level).unwrap_or(u8::MAX),
-            ticket: self.next_ticket,
+            level: u8::try_from(wish.level).unwrap_or(u8::MAX),
+            ticket,
             since: now,
-            deadline: deadline.unwrap_or(NEVER),
+            deadline: wish.deadline.unwrap_or(NEVER),
             fate: Fate::Waiting(waker),
             post: NOWHERE,
-            prev: queue.tail,
-            next: None,
         }));
-        self.next_ticket += 1;
-        match queue.tail.replace(waiter) {
-            Some(tail) => self.waiters[tail as usize].next = Some(waiter),
-            None => queue.head = Some(waiter),
-        }
-        queue.len += 1;
+        self.lanes[lane as usize].queues[wish.level].insert(ticket, waiter);
         self.lanes[lane as usize].waiters += 1;
         self.waiting += 1;
         (waiter, lane, is_new)
@@ -219,23 +216,16 @@ impl Lanes {
             self.returning += 1;
         }
         let (lane, level) = (entry.lane, usize::from(entry.level));
-        let (prev, next) = (entry.prev.take(), entry.next.take());
-        if let Some(prev) = prev {
-            self.waiters[prev as usize].next = next;
-        }
-        if let Some(next) = next {
-            self.waiters[next as usize].prev = prev;
-        }
+        let ticket = entry.ticket;
         let lane = &mut self.lanes[lane as usize];
         let queue = &mut lane.queues[level];
-        if queue.head == Some(waiter) {
-            queue.head = next;
+        if queue
+            .first_key_value()
+            .is_some_and(|(&first, _)| first == ticket)
+        {
             lane.in_vain[level] = 0;
         }
-        if queue.tail == Some(waiter) {
-            queue.tail = prev;
-        }
-        queue.len -= 1;
+        queue.remove(&ticket);
         self.waiting -= 1;
         Some(waker)
     }
@@ -275,7 +265,7 @@ mod tests {
     /// A slab has up to twice as much room as it needs.
     #[test]
     fn a_waiter_is_small() {
-        assert!(size_of::<Waiter>() <= 72);
+        assert!(size_of::<Waiter>() <= 56);
     }
 
     #[test]
@@ -283,7 +273,12 @@ mod tests {
         let mut lanes = Lanes::default();
         let push = |lanes: &mut Lanes, meter| {
             let plan = Plan::from_slice(&[meter]);
-            lanes.push(&plan, 0, None, 0, Waker::noop().clone()).0
+            let wish = Wish {
+                level: 0,
+                deadline: None,
+                ticket: None,
+            };
+            lanes.push(&plan, wish, 0, Waker::noop().clone()).0
         };
         let crowd: Vec<_> = (0..5000).map(|meter| push(&mut lanes, meter)).collect();
         for waiter in crowd {

@@ -117,14 +117,14 @@ impl Shared {
         });
     }
 
-    /// What became of a waiter, if its wait is over: an outcome, or none if it is
-    /// to ask again. Otherwise `waker` will be woken.
+    /// What became of a waiter, if its wait is over: an outcome, or with which
+    /// ticket it is to ask again. Otherwise `waker` will be woken.
     pub(crate) fn check(
         self: &Arc<Self>,
         waiter: u32,
         now: Instant,
         waker: &Waker,
-    ) -> Option<Option<Result<Permit, RateLimitError>>> {
+    ) -> Option<Result<Result<Permit, RateLimitError>, u64>> {
         let mut old = None;
         let gone = self.decide(self.nanos(now), |core, now, wakers| {
             let state = &mut core.state;
@@ -155,7 +155,7 @@ impl Shared {
                     { tollway.limit.wait = waited.as_secs_f64() },
                     "waited for a permit"
                 );
-                Some(Ok(Permit::taken(
+                Ok(Ok(Permit::taken(
                     Arc::clone(self),
                     gone.plan,
                     gone.level,
@@ -164,9 +164,9 @@ impl Shared {
             }
             Fate::TooLate { wait } => {
                 let wait = (wait > 0).then(|| Duration::from_nanos(wait));
-                Some(Err(RateLimitError::deadline(wait).told()))
+                Ok(Err(RateLimitError::deadline(wait).told()))
             }
-            Fate::Void | Fate::Waiting(_) => None,
+            Fate::Void | Fate::Waiting(_) => Err(gone.ticket),
         })
     }
 

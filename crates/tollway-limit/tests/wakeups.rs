@@ -95,6 +95,19 @@ async fn whoever_is_left_unpolled_holds_up_no_others_whoever_lets_go() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn whoever_waits_sets_the_timer_without_a_task() {
+    let limits = one_a_second();
+    let call = call("/");
+    drop(limits.acquire(&call).await.unwrap());
+    let mut waits = task::spawn(limits.acquire(&call));
+    assert_pending!(waits.poll());
+    assert_pending!(waits.poll());
+    assert_eq!(Handle::current().metrics().num_alive_tasks(), 0);
+    sleep(millis(1010)).await;
+    drop(assert_ready!(waits.poll()).unwrap());
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_task_sets_the_timer_however_many_are_answered_at_once() {
     let quota = Quota::new(100, millis(1000)).shape(Shape::Burst);
     let limits = Limits::builder().every_call(quota).build().unwrap();
@@ -133,6 +146,39 @@ async fn a_permit_that_was_granted_is_kept_until_its_future_is_polled_or_dropped
             assert_eq!(start.elapsed(), millis(1000 * u64::from(is_counted)));
         }
     }
+}
+
+fn paused() -> Verdict {
+    Verdict::NotExecuted {
+        retry_after: Some(millis(1000)),
+        scope: Scope::GlobalConcurrency,
+    }
+}
+
+/// Whoever gives a permit back because of a pause doesn't fall behind those who
+/// came later, nor is there no room for it among them.
+#[tokio::test(start_paused = true)]
+async fn whoever_asks_again_after_a_pause_comes_where_it_was() {
+    let rules = Limits::builder().every_call(Quota::concurrent(2));
+    let limits = rules.max_waiting(3).build().unwrap();
+    let call = call("/");
+    let now = Instant::now().into_std();
+    let permits = [(); 2].map(|()| limits.try_acquire(&call, now).unwrap());
+    let mut waiting = [(); 4].map(|()| task::spawn(limits.acquire(&call)));
+    let [first, second] = permits;
+    for waits in &mut waiting[..3] {
+        assert_pending!(waits.poll());
+    }
+    drop(first);
+    assert!(waiting[0].is_woken());
+    // As many wait as may.
+    assert_pending!(waiting[3].poll());
+    second.over(paused());
+    assert_pending!(waiting[0].poll());
+    assert_eq!(limits.snapshot().waiting, 4);
+    sleep(millis(2000)).await;
+    let woken = waiting.each_ref().map(|waits| waits.is_woken());
+    assert_eq!(woken, [true, true, false, false]);
 }
 
 /// A share is kept for a call that waits elsewhere. When that call leaves, it is

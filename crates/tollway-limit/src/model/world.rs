@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 use super::Op;
 use super::provider::{Attempt, Provider};
 use crate::express::{Express, TILLS, Till};
-use crate::lanes::{Fate, Plan};
+use crate::lanes::{Fate, Plan, Wish};
 use crate::meter::{Meters, Role};
 use crate::quota::{EXPRESS, LEVELS, Quota, Rate, Shape};
 use crate::state::{Admission, State, Wakers};
@@ -355,8 +355,11 @@ impl World {
         let mut wakers = Wakers::new();
         let admission = self.state.admit(
             &self.plans[plan].clone(),
-            level,
-            deadline,
+            Wish {
+                level,
+                deadline,
+                ticket: None,
+            },
             now,
             Some(waker),
             &mut wakers,

@@ -14,7 +14,7 @@ use slab::Slab;
 use smallvec::SmallVec;
 
 use crate::gauge::{Full, Gauge};
-use crate::lanes::{Fate, Lanes, Plan};
+use crate::lanes::{Fate, Lanes, Plan, Wish};
 use crate::meter::{Meter, Meters};
 use crate::time::Nanos;
 
@@ -43,6 +43,7 @@ pub(crate) struct Gone {
     pub(crate) level: usize,
     pub(crate) fate: Fate,
     pub(crate) since: Nanos,
+    pub(crate) ticket: u64,
     /// Of one that waited still, to be dropped once the lock is released.
     _waker: Option<Waker>,
 }
@@ -75,12 +76,16 @@ impl State {
     pub(crate) fn admit(
         &mut self,
         plan: &Plan,
-        level: usize,
-        deadline: Option<Nanos>,
+        wish: Wish,
         now: Nanos,
         waker: Option<&Waker>,
         wakers: &mut Wakers,
     ) -> Admission {
+        let Wish {
+            level,
+            deadline,
+            ticket,
+        } = wish;
         // Those who wait and could go by now come first.
         if self.lanes.waiting() > 0 {
             self.pump(now, wakers);
@@ -88,7 +93,8 @@ impl State {
         if deadline.is_some_and(|deadline| deadline <= now) {
             return Admission::TooLate(0);
         }
-        let Some((meter, full)) = self.obstacle(plan, level, u64::MAX, now) else {
+        let Some((meter, full)) = self.obstacle(plan, level, ticket.unwrap_or(u64::MAX), now)
+        else {
             self.take(plan, level, now);
             if self.lanes.waiting() > 0 {
                 self.reconsider(plan, level, now);
@@ -96,7 +102,7 @@ impl State {
             }
             return Admission::Granted(now);
         };
-        let wait = self.least_wait(plan, level, now);
+        let wait = self.least_wait(plan, wish, now);
         if deadline.is_some_and(|deadline| deadline <= now.saturating_add(wait)) {
             return Admission::TooLate(wait);
         }
@@ -104,10 +110,10 @@ impl State {
             return Admission::NotNow(wait);
         };
         // Those who are to ask again have their places kept.
-        if self.lanes.expected() >= self.max_waiting {
+        if ticket.is_none() && self.lanes.expected() >= self.max_waiting {
             return Admission::QueueFull(wait);
         }
-        let (waiter, lane, is_new) = self.lanes.push(plan, level, deadline, now, waker.clone());
+        let (waiter, lane, is_new) = self.lanes.push(plan, wish, now, waker.clone());
         for &meter in plan {
             if let Some(meter) = self.meters.get_mut(meter) {
                 meter.gauge.wait(level);
@@ -117,11 +123,9 @@ impl State {
         if let Some(deadline) = deadline {
             self.deadlines.insert((deadline, waiter));
         }
-        if self
-            .lanes
-            .head(lane, level)
-            .is_some_and(|(head, _)| head == waiter)
-        {
+        let head = self.lanes.head(lane, level);
+        if head.is_some_and(|(head, _)| head == waiter) {
+            self.step_back(lane, level);
             self.stand(lane, level, meter, full);
         }
         Admission::Waits(waiter)
@@ -164,8 +168,9 @@ impl State {
     /// The least that a newcomer would have to wait. It counts those ahead with
     /// the same plan, for they need all that the newcomer needs; those of other
     /// plans might be held up elsewhere, and those of other levels by a share that
-    /// is kept for the newcomer's.
-    fn least_wait(&mut self, plan: &Plan, level: usize, now: Nanos) -> Nanos {
+    /// is kept for the newcomer's. Who asks again may come before them all.
+    fn least_wait(&mut self, plan: &Plan, wish: Wish, now: Nanos) -> Nanos {
+        let level = wish.level;
         let meters = &self.meters;
         let reserves = |&id: &u32| {
             meters
@@ -173,7 +178,10 @@ impl State {
                 .is_some_and(|meter| meter.gauge.reserves(level))
         };
         let highest = if plan.iter().any(reserves) { level } else { 0 };
-        let ahead = self.lanes.ahead(plan, highest..=level);
+        let ahead = match wish.ticket {
+            None => self.lanes.ahead(plan, highest..=level),
+            Some(_) => 0,
+        };
         let mut at = now;
         for &meter in plan {
             if let Some(meter) = self.meters.get_mut(meter) {
@@ -197,6 +205,19 @@ impl State {
         if let Full::Until(time) = full {
             self.look_at(at, time);
         }
+    }
+
+    /// Takes who stood in line for a lane's queue until now out of it, for one who
+    /// comes before.
+    fn step_back(&mut self, lane: u32, level: usize) {
+        let lane_of = self.lanes.lane_mut(lane);
+        let Some(at) = lane_of.and_then(|lane| lane.stands_at[level].take()) else {
+            return;
+        };
+        if let Some(meter) = self.meters.get_mut(at) {
+            meter.line[level].retain(|&(_, other)| other != lane);
+        }
+        self.look_away(at);
     }
 
     /// Sees to it that a meter's line is looked at no later than `time`.
@@ -308,6 +329,7 @@ impl State {
             level: usize::from(entry.level),
             fate: entry.fate,
             since: entry.since,
+            ticket: entry.ticket,
             _waker: waker,
         })
     }

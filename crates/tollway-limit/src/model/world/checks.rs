@@ -3,6 +3,7 @@
 
 use super::World;
 use crate::gauge::Full;
+use crate::lanes::Wish;
 use crate::quota::{CountFrom, EXPRESS, LEVELS};
 use crate::state::{Admission, Wakers};
 use crate::time::NANOS_PER_MILLI;
@@ -83,7 +84,12 @@ impl World {
             let plan = world.plans[plan].clone();
             let now = world.now;
             let mut wakers = Wakers::new();
-            world.state.admit(&plan, 1, None, now, None, &mut wakers)
+            let wish = Wish {
+                level: 1,
+                deadline: None,
+                ticket: None,
+            };
+            world.state.admit(&plan, wish, now, None, &mut wakers)
         };
         let wait = match ask(self) {
             Admission::Granted(at) => return self.sent(plan, 1, at, None),
