@@ -34,7 +34,7 @@ pub(crate) struct Call<S, B, R> {
 pub(crate) struct Progress {
     course: Course,
     records: Records,
-    evidence: Evidence,
+    pub(crate) evidence: Evidence,
     /// The number of the latest attempt.
     attempt: Attempt,
     /// The attempt that is waited for.
@@ -277,7 +277,6 @@ impl Progress {
 
     /// The same of an attempt that is dropped, since another one was answered.
     pub(crate) fn record_cancelled(&mut self, now: Instant) {
-        self.course.note(Verdict::Unknown);
         self.records.push(AttemptRecord {
             verdict: Verdict::Unknown,
             outcome: Outcome::Cancelled,

@@ -90,12 +90,7 @@ impl Course {
         evidence: &Evidence,
         now: Instant,
     ) -> Verdict {
-        let clears = match last {
-            Verdict::Done | Verdict::Unknown => true,
-            Verdict::Rejected => evidence.is_settled_by(status, now),
-            Verdict::NotExecuted { .. } => false,
-        };
-        if self.unknown && !clears {
+        if self.unknown && !evidence.is_settled_by(last, status, now) {
             Verdict::Unknown
         } else {
             last

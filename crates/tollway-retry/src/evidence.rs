@@ -52,16 +52,27 @@ impl Evidence {
         }
     }
 
-    /// Whether a rejection with this status, or by an error, speaks for the
-    /// attempts before it too, one of which may have had an effect.
+    /// Whether this verdict, on an answer of this status or on an error, speaks for
+    /// the call's other attempts too, one of which may have had an effect.
     ///
-    /// Under a key it does where it is [about the
+    /// A success does. A rejection does under a key where it is [about the
     /// request](Verdict::is_about_request), which was the same each time. Without
     /// one, the effect itself can be what the repeat runs into: a 404 upon a
     /// `DELETE`, a 412 upon a `PUT`.
-    pub(crate) fn is_settled_by(&self, status: Option<StatusCode>, now: Instant) -> bool {
-        let keyed = self.key.as_ref().is_some_and(|key| key.is_valid(now));
-        self.safe || keyed && status.is_some_and(Verdict::is_about_request)
+    pub(crate) fn is_settled_by(
+        &self,
+        verdict: Verdict,
+        status: Option<StatusCode>,
+        now: Instant,
+    ) -> bool {
+        let keyed = || self.key.as_ref().is_some_and(|key| key.is_valid(now));
+        match verdict {
+            Verdict::Done => true,
+            Verdict::Rejected => {
+                self.safe || status.is_some_and(Verdict::is_about_request) && keyed()
+            }
+            Verdict::NotExecuted { .. } | Verdict::Unknown => false,
+        }
     }
 }
 

@@ -7,7 +7,8 @@ use std::time::Duration;
 use crate::error::InvalidPolicy;
 
 /// A second attempt beside a first one that takes long. What answers first
-/// counts, the other is dropped.
+/// counts, the other is dropped; but a rejection awaits the other where that may
+/// be its cause: a `DELETE` finds nothing because the one beside it was done.
 ///
 /// A call is hedged once its first attempt has taken longer than the given
 /// quantile of the attempts before it. It cuts the slowest answers short, for

@@ -195,9 +195,9 @@ impl<S, B, R: Seed> Call<S, B, R> {
         }
     }
 
-    /// One of the two has ended while the other is under way. A final answer
-    /// wins, and comes back; anything else is noted, and the call goes on with
-    /// the other.
+    /// One of the two has ended while the other is under way. What settles the call
+    /// for both wins, and comes back; anything else is noted, and the call goes on
+    /// with the other: a rejection may be due to what that one did.
     fn decide_race<ResB>(
         &mut self,
         outcome: Result<Response<ResB>, BoxError>,
@@ -206,9 +206,11 @@ impl<S, B, R: Seed> Call<S, B, R> {
     ) -> Option<Result<Response<ResB>, BoxError>> {
         let now = Instant::now();
         let judgement = judge_outcome(&outcome);
+        let status = outcome.as_ref().ok().map(Response::status);
         let started = self.started;
         let (progress, settings) = self.progress();
-        if !judgement.verdict.is_final() {
+        let verdict = judgement.verdict;
+        if !progress.evidence.is_settled_by(verdict, status, now) {
             progress.run = ended;
             progress.note(&outcome, judgement, now);
             progress.run = other;

@@ -245,22 +245,44 @@ async fn one_that_fails_leaves_the_call_to_the_other() {
     }
 }
 
-/// The slow first attempt deleted it, and so the second one finds nothing.
+/// One attempt deletes it, and so the other one finds nothing, which is told
+/// sooner. What was asked for was done all the same.
 #[tokio::test(start_paused = true)]
-async fn a_rejection_says_nothing_of_the_attempt_beside_it_that_is_dropped() {
-    for (method, expected) in [
-        ("DELETE", Verdict::Unknown),
+async fn a_rejection_that_says_nothing_of_the_attempt_beside_it_awaits_that() {
+    for (method, lasting, answers, expected) in [
+        ("DELETE", [secs(1), millis(100)], [200, 404], Verdict::Done),
+        ("DELETE", [millis(150), secs(1)], [404, 200], Verdict::Done),
+        (
+            "DELETE",
+            [secs(1), millis(100)],
+            [404, 404],
+            Verdict::Rejected,
+        ),
         // To read has no effect that could be in doubt.
-        ("GET", Verdict::Rejected),
+        ("GET", [secs(1), millis(100)], [200, 404], Verdict::Rejected),
     ] {
-        let gateway = Gateway::lasting([secs(30), millis(100)]);
-        gateway.answer([Ok(status(200)), Ok(status(404))]);
+        let gateway = Gateway::lasting(lasting);
+        gateway.answer(answers.map(|code| Ok(status(code))));
         let mut request = get();
         *request.method_mut() = method.parse().unwrap();
         let response = call(hedged().await, &gateway, request).await.unwrap();
-        assert_eq!((gateway.made(), gateway.dropped()), (2, 1));
-        assert_eq!(Verdict::of_response(&response), expected, "{method}");
+        let dropped = usize::from(method == "GET");
+        assert_eq!((gateway.made(), gateway.dropped()), (2, dropped));
+        let told = (method, answers);
+        assert_eq!(Verdict::of_response(&response), expected, "{told:?}");
     }
+}
+
+/// The other one may have had an effect.
+#[tokio::test(start_paused = true)]
+async fn a_rejection_says_nothing_of_an_attempt_beside_it_that_fails() {
+    let gateway = Gateway::lasting([secs(1), millis(100)]);
+    gateway.answer([Ok(status(503)), Ok(status(404)), Ok(status(404))]);
+    let mut request = get();
+    *request.method_mut() = "DELETE".parse().unwrap();
+    let response = call(hedged().await, &gateway, request).await.unwrap();
+    assert_eq!(gateway.made(), 3);
+    assert_eq!(Verdict::of_response(&response), Verdict::Unknown);
 }
 
 #[tokio::test(start_paused = true)]
