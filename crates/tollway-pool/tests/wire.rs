@@ -326,6 +326,7 @@ async fn a_body_that_is_not_as_long_as_its_header_says_is_refused() {
             ("5", "amount=1100"),
             ("0", "amount=1100"),
             ("12", "amount=1100"),
+            ("5", ""),
             ("-11", "amount=1100"),
         ] {
             let mut request = post("http://127.0.0.1:1/".parse().unwrap(), body);
