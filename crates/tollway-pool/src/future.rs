@@ -85,17 +85,21 @@ where
 /// request.
 fn unsupported<B: Body>(request: &Request<B>) -> Option<&'static str> {
     if request.method() == Method::CONNECT {
-        Some("a pool opens no tunnels with CONNECT: give it a connector that does")
-    } else if request.headers().contains_key(UPGRADE) {
-        Some("a pool can't upgrade its connections to another protocol: remove the upgrade header")
-    } else if !request.body().is_end_stream()
-        && let Some(stated) = request.headers().get(CONTENT_LENGTH)
-        && !is_size_of(stated, request.body())
-    {
-        Some("the request's content-length header isn't its body's size: leave it out")
-    } else {
-        None
+        return Some("a pool opens no tunnels with CONNECT: give it a connector that does");
     }
+    // Two look-ups cost more than the few headers that there are.
+    for (name, value) in request.headers() {
+        if *name == UPGRADE {
+            return Some(
+                "a pool can't upgrade its connections to another protocol: remove the upgrade \
+                 header",
+            );
+        }
+        if *name == CONTENT_LENGTH && !is_size_of(value, request.body()) {
+            return Some("the request's content-length isn't its body's size: remove the header");
+        }
+    }
+    None
 }
 
 /// hyper takes the caller's word for it over HTTP/1.1, cuts the body or has the
