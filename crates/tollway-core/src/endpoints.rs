@@ -74,7 +74,18 @@ impl<T> Endpoints<T> {
                 Ok(())
             }
             Err(matchit::InsertError::Conflict { with }) => refuse(Reason::Overlap(with)),
-            Err(error) => refuse(Reason::Malformed(error.to_string())),
+            Err(error) => refuse(Reason::Malformed(match error {
+                matchit::InsertError::InvalidParam => {
+                    "each `{` needs a name and a `}`, as in `{id}`"
+                }
+                matchit::InsertError::InvalidParamSegment => {
+                    "a segment ends with its `{parameter}`, and has one at the most"
+                }
+                matchit::InsertError::InvalidCatchAll => {
+                    "a `{*parameter}` stands at the end, after a `/`"
+                }
+                _ => "it can't be recognised",
+            })),
         }
     }
 
@@ -163,7 +174,7 @@ enum Reason {
     NoSlash,
     NotAPath,
     Overlap(String),
-    Malformed(String),
+    Malformed(&'static str),
 }
 
 impl InvalidEndpoint {

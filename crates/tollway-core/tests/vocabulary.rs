@@ -48,7 +48,13 @@ fn overlapping_and_malformed_templates_are_refused_by_name() {
     assert!(refusal(["/a", "/a"]).contains("overlaps with `/a`"));
     assert!(refusal(["/a", "b"]).contains("starts with `/`"));
     assert!(refusal(["/a", "/b?c=d"]).contains("without a query"));
-    assert!(refusal(["/a", "/b/{"]).contains("malformed template"));
+    for malformed in ["/b/{", "/b/{}", "/b/}"] {
+        assert!(refusal(["/a", malformed]).ends_with("as in `{id}`"));
+    }
+    for malformed in ["/b/{x}.json", "/b/{x}{y}"] {
+        assert!(refusal(["/a", malformed]).contains("a segment ends with its"));
+    }
+    assert!(refusal(["/a", "/b/{*x}/c"]).contains("stands at the end"));
 }
 
 #[test]

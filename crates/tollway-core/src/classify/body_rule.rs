@@ -56,8 +56,9 @@ enum Meaning {
 
 impl BodyRule {
     /// A rule for answers of these statuses about the scalar at this path
-    /// (fields and array positions separated by dots: `errors.0.code`). Unless
-    /// told otherwise it means that the outcome is unknown.
+    /// (fields and array positions separated by dots, `errors.0.code`; no JSON
+    /// pointer, no `$`). Unless told otherwise it means that the outcome is
+    /// unknown.
     pub fn new(
         statuses: RangeInclusive<u16>,
         path: impl Into<Cow<'static, str>>,
