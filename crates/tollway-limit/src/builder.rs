@@ -162,7 +162,7 @@ impl LimitsBuilder {
             match target {
                 Target::Endpoints(endpoints) if endpoints.is_empty() => {
                     return Err(InvalidLimits::new(
-                        "endpoints",
+                        None,
                         "endpoints",
                         "none",
                         "at least one",
@@ -174,7 +174,7 @@ impl LimitsBuilder {
         }
         if self.max_waiting > MOST {
             return Err(InvalidLimits::new(
-                "every call",
+                None,
                 "max_waiting",
                 self.max_waiting.to_string(),
                 "at most 100,000,000",
@@ -182,7 +182,7 @@ impl LimitsBuilder {
         }
         if self.max_keys == 0 || self.max_keys > MOST {
             return Err(InvalidLimits::new(
-                "every call",
+                None,
                 "max_keys",
                 self.max_keys.to_string(),
                 "1 to 100,000,000",

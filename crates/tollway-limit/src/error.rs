@@ -134,15 +134,16 @@ impl Error for RateLimitError {
     }
 }
 
-/// Limits that make no sense: which rule, which field of it, what it was, and
-/// what was expected.
+/// Limits that make no sense: which field, of which rule, what it was, and what
+/// was expected.
 #[derive(Debug)]
 pub struct InvalidLimits(Box<Invalid>);
 
 #[derive(Debug)]
 enum Invalid {
     Field {
-        rule: String,
+        /// `None` where it concerns all of them.
+        rule: Option<String>,
         field: &'static str,
         value: String,
         expected: &'static str,
@@ -152,7 +153,7 @@ enum Invalid {
 
 impl InvalidLimits {
     pub(crate) fn new(
-        rule: impl Into<String>,
+        rule: impl Into<Option<String>>,
         field: &'static str,
         value: impl Into<String>,
         expected: &'static str,
@@ -189,7 +190,13 @@ impl fmt::Display for InvalidLimits {
                 field,
                 value,
                 expected,
-            } => write!(f, "{field} of `{rule}` is {value}, expected {expected}"),
+            } => {
+                f.write_str(field)?;
+                if let Some(rule) = rule {
+                    write!(f, " of `{rule}`")?;
+                }
+                write!(f, " is {value}, expected {expected}")
+            }
             Invalid::Endpoint(error) => error.fmt(f),
         }
     }

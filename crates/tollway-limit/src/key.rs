@@ -50,7 +50,8 @@ impl Key {
         Self::from_source(Source::Param(name.into()))
     }
 
-    /// The value of a header.
+    /// The value of a header. A [snapshot](crate::Limits::snapshot) shows it, so
+    /// not one that is secret.
     #[must_use]
     pub fn header(name: HeaderName) -> Self {
         Self::from_source(Source::Header(name))

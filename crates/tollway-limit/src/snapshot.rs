@@ -14,8 +14,9 @@ use crate::time::now;
 pub struct Snapshot {
     /// When that was.
     pub at: Instant,
-    /// Every quota, in the order of the rules. A rule for each endpoint or key
-    /// has as many as have been seen and not forgotten.
+    /// Every quota, in the order of the rules. A rule for each endpoint
+    /// has one for each that is known, or was carried by a call; a rule for each
+    /// key as many as have been seen and not forgotten.
     pub quotas: Vec<QuotaState>,
     /// How many calls wait.
     pub waiting: usize,

@@ -1008,6 +1008,16 @@ fn nonsense_is_refused_by_name() {
     );
     let nowhere = Limits::builder().keyed(Key::param("id"), quota);
     assert!(refused(nowhere).starts_with("param of "));
+    // What isn't of one rule names none.
+    assert_eq!(
+        refused(Limits::builder().endpoints([], quota)),
+        "endpoints is none, expected at least one"
+    );
+    assert_eq!(
+        refused(Limits::builder().max_keys(0)),
+        "max_keys is 0, expected 1 to 100,000,000"
+    );
+    assert!(refused(Limits::builder().max_waiting(usize::MAX)).starts_with("max_waiting is 18"));
 }
 
 #[test]
