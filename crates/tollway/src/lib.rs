@@ -51,6 +51,18 @@
 //! connecting. [`Client`] holds this order. Whoever wants another composes the
 //! layers by hand.
 //!
+//! A layer asks little of the service below: that it takes an `http::Request` and
+//! answers with an `http::Response`, is [`Clone`], and has an error that goes into a
+//! [`BoxError`](core::BoxError). Bodies are [`Unpin`], or pinned in a box. Two layers
+//! put their own body around the request's: below the retry it is a
+//! [`ReplayBody<B>`](retry::ReplayBody), below the key a
+//! [`KeyBody<B>`](idempotency::KeyBody). Where something of this doesn't hold, the
+//! compiler only says that the service has no `oneshot`, `ready` or `call`. reqwest's
+//! client has requests of its own: put a [`service_fn`] between, as the example
+//! `compose` does.
+//!
+//! [`service_fn`]: https://docs.rs/tower/latest/tower/fn.service_fn.html
+//!
 //! # Features
 //!
 //! `client` (the default) is everything. `limit`, `retry`, `idempotency`,

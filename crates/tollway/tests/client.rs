@@ -15,10 +15,10 @@ use bytes::Bytes;
 use http::{Method, Request, StatusCode, Version};
 use http_body::Frame;
 use http_body_util::BodyExt;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tollway::core::{Deadline, Endpoint, IdempotencyKey, Phase, Rules, Verdict};
 use tollway::idempotency::Dialect;
-use tollway::limit::{Limits, Quota};
+use tollway::limit::{Call, Limits, Quota, Shape};
 use tollway::pool::connect::Tcp;
 use tollway::pool::{ConnectionInfo, Protocol};
 use tollway::retry::{Attempts, BackOff, RetryPolicy, Stop};
@@ -304,13 +304,20 @@ async fn the_line_to_log_says_each_thing_once() {
     assert!(line.starts_with(head), "{line}");
 
     let mut late = payout(&gateway, "po-3");
-    let past = Deadline::at(tokio::time::Instant::now());
+    let past = Deadline::at(Instant::now());
     late.extensions_mut().insert(past);
     assert_eq!(
         logged(quick(), late).await,
         "the call had no effect: the call's deadline had passed already; nothing was sent, so it \
          is safe to repeat"
     );
+    let limits = Quota::per_hour(1).shape(Shape::Burst);
+    let limits = Limits::builder().every_call(limits).build().unwrap();
+    let call = Call::new(&Method::POST, "/v1/payouts");
+    drop(limits.try_acquire(&call, Instant::now()).unwrap());
+    let line = logged(quick().share_limits(limits), payout(&gateway, "po-3")).await;
+    let head = "the call had no effect: the deadline passes before the quota has room (the wait";
+    assert!(line.starts_with(head), "{line}");
     let relative = Request::post("/v1/payouts").body(Body::empty()).unwrap();
     assert_eq!(
         logged(quick(), relative).await,

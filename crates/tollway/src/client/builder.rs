@@ -91,7 +91,9 @@ impl ClientBuilder {
         self
     }
 
-    /// What answers mean, in place of the profile's rules.
+    /// What answers mean, in place of the profile's rules. A provider that they
+    /// can't describe needs a [`Classify`](tollway_core::Classify) of its own, and
+    /// with it a stack by hand.
     pub fn rules(mut self, rules: Rules) -> Self {
         self.profile.rules = rules;
         self

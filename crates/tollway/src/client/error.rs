@@ -80,7 +80,8 @@ impl Error {
         tollway_idempotency::key_of(&*self.source)
     }
 
-    /// The attempts that were made. `None` where none was.
+    /// The attempts that were made, those that got no permit or no connection
+    /// among them. `None` where the call ended before the first.
     #[must_use]
     pub fn attempts(&self) -> Option<&Attempts> {
         self.links()
@@ -117,6 +118,8 @@ impl Error {
         if let Some(attempts) = self.attempts().filter(|_| verdict != Verdict::Rejected) {
             match attempts.made() {
                 0 => {}
+                // One that the limiter turned away was none yet.
+                1 if self.links().any(|link| link.is::<RateLimitError>()) => {}
                 1 => write!(f, " after 1 attempt ({})", attempts.stop())?,
                 made => write!(f, " after {made} attempts ({})", attempts.stop())?,
             }
