@@ -224,7 +224,13 @@ async fn a_body_that_breaks_before_its_rule_is_decided_leaves_the_outcome_unknow
         // Whole, if not what was expected.
         (200, r#"{"sta"#, false, Verdict::Done, None),
         (409, "", true, Verdict::Unknown, Some(RetryAdvice::Never)),
-        (409, "<html>", false, Verdict::Rejected, None),
+        (
+            409,
+            "<html>",
+            false,
+            Verdict::Unknown,
+            Some(RetryAdvice::Never),
+        ),
         // Of these the status says enough, or all.
         (429, "", true, throttled, None),
         (404, "", true, Verdict::Rejected, None),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, StatusCode};
 
-use super::{Judgement, json};
+use super::{Answer, Judgement, json};
 use crate::retry_after::seconds;
 use crate::{RetryAdvice, Scope, Verdict};
 
@@ -91,6 +91,9 @@ impl BodyRule {
 
     /// That it holds means: a call with the same idempotency key was done before.
     /// See [`RetryAdvice::DoneBefore`].
+    ///
+    /// A rejection in which the scalar isn't found, since the body can't be read,
+    /// may mean the same: its outcome is unknown, and not to be tried again.
     #[must_use]
     pub fn done_before(mut self) -> Self {
         self.meaning = Meaning::DoneBefore;
@@ -119,16 +122,17 @@ impl BodyRule {
         json::scalar(body, &self.path).is_some()
     }
 
-    /// What it means that the body failed behind this: where the rule may have
-    /// held, and a rule in front of it too.
-    pub(super) fn left_open(&self, body: &[u8]) -> Option<Judgement> {
+    /// What it means that no rule held in what there is of this body, where this
+    /// one may have.
+    pub(super) fn left_open(&self, answer: &Answer<'_>) -> Option<Judgement> {
         let advice = match self.meaning {
             // A repeat would be told that it was done before, and take this
             // attempt for the one that did it.
             Meaning::DoneBefore => Some(RetryAdvice::Never),
-            Meaning::Verdict(_) | Meaning::DelayAfter(_) => None,
+            Meaning::Verdict(_) | Meaning::DelayAfter(_) if answer.broken => None,
+            Meaning::Verdict(_) | Meaning::DelayAfter(_) => return None,
         };
-        let open = !self.is_decided(body) || self.read(body).is_some();
+        let open = !self.is_decided(answer.body) || self.read(answer.body).is_some();
         open.then_some(Judgement {
             verdict: Verdict::Unknown,
             advice,
@@ -172,7 +176,7 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
-    use crate::{Answer, Classify, Rules};
+    use crate::{Classify, Rules};
 
     fn verdict(rules: &Rules, status: u16, body: &str) -> Verdict {
         let answer = Answer {

@@ -19,7 +19,8 @@ use crate::{RetryAdvice, Scope, Verdict};
 ///
 /// Where a body failed before a rule about it found its scalar, no rule behind
 /// that one is asked, and if the status alone would be final, the outcome is
-/// unknown: the rule may have held.
+/// unknown: the rule may have held. So is that of a rejection in which a rule that
+/// would say ["done before"](BodyRule::done_before) finds none, whatever its body.
 #[derive(Clone, Debug, Default)]
 pub struct Rules {
     statuses: Vec<(u16, Verdict)>,
@@ -134,10 +135,10 @@ impl Rules {
             .find_map(|rule| rule.read(answer.body))
     }
 
-    /// What a body that failed leaves open, if no rule held for what came of it.
-    fn of_broken_body(&self, answer: &Answer<'_>) -> Option<Judgement> {
+    /// What a body leaves open in which no rule held.
+    fn left_open(&self, answer: &Answer<'_>) -> Option<Judgement> {
         self.about(answer)
-            .filter_map(|rule| rule.left_open(answer.body))
+            .filter_map(|rule| rule.left_open(answer))
             .max_by_key(|open| open.advice.is_some())
     }
 
@@ -213,10 +214,11 @@ impl Classify for Rules {
             Some(judgement) => judgement.heeding(headers, clock),
             None => Judgement::of_head_by(answer.status, headers, clock),
         };
-        if answer.broken
-            && ruled.is_none()
-            && judgement.verdict.is_final()
-            && let Some(open) = self.of_broken_body(answer)
+        let doubtful = judgement.verdict == Verdict::Rejected
+            || answer.broken && judgement.verdict == Verdict::Done;
+        if ruled.is_none()
+            && doubtful
+            && let Some(open) = self.left_open(answer)
         {
             judgement = open.heeding(headers, clock);
         }
@@ -364,6 +366,17 @@ mod tests {
             verdict(&rules, 409, r#"{"code":"OTHER"}"#),
             Verdict::Rejected
         );
+        // Compressed by something on the way, or from something else.
+        for body in ["", "{}", "<html>", "\u{1f}\u{8b}"] {
+            let judgement = judge(&rules, 409, &HeaderMap::new(), body);
+            assert_eq!(judgement.verdict, Verdict::Unknown, "{body}");
+            assert_eq!(judgement.advice, Some(RetryAdvice::Never));
+            assert_eq!(verdict(&rules, 404, body), Verdict::Rejected);
+        }
+        // What the status says is done needs no scalar to be so.
+        let rules =
+            Rules::new().body(BodyRule::new(200..=200, "code", Test::Is("D".into())).done_before());
+        assert_eq!(verdict(&rules, 200, "{}"), Verdict::Done);
     }
 
     #[test]
