@@ -96,9 +96,9 @@ impl Drop for Place {
 ///
 /// A permit that it was granted is its own from then on, as one in flight, whether
 /// it is polled or not, and whatever the deadline. (Where its quota has paused before
-/// it is polled, it waits again, ahead of those who came later.) So poll it until it is ready, or drop it: a task that
-/// keeps it aside (a `select!` over `&mut`, a stream that isn't driven) and awaits
-/// another permit may wait for itself.
+/// it is polled, it waits again, ahead of those who came later.) So poll it until it
+/// is ready, or drop it: a task that keeps it aside (a `select!` over `&mut`, a stream
+/// that isn't driven) and awaits another permit may wait for itself.
 #[derive(Debug)]
 #[must_use = "futures do nothing unless polled"]
 pub struct Acquire<'a> {

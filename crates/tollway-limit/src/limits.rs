@@ -117,7 +117,7 @@ impl Limits {
     ///
     /// A rule with the same target as before keeps what it has counted. Calls
     /// that wait are held to the new numbers; where rules come or go, they ask
-    /// again, in the order in which they came. Attempts in flight don't count in rules that
+    /// again, and keep their order. Attempts in flight don't count in rules that
     /// are new.
     ///
     /// ```

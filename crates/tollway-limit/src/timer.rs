@@ -126,6 +126,8 @@ impl Future for SetTimer {
 
     fn poll(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
         if let (Some(shared), Some(runtime)) = (self.shared.upgrade(), &self.runtime) {
+            // First: whoever needs it set for an earlier time from now on has
+            // another sent.
             lock(&shared.core).state.sets(Some(runtime));
             shared.arm_in(runtime);
         }

@@ -181,6 +181,32 @@ async fn whoever_asks_again_after_a_pause_comes_where_it_was() {
     assert_eq!(woken, [true, true, false, false]);
 }
 
+/// Those who came later aren't waited for, either.
+#[tokio::test(start_paused = true)]
+async fn whoever_asks_again_after_a_pause_has_time_enough() {
+    let limits = Limits::builder().every_call(Quota::new(2, millis(1000)).shape(Shape::Burst));
+    let limits = limits.build().unwrap();
+    let now = Instant::now();
+    let hasty = call("/").deadline(Deadline::at(now + millis(3000)));
+    let call = call("/");
+    let permits = [(); 2].map(|()| limits.try_acquire(&call, now).unwrap());
+    let mut first = task::spawn(limits.acquire(&hasty));
+    assert_pending!(first.poll());
+    let mut others = [(); 10].map(|()| task::spawn(limits.acquire(&call)));
+    for waits in &mut others {
+        assert_pending!(waits.poll());
+    }
+    let [unsent, refused] = permits;
+    unsent.give_back();
+    refused.over(Verdict::NotExecuted {
+        retry_after: Some(millis(1000)),
+        scope: Scope::GlobalRate,
+    });
+    assert_pending!(first.poll());
+    sleep(millis(2000)).await;
+    drop(assert_ready!(first.poll()).unwrap());
+}
+
 /// A share is kept for a call that waits elsewhere. When that call leaves, it is
 /// soon lent out, and somebody has to set the timer for that.
 #[tokio::test(start_paused = true)]

@@ -40,6 +40,9 @@ enum Op {
     /// The provider says that so many are left for a while.
     Tighten(usize, u32, u8),
     Change(usize, Quota),
+    /// All who wait are to ask again, as where rules come or go. One who comes for
+    /// this plan asks first.
+    Again(usize),
     /// Asks how long it would be, and holds it to its word.
     Probe(usize),
     /// Asks a quota when it has room, and holds it to its word.
@@ -65,6 +68,7 @@ fn ops(changes: bool) -> impl Strategy<Value = Vec<Op>> {
             1 => prop_oneof![
                 (0..3usize).prop_map(Op::Probe),
                 (0..2usize).prop_map(Op::Foretell),
+                (0..3usize).prop_map(Op::Again),
             ],
         ],
         1..150,

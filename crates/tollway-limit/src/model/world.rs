@@ -1,21 +1,21 @@
 //! The limiter's state in a world that a schedule drives, with what must hold
 //! after each step.
 
+mod arrivals;
 mod checks;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
-use std::task::Waker;
 
 use smallvec::SmallVec;
 
 use super::Op;
 use super::provider::{Attempt, Provider};
 use crate::express::{Express, TILLS, Till};
-use crate::lanes::{Fate, Plan, Wish};
+use crate::lanes::{Fate, Plan};
 use crate::meter::{Meters, Role};
-use crate::quota::{EXPRESS, LEVELS, Quota, Rate, Shape};
-use crate::state::{Admission, State, Wakers};
+use crate::quota::{LEVELS, Quota, Rate, Shape};
+use crate::state::{State, Wakers};
 use crate::time::{NANOS_PER_MILLI, Nanos, Origin};
 
 #[derive(Debug)]
@@ -334,55 +334,9 @@ impl World {
                 self.state.look_at_all(self.now);
                 self.pump();
             }
+            Op::Again(plan) => self.ask_again(plan),
             Op::Probe(plan) => self.probe(plan),
             Op::Foretell(meter) => self.foretell(meter),
-        }
-    }
-
-    fn arrive(&mut self, plan: usize, level: usize, patience: Option<u8>) {
-        let till = self.till(plan).filter(|_| level == EXPRESS);
-        if let Some(till) = till.filter(|till| till.take().is_some()) {
-            assert!(self.waiters.iter().all(|waiter| {
-                let waits_for = &self.plans[waiter.plan];
-                !waits_for.contains(&till.meter)
-            }));
-            return self.sent(plan, level, self.now, Some(till));
-        }
-        let now = self.state.meters.tick(self.now);
-        let deadline = patience.map(|millis| now + Nanos::from(millis) * NANOS_PER_MILLI);
-        let free = self.exact && self.waiters.is_empty() && self.has_room(plan);
-        let waker = Waker::noop();
-        let mut wakers = Wakers::new();
-        let admission = self.state.admit(
-            &self.plans[plan].clone(),
-            Wish {
-                level,
-                deadline,
-                ticket: None,
-            },
-            now,
-            Some(waker),
-            &mut wakers,
-        );
-        self.collect();
-        match admission {
-            Admission::Granted(at) => {
-                self.sent(plan, level, at, None);
-                self.state.lend(&self.plans[plan], now);
-            }
-            _ if free => panic!("there is room, but {admission:?}"),
-            Admission::Waits(id) => {
-                self.waiters.push(Waiter {
-                    id,
-                    plan,
-                    level,
-                    order: self.arrivals,
-                });
-                self.arrivals += 1;
-            }
-            Admission::TooLate(wait) => assert!(now + wait >= deadline.unwrap()),
-            Admission::QueueFull(_) => assert_eq!(self.waiters.len(), 20),
-            Admission::NotNow(_) => unreachable!(),
         }
     }
 
