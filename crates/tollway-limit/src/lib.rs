@@ -98,7 +98,9 @@
 //! a mistake, and nobody should have to restart a client because of it), or else
 //! for the quota's own penalty; without either the call alone was refused. After
 //! a pause the queue restarts evenly spaced, whatever the shape, so that it doesn't
-//! come as a herd.
+//! come as a herd. Attempts that have been handed to the inner service go on, though
+//! they may wait for a connection there; where no more may be
+//! [in flight](Quota::in_flight) than there are connections, none does.
 //! An attempt that was certainly never sent (a connect error) takes no place.
 //!
 //! # Telemetry

@@ -84,7 +84,9 @@ pub enum CountFrom {
     /// At the response too, but no later than this margin after the sending.
     ///
     /// It gives N/(W + margin) where answers are slow, and is safe as long as
-    /// no request takes longer than another to arrive by more than `margin`.
+    /// no request takes longer than another to arrive by more than `margin`. An
+    /// attempt is sent when the inner service is called: where that waits for a
+    /// connection then, as a pool does, the wait is on the way, too.
     /// [`goodput`](crate::goodput) has the figures.
     Sending {
         /// The most by which one request's way to the provider may take longer
@@ -105,6 +107,10 @@ pub enum Shape {
     /// each: 99 % of a limit of 100, 96 % of one of 25, but half of one of 2.
     /// Where a limit is that small and the provider known to be exact,
     /// [`Burst`](Self::Burst) gives it all.
+    ///
+    /// It is the permits that are spread. Attempts that wait for a connection with
+    /// theirs go as they get one. Let no more be [in flight](Quota::in_flight) than
+    /// there are connections, and they wait for the permit instead.
     Paced,
     /// All at once, as long as the quota has room. For providers that keep an
     /// exact log, a fixed window, or a bucket of known size.
