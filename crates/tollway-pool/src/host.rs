@@ -20,7 +20,7 @@ use crate::error::{self, PoolError};
 use crate::failure::Failure;
 use crate::key::{BadUrl, Key};
 use crate::service::Shared;
-use crate::state::{CheckOut, Conn, Effects, Grant, State};
+use crate::state::{CheckOut, Closed, Conn, Effects, Grant, State};
 use crate::stats::{CloseReason, Stats};
 
 /// One host of a pool.
@@ -143,6 +143,9 @@ impl<B: 'static> Host<B> {
             abort.abort();
         }
         drop(effects.dropped);
+        for closed in effects.closed {
+            self.tell_closed(&closed);
+        }
     }
 
     /// Opens a connection, in a task of its own: whoever asked for it may
@@ -240,7 +243,7 @@ impl<B: 'static> Host<B> {
 
     /// The peer takes no further stream.
     pub(crate) fn gone_away(self: &Arc<Self>, id: Id) {
-        self.retire(id, CloseReason::Peer);
+        self.with(|state| state.gone_away(id, Instant::now()));
     }
 
     pub(crate) fn opened(
@@ -262,17 +265,18 @@ impl<B: 'static> Host<B> {
 
     /// The socket is closed, and its place free.
     pub(crate) fn closed(self: &Arc<Self>, id: Id) {
-        let closed = self.with(|state| state.closed(id, Instant::now()));
-        if let Some(closed) = closed {
-            tracing::debug!(
-                target: "tollway::pool",
-                { server.address = self.key.host(),
-                server.port = i64::from(self.key.port()),
-                tollway.pool.reason = closed.reason.as_str(),
-                tollway.pool.requests = i64::try_from(closed.uses).unwrap_or(i64::MAX) },
-                "connection closed",
-            );
-        }
+        self.with(|state| state.closed(id, Instant::now()));
+    }
+
+    fn tell_closed(&self, closed: &Closed) {
+        tracing::debug!(
+            target: "tollway::pool",
+            { server.address = self.key.host(),
+            server.port = i64::from(self.key.port()),
+            tollway.pool.reason = closed.reason.as_str(),
+            tollway.pool.requests = i64::try_from(closed.uses).unwrap_or(i64::MAX) },
+            "connection closed",
+        );
     }
 
     pub(crate) fn stats(&self) -> Stats {

@@ -15,8 +15,8 @@ pub enum CloseReason {
     Requests,
     /// More connections were idle than are kept.
     Surplus,
-    /// The peer closed it while no call was on it, left its PINGs unanswered then,
-    /// or said by `GOAWAY` that it takes no more.
+    /// The peer closed it while no call was on it or behind its last answer, left
+    /// its PINGs unanswered then, or said by `GOAWAY` that it takes no more.
     Peer,
     /// It broke while a call was on it.
     Error,
@@ -284,7 +284,8 @@ impl Stats {
         self.counters.resent
     }
 
-    /// How many connections were closed for this reason.
+    /// How many connections were closed for this reason. One that closes under a
+    /// call counts once that is over.
     #[must_use]
     pub const fn closed(&self, reason: CloseReason) -> u64 {
         self.counters.closed.of(reason)

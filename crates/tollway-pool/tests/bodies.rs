@@ -97,4 +97,5 @@ async fn a_body_that_breaks_off_is_an_error_of_unknown_outcome() {
     assert_eq!(error.verdict(), tollway_core::Verdict::Unknown);
     assert_eq!(error.phase(), Some(tollway_core::Phase::Body));
     until(|| pool.stats().total().open() == 0).await;
+    assert_eq!(pool.stats().total().closed(CloseReason::Error), 1);
 }

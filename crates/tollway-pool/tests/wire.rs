@@ -20,7 +20,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Notify;
 use tokio_rustls::TlsAcceptor;
 use tollway_core::Verdict;
-use tollway_pool::{Pool, Protocol};
+use tollway_pool::{CloseReason, Pool, Protocol};
 use tower::ServiceExt;
 
 /// Answers each request with the next of `answers`, all on one connection, and
@@ -152,6 +152,13 @@ async fn what_comes_before_the_answer_is_not_taken_for_it() {
     assert_eq!(server.seen.accepted(), 1);
 }
 
+/// As the statistics have it, whoever is quicker: the peer, or its answers' reader.
+async fn closed_in_order(pool: &Pool<Body>, connections: u64) {
+    until(|| pool.stats().total().open() + pool.stats().total().closing() == 0).await;
+    let stats = *pool.stats().total();
+    assert_eq!(stats.closed(CloseReason::Peer), connections, "{stats:?}");
+}
+
 #[tokio::test]
 async fn a_peer_that_says_close_is_taken_at_its_word() {
     for answer in [
@@ -165,6 +172,7 @@ async fn a_peer_that_says_close_is_taken_at_its_word() {
             assert_eq!(fetch(&pool, get(server.uri("/"))).await.unwrap().body, "ok");
         }
         assert_eq!(server.seen.accepted(), 2, "{answer}");
+        closed_in_order(&pool, 2).await;
     }
     let kept = "HTTP/1.0 200 OK\r\nconnection: keep-alive\r\ncontent-length: 2\r\n\r\nok";
     let server = scripted(Box::leak(Box::new([kept, kept])), false).await;
@@ -184,6 +192,38 @@ async fn a_body_without_a_length_ends_with_its_connection() {
         assert_eq!(answer.body, "until the end");
     }
     assert_eq!(server.seen.accepted(), 2);
+    closed_in_order(&pool, 2).await;
+}
+
+#[tokio::test]
+async fn a_peer_that_closes_behind_its_last_http2_answer_is_no_error() {
+    let server = Server::raw(|mut stream, _| async move {
+        let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+        let go_away = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0];
+        let head = [0, 0, 1, 1, 4, 0, 0, 0, 1, 0x88];
+        let body = [0, 0, 2, 0, 1, 0, 0, 0, 1, b'o', b'k'];
+        stream.write_all(&settings).await.unwrap();
+        // The preface and its settings come first.
+        let mut buffer = [0; 4096];
+        let mut read = 0;
+        while !buffer[..read]
+            .windows(9)
+            .any(|frame| frame.ends_with(&[1, 5, 0, 0, 0, 1]))
+        {
+            read += stream.read(&mut buffer[read..]).await.unwrap();
+        }
+        let answer = [&go_away[..], &head, &body].concat();
+        stream.write_all(&answer).await.unwrap();
+    })
+    .await;
+    let pool = pool().protocol(Protocol::Http2Only).build().unwrap();
+    for _ in 0..2 {
+        let response = send(&pool, get(server.uri("/"))).await.unwrap();
+        until(|| pool.stats().total().open() + pool.stats().total().closing() == 0).await;
+        let body = response.into_body().collect().await.unwrap();
+        assert_eq!(body.to_bytes(), "ok");
+    }
+    closed_in_order(&pool, 2).await;
 }
 
 #[tokio::test]

@@ -156,7 +156,7 @@ impl<K: Kind> State<K> {
         let Some(entry) = self.table.get_mut(id) else {
             // The socket closed meanwhile.
             self.effects.dropped.push(Conn::Exclusive(conn));
-            return;
+            return self.call_ended(id, None);
         };
         match entry.stage {
             Stage::InUse if ready => {
@@ -210,7 +210,7 @@ impl<K: Kind> State<K> {
     /// A call on a shared connection is over.
     pub(crate) fn release(&mut self, id: Id, now: Instant) {
         let Some(entry) = self.table.get_mut(id) else {
-            return;
+            return self.call_ended(id, None);
         };
         match &mut entry.stage {
             Stage::Shared { streams, until, .. } => {
@@ -236,9 +236,12 @@ impl<K: Kind> State<K> {
     /// over, unless that takes too long. Returns when that is.
     pub(crate) fn lags(&mut self, id: Id, now: Instant) -> Instant {
         let overdue = now + CLOSING;
-        if let Some(entry) = self.table.get_mut(id) {
-            entry.lagging.push(overdue);
-            self.due(overdue);
+        match self.table.get_mut(id) {
+            Some(entry) => {
+                entry.lagging.push(overdue);
+                self.due(overdue);
+            }
+            None => self.call_ended(id, None),
         }
         overdue
     }
@@ -285,10 +288,19 @@ impl<K: Kind> State<K> {
         }
     }
 
-    /// A connection is not to be used again. Its streams, if it has any,
-    /// finish.
+    /// A connection is not to be used again, for a call's reason. Its streams, if
+    /// it has any, finish.
     pub(crate) fn retire(&mut self, id: Id, reason: CloseReason, now: Instant) {
+        if self.table.get(id).is_none() {
+            return self.call_ended(id, Some(reason));
+        }
         self.close(id, reason, now);
+        self.serve(now);
+    }
+
+    /// The peer takes no further stream. Those that it has finish.
+    pub(crate) fn gone_away(&mut self, id: Id, now: Instant) {
+        self.close(id, CloseReason::Peer, now);
         self.serve(now);
     }
 }

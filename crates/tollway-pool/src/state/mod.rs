@@ -95,6 +95,8 @@ pub(crate) struct Effects<K: Kind> {
     pub(crate) abort: Vec<K::Abort>,
     /// Connections to open, already counted.
     pub(crate) dial: Vec<Id>,
+    /// To be told of.
+    pub(crate) closed: Vec<Closed>,
 }
 
 impl<K: Kind> Default for Effects<K> {
@@ -105,6 +107,7 @@ impl<K: Kind> Default for Effects<K> {
             dropped: Vec::new(),
             abort: Vec::new(),
             dial: Vec::new(),
+            closed: Vec::new(),
         }
     }
 }
@@ -116,6 +119,7 @@ impl<K: Kind> Effects<K> {
             && self.dropped.is_empty()
             && self.abort.is_empty()
             && self.dial.is_empty()
+            && self.closed.is_empty()
     }
 
     fn wake(&mut self, waker: Option<Waker>) {
@@ -196,10 +200,20 @@ impl<K: Kind> Entry<K> {
 }
 
 /// A connection that is no more.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct Closed {
     pub(crate) reason: CloseReason,
     pub(crate) uses: u64,
+}
+
+/// A connection that closed under calls, of which so many have yet to say how that
+/// was for them. A peer that closes behind its last answer is often quicker than
+/// whoever reads it.
+#[derive(Debug)]
+struct Parted {
+    id: Id,
+    uses: u64,
+    calls: usize,
 }
 
 /// The numbers of one host at one moment.
@@ -227,6 +241,7 @@ pub(crate) struct State<K: Kind> {
     /// Those that may take a further stream, now or once one ends.
     shared: Vec<Id>,
     queue: Queue<Grant<K>, K::Failure>,
+    parted: Vec<Parted>,
     refusals: Refusals,
     draining: bool,
     /// When something is next due.
@@ -247,6 +262,7 @@ impl<K: Kind> State<K> {
             idle: VecDeque::new(),
             shared: Vec::new(),
             queue: Queue::new(),
+            parted: Vec::new(),
             refusals: Refusals::default(),
             draining: false,
             alarm: None,

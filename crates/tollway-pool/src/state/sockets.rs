@@ -2,7 +2,7 @@
 
 use tokio::time::Instant;
 
-use super::{CLOSING, Closed, Conn, Entry, Kind, Socket, Spoken, Stage, State};
+use super::{CLOSING, Closed, Conn, Entry, Kind, Parted, Socket, Spoken, Stage, State};
 use crate::arena::Id;
 use crate::stats::CloseReason;
 
@@ -223,23 +223,28 @@ impl<K: Kind> State<K> {
     }
 
     /// A socket is closed.
-    pub(crate) fn closed(&mut self, id: Id, now: Instant) -> Option<Closed> {
-        let entry = self.table.get_mut(id)?;
+    pub(crate) fn closed(&mut self, id: Id, now: Instant) {
+        let Some(entry) = self.table.get_mut(id) else {
+            return;
+        };
         if entry.stage_is_opening() {
             // The attempt is still to report.
             entry.stage = Stage::Opening(Socket::Gone);
-            return None;
+            return;
         }
-        let entry = self.table.remove(id)?;
-        let reason = match (entry.reason, &entry.stage) {
-            (Some(reason), _) => reason,
-            (
-                None,
-                Stage::Idle { .. } | Stage::Settling { .. } | Stage::Shared { streams: 0, .. },
-            ) => CloseReason::Peer,
-            (None, _) => CloseReason::Error,
+        let Some(entry) = self.table.remove(id) else {
+            return;
         };
-        self.counters.closed(reason);
+        let uses = entry.uses;
+        let calls = match &entry.stage {
+            Stage::InUse => 1,
+            Stage::Shared { streams, .. } => streams.saturating_sub(entry.lagging.len()),
+            _ => 0,
+        };
+        match entry.reason {
+            None if calls > 0 => self.parted.push(Parted { id, uses, calls }),
+            reason => self.tell_closed(reason.unwrap_or(CloseReason::Peer), uses),
+        }
         match entry.stage {
             Stage::Idle { conn, .. } => {
                 self.idle.retain(|other| *other != id);
@@ -254,10 +259,26 @@ impl<K: Kind> State<K> {
         }
         self.serve(now);
         self.dial_for_waiters();
-        Some(Closed {
-            reason,
-            uses: entry.uses,
-        })
+    }
+
+    /// A call is over whose connection has closed meanwhile: in order, unless it
+    /// says otherwise.
+    #[cold]
+    pub(super) fn call_ended(&mut self, id: Id, otherwise: Option<CloseReason>) {
+        let Some(at) = self.parted.iter().position(|parted| parted.id == id) else {
+            return;
+        };
+        let parted = &mut self.parted[at];
+        parted.calls -= 1;
+        if parted.calls == 0 || otherwise.is_some() {
+            let Parted { uses, .. } = self.parted.swap_remove(at);
+            self.tell_closed(otherwise.unwrap_or(CloseReason::Peer), uses);
+        }
+    }
+
+    fn tell_closed(&mut self, reason: CloseReason, uses: u64) {
+        self.counters.closed(reason);
+        self.effects.closed.push(Closed { reason, uses });
     }
 
     /// Lets go of a connection. It keeps its place in the table until its

@@ -171,7 +171,7 @@ impl World {
 
     pub(super) fn socket_closes(&mut self, at: usize) {
         let id = self.sockets.remove(at);
-        assert!(self.state.closed(id, self.now).is_some());
+        self.state.closed(id, self.now);
         self.settling.retain(|other| *other != id);
         self.carry_out();
     }
@@ -307,7 +307,7 @@ impl World {
                         (0..self.attempts.len()).filter(|at| self.attempts[*at].1);
                     let at = with_socket.nth(at).unwrap();
                     let (id, _) = self.attempts.remove(at);
-                    assert!(self.state.closed(id, self.now).is_none());
+                    self.state.closed(id, self.now);
                     let conn = Conn::Exclusive(0);
                     assert!(!self.state.opened(id, conn, 1, None, (), self.now));
                     self.state.failed(id, &"closed", self.now);
@@ -425,8 +425,14 @@ impl World {
         let closed: u64 = CloseReason::ALL.iter().filter(ever_open).map(closed).sum();
         let failing = state.table.iter();
         let failing = failing.filter(|(_, entry)| entry.reason == Some(CloseReason::Failed));
-        let open = alive - self.attempts.len() - failing.count();
+        let open = alive - self.attempts.len() - failing.count() + state.parted.len();
         assert_eq!(state.counters.opened, closed + open as u64);
+        for parted in &state.parted {
+            let leases = self.leases.iter().map(|lease| lease.id);
+            let calls = leases.chain(self.reading.iter().map(|(id, _)| *id));
+            // Those who wait may have been served, and have yet to see it.
+            assert!(calls.filter(|id| *id == parted.id).count() <= parted.calls);
+        }
     }
 
     /// Everything that is under way ends well. Then nobody waits, and once
@@ -466,6 +472,7 @@ impl World {
         self.pass(IDLE);
         self.close_the_closing();
         assert!(self.state.is_vacant(), "left over: {:?}", self.state.table);
+        assert_eq!(self.state.parted.len(), 0);
     }
 }
 
