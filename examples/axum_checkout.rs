@@ -86,7 +86,9 @@ async fn checkout(State(shop): State<Shop>, Json(order): Json<Order>) -> Result<
         Verdict::Done => (StatusCode::OK, "paid"),
         // By the gateway, or by the client: the reference of another order.
         Verdict::Rejected => (StatusCode::PAYMENT_REQUIRED, "refused"),
-        Verdict::NotExecuted { .. } => (StatusCode::SERVICE_UNAVAILABLE, "not paid"),
+        // Not by this call, that is: before this program was restarted, another
+        // may have paid the order. The same key is safe to try again with.
+        Verdict::NotExecuted { .. } => (StatusCode::SERVICE_UNAVAILABLE, "not now, try again"),
         // A real shop notes it, and asks the gateway later, or waits for its
         // webhook.
         Verdict::Unknown => (StatusCode::ACCEPTED, "unknown, we look it up"),
@@ -207,6 +209,40 @@ mod tests {
             assert_eq!(response.status(), status);
         }
         assert_eq!(gateway.ledger().times_applied("order-3"), 1);
+    }
+
+    #[tokio::test]
+    async fn a_restarted_shop_doesn_t_say_that_a_paid_order_isn_t() {
+        let hang = Fault::HangAfterEffect(Duration::from_secs(60));
+        let (before, gateway) = shop(Faults::script([Some(hang)])).await.unwrap();
+        let (mut after, _) = shop(Faults::none()).await.unwrap();
+        after.gateway = gateway.url();
+        let within = |millis| {
+            let mut request = order("order-4");
+            let soon = tokio::time::Instant::now() + Duration::from_millis(millis);
+            request.extensions_mut().insert(Deadline::at(soon));
+            request
+        };
+        let response = app(before).oneshot(within(200)).await.unwrap();
+        assert_eq!(response.status(), StatusCode::ACCEPTED);
+        assert_eq!(gateway.ledger().times_applied("order-4"), 1);
+
+        gateway
+            .set_faults(Faults::always(Fault::LockTimeout))
+            .unwrap();
+        let app = app(after);
+        let response = app.clone().oneshot(within(1000)).await.unwrap();
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+        let said = text(response).await;
+        assert_eq!(
+            said,
+            r#"{"reference":"order-4","outcome":"not now, try again"}"#
+        );
+
+        gateway.set_faults(Faults::none()).unwrap();
+        let response = app.oneshot(within(10_000)).await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        assert_eq!(gateway.ledger().times_applied("order-4"), 1);
     }
 
     #[tokio::test]
