@@ -256,8 +256,12 @@ impl<B: 'static> Host<B> {
         took: Duration,
     ) -> bool {
         let open = self.with(|state| {
-            state.counters.handshakes.record(took);
-            state.opened(id, conn, limit, expires, abort, Instant::now())
+            let now = Instant::now();
+            let open = state.opened(id, conn, limit, expires, abort, now);
+            if open {
+                state.counters.handshakes.record(took, now);
+            }
+            open
         });
         self.attempted.notify_waiters();
         open

@@ -161,16 +161,15 @@ where
     /// The numbers at this moment.
     #[must_use]
     pub fn stats(&self) -> PoolStats {
-        let past = *self
-            .shared
-            .past
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let hosts = &self.shared.hosts;
+        let hosts = hosts.read().unwrap_or_else(PoisonError::into_inner);
+        // Before a host is forgotten, or after: so it is counted once.
+        let past = self.shared.past.lock();
         let mut stats = PoolStats {
-            total: past,
+            total: *past.unwrap_or_else(PoisonError::into_inner),
             hosts: Vec::new(),
         };
-        for host in self.shared.all_hosts() {
+        for host in hosts.iter() {
             let of_host = host.stats();
             stats.total.add(&of_host);
             stats.hosts.push((host.key.to_string(), of_host));

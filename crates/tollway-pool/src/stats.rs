@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 /// Why a connection was closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -118,15 +120,16 @@ impl fmt::Debug for Closes {
 pub struct HandshakeTimes {
     count: u64,
     total: Duration,
-    last: Duration,
+    /// When it was, and how long it took.
+    last: Option<(Instant, Duration)>,
     max: Duration,
 }
 
 impl HandshakeTimes {
-    pub(crate) fn record(&mut self, took: Duration) {
+    pub(crate) fn record(&mut self, took: Duration, now: Instant) {
         self.count += 1;
         self.total = self.total.saturating_add(took);
-        self.last = took;
+        self.last = Some((now, took));
         self.max = self.max.max(took);
     }
 
@@ -134,7 +137,7 @@ impl HandshakeTimes {
         self.count += other.count;
         self.total = self.total.saturating_add(other.total);
         self.max = self.max.max(other.max);
-        self.last = other.last;
+        self.last = self.last.max(other.last);
     }
 
     /// How many there were.
@@ -152,10 +155,13 @@ impl HandshakeTimes {
             .unwrap_or_default()
     }
 
-    /// The last one.
+    /// The last one, zero where there were none.
     #[must_use]
     pub const fn last(&self) -> Duration {
-        self.last
+        match self.last {
+            Some((_, took)) => took,
+            None => Duration::ZERO,
+        }
     }
 
     /// The longest.
@@ -323,6 +329,21 @@ impl PoolStats {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_last_handshake_of_all_is_the_latest_of_any_host() {
+        let now = Instant::now();
+        let took = Duration::from_millis;
+        let mut hosts = [Stats::default(); 3];
+        hosts[0].counters.handshakes.record(took(30), now + took(5));
+        hosts[1].counters.handshakes.record(took(20), now);
+        let mut total = Stats::default();
+        for host in &hosts {
+            total.add(host);
+        }
+        assert_eq!(total.handshakes().last(), took(30));
+        assert_eq!(total.handshakes().mean(), took(25));
+    }
 
     #[test]
     fn what_is_printed_names_the_reasons_for_which_connections_were_closed() {
