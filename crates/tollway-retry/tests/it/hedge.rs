@@ -83,7 +83,15 @@ async fn a_first_attempt_that_answers_after_all_wins() {
     let response = call(policy, &gateway, get()).await.unwrap();
     assert_eq!(start.elapsed(), millis(150));
     assert_eq!((gateway.made(), gateway.dropped()), (2, 1));
-    assert_eq!(story(&response).records()[0].outcome, Outcome::Cancelled);
+    let [cancelled, answered] = story(&response).records() else {
+        panic!("two attempts");
+    };
+    assert_eq!(cancelled.outcome, Outcome::Cancelled);
+    assert!(cancelled.delay >= millis(100) && cancelled.duration < millis(50));
+    assert_eq!(
+        (answered.delay, answered.duration),
+        (Duration::ZERO, millis(150))
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -236,12 +244,16 @@ async fn one_that_fails_leaves_the_call_to_the_other() {
         let response = call(policy, &gateway, get()).await.unwrap();
         assert_eq!(response.status(), 200);
         assert_eq!(gateway.made(), 2);
-        let verdicts: Vec<_> = story(&response)
-            .records()
-            .iter()
-            .map(|r| r.verdict)
-            .collect();
+        let [failed, answered] = story(&response).records() else {
+            panic!("two attempts");
+        };
+        let verdicts = [failed.verdict, answered.verdict];
         assert_eq!(verdicts, [Verdict::Unknown, Verdict::Done]);
+        let first = if answers[0] == 503 { failed } else { answered };
+        assert_eq!((first.delay, first.duration), (Duration::ZERO, lasting[0]));
+        let second = if answers[0] == 503 { answered } else { failed };
+        assert!(second.delay >= millis(100));
+        assert_eq!(second.duration, lasting[1]);
     }
 }
 
