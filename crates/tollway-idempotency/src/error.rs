@@ -199,7 +199,7 @@ impl fmt::Display for Why {
             Self::Inner => f.write_str("the call failed"),
             Self::Used(Refusal::Reused) => f.write_str(
                 "not sent: the idempotency key already stands for another payload; \
-                 give each call a key of its own",
+                 repeat a call byte for byte, and give another one a key of its own",
             ),
             Self::Used(Refusal::Expired) => f.write_str(
                 "not sent: the idempotency key has outlived the time that the provider \

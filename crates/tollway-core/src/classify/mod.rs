@@ -151,8 +151,8 @@ impl Judgement {
         }
     }
 
-    /// The same answer, where something before it is in doubt that it doesn't
-    /// speak for: an earlier attempt of the call, an earlier call with its key.
+    /// The same answer, where something else is in doubt that it doesn't speak for:
+    /// an earlier attempt of the call, another call with its key.
     /// The outcome is unknown, and what this asks of a retry holds.
     #[must_use]
     pub fn in_doubt(self) -> Self {
