@@ -1,5 +1,5 @@
 //! An inner service that is seldom ready, callers that are seldom polled, runtimes
-//! that are seldom driven, and limits that change meanwhile.
+//! that are seldom driven, limits that change and a provider that has them pause.
 #![cfg(feature = "tokio")]
 #![allow(clippy::unwrap_used, reason = "a test")]
 
@@ -17,6 +17,7 @@ use proptest::prelude::*;
 use tokio::runtime::Runtime;
 use tokio::task::yield_now;
 use tokio::time::{Instant, advance, sleep, sleep_until};
+use tollway_core::{Scope, Verdict};
 use tollway_limit::{CountFrom, Key, Limits, LimitsBuilder, Quota, RateLimitLayer, Shape};
 use tower::limit::GlobalConcurrencyLimitLayer;
 use tower::{Layer, ServiceExt, service_fn};
@@ -36,17 +37,21 @@ struct Caller {
     way: u64,
     /// From there to the answer.
     back: u64,
+    /// How long it says to wait, if it is a refusal.
+    pause: Option<u64>,
     runtime: usize,
 }
 
 fn callers() -> impl Strategy<Value = Vec<Caller>> {
     let sleeps = proptest::option::of(0..150u64);
-    let caller = (0..15u64, sleeps, 0..30u64, 0..80u64, 0..3usize);
-    let caller = caller.prop_map(|(comes, sleeps, way, back, runtime)| Caller {
+    let pause = proptest::option::weighted(0.1, 1..100u64);
+    let caller = (0..15u64, sleeps, 0..30u64, 0..80u64, pause, 0..3usize);
+    let caller = caller.prop_map(|(comes, sleeps, way, back, pause, runtime)| Caller {
         comes,
         sleeps,
         way,
         back,
+        pause,
         runtime,
     });
     vec(caller, 1..60)
@@ -130,25 +135,46 @@ impl Runtimes {
     }
 }
 
-/// When each request arrives.
-fn arrivals(
+/// What the provider sees.
+#[derive(Clone, Default)]
+struct Seen {
+    sent: Vec<Instant>,
+    arrivals: Vec<Instant>,
+    pauses: Vec<Range<Instant>>,
+}
+
+fn answer(pause: Option<u64>, seen: &Mutex<Seen>) -> Response<()> {
+    let mut response = Response::new(());
+    if let Some(pause) = pause.map(millis) {
+        let now = Instant::now();
+        seen.lock().unwrap().pauses.push(now..now + pause);
+        response.extensions_mut().insert(Verdict::NotExecuted {
+            retry_after: Some(pause),
+            scope: Scope::Unspecified,
+        });
+    }
+    response
+}
+
+/// What the provider sees of these calls.
+fn run(
     limits: &Limits,
     changes: &[(u64, LimitsBuilder)],
     places: usize,
     callers: Vec<Caller>,
     mut runtimes: Runtimes,
-) -> Vec<u64> {
-    let arrivals = Arc::<Mutex<Vec<_>>>::default();
-    let noted = Arc::clone(&arrivals);
-    let provider = service_fn(move |request: Request<(u64, u64)>| {
-        let noted = Arc::clone(&noted);
+) -> Seen {
+    let seen = Arc::<Mutex<Seen>>::default();
+    let sees = Arc::clone(&seen);
+    let provider = service_fn(move |request: Request<Caller>| {
+        let (seen, caller) = (Arc::clone(&sees), request.into_body());
+        // A timer would be up to a millisecond late.
+        let arrives = Instant::now() + millis(caller.way);
+        seen.lock().unwrap().sent.push(Instant::now());
+        seen.lock().unwrap().arrivals.push(arrives);
         async move {
-            let (way, back) = request.into_body();
-            // A timer would be up to a millisecond late.
-            let arrives = Instant::now() + millis(way);
-            noted.lock().unwrap().push(arrives);
-            sleep_until(arrives + millis(back)).await;
-            Ok::<_, Infallible>(Response::new(()))
+            sleep_until(arrives + millis(caller.back)).await;
+            Ok::<_, Infallible>(answer(caller.pause, &seen))
         }
     });
     let service = RateLimitLayer::new(limits.clone())
@@ -156,11 +182,13 @@ fn arrivals(
     let (start, mut comes, mut calls) = (runtimes.start, 0, Vec::new());
     for caller in callers {
         comes += caller.comes;
+        let runtime = caller.runtime % runtimes.all.len();
         let service = service.clone();
         let call = async move {
             sleep_until(start + millis(comes)).await;
-            let mut call = pin!(service.oneshot(Request::new((caller.way, caller.back))));
-            if let Some(sleeps) = caller.sleeps {
+            let sleeps = caller.sleeps;
+            let mut call = pin!(service.oneshot(Request::new(caller)));
+            if let Some(sleeps) = sleeps {
                 let first = poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx))).await;
                 if first.is_ready() {
                     return;
@@ -169,7 +197,6 @@ fn arrivals(
             }
             call.await.unwrap();
         };
-        let runtime = caller.runtime % runtimes.all.len();
         calls.push(runtimes.all[runtime].0.spawn(call));
     }
     let mut changes = changes.iter().peekable();
@@ -182,19 +209,17 @@ fn arrivals(
         }
         runtimes.drive();
     }
-    let arrivals = arrivals.lock().unwrap();
-    let since = |at: &Instant| u64::try_from((*at - start).as_millis()).unwrap();
-    let mut arrivals: Vec<_> = arrivals.iter().map(since).collect();
-    arrivals.sort_unstable();
-    arrivals
+    let mut seen = seen.lock().unwrap().clone();
+    seen.arrivals.sort_unstable();
+    seen
 }
 
 /// Whether no more than `limit` arrive in any `window`, as far as that holds.
-fn is_kept(limit: usize, window: u64, arrivals: &[u64], holds: Range<u64>) -> bool {
+fn is_kept(limit: usize, window: u64, arrivals: &[Instant], holds: Range<Instant>) -> bool {
     let start = arrivals.partition_point(|&at| at < holds.start);
     let end = arrivals.partition_point(|&at| at < holds.end);
     let mut runs = arrivals[start..end].windows(limit + 1);
-    runs.all(|run| run[limit] - run[0] >= window)
+    runs.all(|run| run[limit] - run[0] >= millis(window))
 }
 
 proptest! {
@@ -205,7 +230,7 @@ proptest! {
     })]
 
     #[test]
-    fn no_window_holds_more_than_its_limit_whatever_is_waited_for(
+    fn no_window_holds_too_many_and_no_pause_any_whatever_is_waited_for(
         rules in rules(),
         is_keyed in any::<bool>(),
         places in 1..12usize,
@@ -224,17 +249,23 @@ proptest! {
         let builders = rules.iter().map(|(_, rule)| rule.limits(is_keyed));
         let changes: Vec<_> = ends.iter().copied().zip(builders.skip(1)).collect();
         let limits = rules[0].1.limits(is_keyed).build().unwrap();
-        let arrivals = arrivals(&limits, &changes, places, callers, runtimes);
-        prop_assert_eq!(arrivals.len(), count);
+        let start = runtimes.start;
+        let seen = run(&limits, &changes, places, callers, runtimes);
+        prop_assert_eq!(seen.arrivals.len(), count);
         // Who has a permit keeps it where the limit is lowered.
         let mut limit = 0;
         for (index, (holds, rule)) in rules.iter().enumerate() {
             limit = limit.max(rule.limit as usize);
             let is_last = index + 1 == rules.len();
-            let end = if is_last { u64::MAX } else { ends[index] };
-            let holds = ends[index] - holds..end;
-            let is_kept = is_kept(limit, rule.window, &arrivals, holds.clone());
-            prop_assert!(is_kept, "{rule:?} in {holds:?}: {arrivals:?}");
+            let end = if is_last { 1_000_000 } else { ends[index] };
+            let holds = start + millis(ends[index] - holds)..start + millis(end);
+            let is_kept = is_kept(limit, rule.window, &seen.arrivals, holds);
+            prop_assert!(is_kept, "{rule:?}: {:?}", seen.arrivals);
+        }
+        for pause in &seen.pauses {
+            let mut sent = seen.sent.iter();
+            let is_kept = !sent.any(|sent| pause.start < *sent && *sent < pause.end);
+            prop_assert!(is_kept, "{pause:?}: {:?}", seen.sent);
         }
     }
 }
