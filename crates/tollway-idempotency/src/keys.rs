@@ -376,6 +376,7 @@ impl<G> Outcome<G> {
     /// repeat the call with it.
     fn remember(&self) {
         if let (Some(memory), Some(key)) = (&self.keys.memory, &self.key) {
+            // Who has a day or more to live didn't ask when the call began.
             let life = self.keys.dialect.life;
             let since = key.forgotten_at().and_then(|end| end.checked_sub(life));
             memory.tell(key, since.map_or_else(Instant::now, Instant::from_std));

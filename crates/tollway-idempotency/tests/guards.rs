@@ -338,6 +338,23 @@ async fn what_a_call_with_a_new_key_may_have_done_is_not_denied() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_new_key_lives_from_its_call_and_not_from_that_calls_end() {
+    let hour = DAY / 24;
+    let layer = IdempotencyKeyLayer::new().dialect(Dialect::default().life(hour * 2));
+    let slow = tower::service_fn(move |_: Request<KeyBody<Full<Bytes>>>| async move {
+        tokio::time::sleep(hour).await;
+        Response::builder().status(504).body(())
+    });
+    let new = Request::post("/p").body(Full::from("{}")).unwrap();
+    let response = layer.layer(slow).oneshot(new).await.unwrap();
+    let key = IdempotencyKey::of(response.extensions()).unwrap();
+    tokio::time::advance(hour).await;
+    let service = layer.layer(Gateway::answering(200));
+    let error = call(&service, key.as_str(), "/p", "{}").await.unwrap_err();
+    assert!(refusal(&error).is_expired());
+}
+
 /// Whoever finds no permit in time, and hangs up, has paid nothing.
 #[tokio::test(start_paused = true)]
 async fn a_call_given_up_before_it_was_sent_leaves_no_doubt() {
