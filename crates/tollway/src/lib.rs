@@ -66,7 +66,8 @@
 //! # Features
 //!
 //! `client` (the default) is everything. `limit`, `retry`, `idempotency`,
-//! `timeout` and `pool` each bring in that layer alone.
+//! `timeout` and `pool` each bring in that layer alone. `proxy` adds the pool's
+//! HTTP proxies.
 
 #[cfg(feature = "client")]
 mod client;

@@ -176,7 +176,7 @@ impl ClientBuilder {
     /// use tollway::pool::connect::Tcp;
     ///
     /// fn client() -> Result<Client, BuildError> {
-    ///     // With tollway-pool's feature `proxy`: Proxy::from_env(tcp), in its place.
+    ///     // With the feature `proxy`: connect::Proxy::from_env(tcp), in its place.
     ///     let tcp = Tcp::new(Duration::from_secs(10));
     ///     Client::builder(profiles::stripe()).build_over(|pool| pool.build_over(tcp))
     /// }
