@@ -25,6 +25,8 @@ use tower::{ServiceBuilder, ServiceExt, service_fn};
 
 const SEEDS: u64 = 2000;
 const CALLS: usize = 8;
+/// The longest that a request is on its way.
+const SLACK: Duration = Duration::from_secs(3);
 const KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 fn ms(ms: u64) -> Duration {
@@ -107,7 +109,8 @@ impl Entry {
         }
         let key = request.headers().get(KEY).filter(|_| life.is_some());
         let key = key.and_then(|key| key.to_str().ok()).map(str::to_owned);
-        // What is older is forgotten.
+        // What is older is forgotten, but not while a repeat may be on its way.
+        let life = life.map(|life| life + SLACK);
         self.saved
             .retain(|_, (_, since)| Some(since.elapsed()) < life);
         if let Some((saved, _)) = key.as_ref().and_then(|key| self.saved.get(key)) {
@@ -160,7 +163,7 @@ async fn attempt(
     ledger: Ledger,
     life: Option<Duration>,
     fate: Fate,
-    times: [u64; 2],
+    times: [u64; 3],
 ) -> Result<Response<Answer>, BoxError> {
     let mut connecting = pin!(sleep(ms(times[0])));
     poll_fn(|cx| match connecting.as_mut().poll(cx) {
@@ -172,8 +175,9 @@ async fn attempt(
         let fault = Fault::new(Verdict::NO_EFFECT).in_phase(Phase::Connect);
         return Err(fault.into());
     }
-    // From here on it is the provider's, whoever drops this.
-    let executed = {
+    // It is on its way, and then the provider's, whoever drops this.
+    let sent = tokio::spawn(async move {
+        sleep(ms(times[1])).await;
         let mut ledger = ledger.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = ledger.entry(request.uri().path().to_owned()).or_default();
         entry.fates.push(fate);
@@ -188,8 +192,9 @@ async fn attempt(
             Fate::Declined => execute(true, 402),
             _ => execute(matches!(fate, Fate::Done(_)), 200),
         }
-    };
-    sleep(ms(times[1])).await;
+    });
+    let executed = sent.await?;
+    sleep(ms(times[2])).await;
     match fate {
         Fate::Door(status) => answer(status, false),
         Fate::Answered(status, _) => answer(status, true),
@@ -239,7 +244,7 @@ async fn run(seed: u64, hedge: Hedge) -> Result<(), BoxError> {
         service_fn(move |request: Sent| {
             let mut rng = draws.lock().unwrap_or_else(PoisonError::into_inner);
             let fate = FATES[rng.random_range(0..FATES.len())];
-            let times = [[0, 0, 50, 2500], [0, 20, 300, 2500]];
+            let times = [[0, 0, 50, 2500], [0, 0, 20, 2500], [0, 20, 300, 2500]];
             let times = times.map(|times| times[rng.random_range(0..4)]);
             attempt(request, Arc::clone(&ledger), life, fate, times)
         })
@@ -302,8 +307,9 @@ async fn run(seed: u64, hedge: Hedge) -> Result<(), BoxError> {
             (method, path, seen)
         });
     }
-    while let Some(call) = calls.join_next().await {
-        let (method, path, seen) = call?;
+    let ended = calls.join_all().await;
+    sleep(SLACK).await;
+    for (method, path, seen) in ended {
         let mut ledger = ledger.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = ledger.entry(path).or_default();
         let told = seen.told(seed, &method, entry);
