@@ -277,7 +277,7 @@ fn tell<B>(ended: hyper::Result<()>, host: &Host<B>) {
     if let Err(error) = ended {
         tracing::debug!(
             target: "tollway::pool",
-            { server.address = host.key.host(),
+            { server.address = host.key.address(),
             server.port = i64::from(host.key.port()),
             error = &error as &dyn Error },
             "connection broke",

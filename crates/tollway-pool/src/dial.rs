@@ -123,7 +123,7 @@ impl<B: 'static> Attempt<B> {
         self.reported = true;
         tracing::debug!(
             target: "tollway::pool",
-            { server.address = self.host.key.host(),
+            { server.address = self.host.key.address(),
             server.port = i64::from(self.host.key.port()),
             network.peer.address = facts.remote.map(|peer| tracing::field::display(peer.ip())),
             network.peer.port = facts.remote.map(|peer| i64::from(peer.port())),
@@ -146,7 +146,7 @@ impl<B: 'static> Attempt<B> {
         self.host.attempt_failed(self.id, failure);
         tracing::debug!(
             target: "tollway::pool",
-            { server.address = self.host.key.host(),
+            { server.address = self.host.key.address(),
             server.port = i64::from(self.host.key.port()),
             "error.type" = failure.step().as_str(),
             error = failure.cause() },

@@ -275,7 +275,7 @@ impl<B: 'static> Host<B> {
     fn tell_closed(&self, closed: &Closed) {
         tracing::debug!(
             target: "tollway::pool",
-            { server.address = self.key.host(),
+            { server.address = self.key.address(),
             server.port = i64::from(self.key.port()),
             tollway.pool.reason = closed.reason.as_str(),
             tollway.pool.requests = i64::try_from(closed.uses).unwrap_or(i64::MAX) },

@@ -70,6 +70,11 @@ impl Key {
         &self.host
     }
 
+    /// The host as OpenTelemetry has it: an IPv6 address without its brackets.
+    pub(crate) fn address(&self) -> &str {
+        self.host.trim_matches(['[', ']'])
+    }
+
     pub(crate) fn port(&self) -> u16 {
         self.port
     }
@@ -130,6 +135,12 @@ mod tests {
         assert_eq!(authority("https://Example.com:443/"), "example.com");
         assert_eq!(authority("http://example.com:443/"), "example.com:443");
         assert_eq!(authority("https://[::1]:8443/"), "[::1]:8443");
+    }
+
+    #[test]
+    fn an_address_has_no_brackets() {
+        assert_eq!(key("https://[::1]:8443/").address(), "::1");
+        assert_eq!(key("https://Example.com/").address(), "example.com");
     }
 
     #[test]

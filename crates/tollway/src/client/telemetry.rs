@@ -41,7 +41,7 @@ pub(super) fn span<B>(provider: &str, request: &Request<B>) -> Span {
         span.record("http.request.method_original", request.method().as_str());
     }
     if let Some(host) = request.uri().host() {
-        span.record("server.address", host);
+        span.record("server.address", &*address(host));
     }
     // Numbers are signed throughout: OpenTelemetry knows no others, and
     // tracing-opentelemetry makes texts of those that aren't.
@@ -102,6 +102,12 @@ fn version(version: Version) -> Option<&'static str> {
         Version::HTTP_2 => Some("2"),
         _ => None,
     }
+}
+
+/// As the pool has it, in one spelling: a name in lower case, an IPv6 address
+/// without its brackets.
+fn address(host: &str) -> String {
+    host.trim_matches(['[', ']']).to_ascii_lowercase()
 }
 
 /// The conventions want the port, whether or not the URL says it.
@@ -171,6 +177,13 @@ mod tests {
         assert_eq!(port("http://pay.example/v1"), Some(80));
         assert_eq!(port("https://pay.example:8443/v1"), Some(8443));
         assert_eq!(port("/v1"), None);
+    }
+
+    #[test]
+    fn a_host_has_one_spelling() {
+        assert_eq!(address("Pay.example"), "pay.example");
+        assert_eq!(address("[::1]"), "::1");
+        assert_eq!(address("127.0.0.1"), "127.0.0.1");
     }
 
     #[test]
