@@ -136,6 +136,7 @@ impl Rules {
     }
 
     /// What a body leaves open in which no rule held.
+    #[cold]
     fn left_open(&self, answer: &Answer<'_>) -> Option<Judgement> {
         self.about(answer)
             .filter_map(|rule| rule.left_open(answer))
@@ -214,10 +215,9 @@ impl Classify for Rules {
             Some(judgement) => judgement.heeding(headers, clock),
             None => Judgement::of_head_by(answer.status, headers, clock),
         };
-        let doubtful = judgement.verdict == Verdict::Rejected
-            || answer.broken && judgement.verdict == Verdict::Done;
         if ruled.is_none()
-            && doubtful
+            && (answer.broken || judgement.verdict == Verdict::Rejected)
+            && judgement.verdict.is_final()
             && let Some(open) = self.left_open(answer)
         {
             judgement = open.heeding(headers, clock);
