@@ -552,6 +552,26 @@ async fn a_stream_that_breaks_off_is_of_unknown_outcome() {
     }
 }
 
+/// It is we who say GOAWAY then, which tells nothing of what the peer has done.
+#[tokio::test]
+async fn a_peer_that_breaks_the_rules_of_http2_may_have_processed_the_request() {
+    for body in ["pay", ""] {
+        let server = Server::raw(|mut stream, _| async move {
+            let _ = stream.write_all(SETTINGS).await;
+            headers_of(&mut stream, 1).await;
+            // A PING of one byte.
+            let _ = stream.write_all(&[0, 0, 1, 6, 0, 0, 0, 0, 0, 0]).await;
+            let _ = stream.read_to_end(&mut Vec::new()).await;
+        })
+        .await;
+        let pool = pool().protocol(Protocol::Http2Only).build().unwrap();
+        let error = fetch(&pool, post(server.uri("/"), body)).await;
+        let error = error.unwrap_err();
+        assert!(error.is_read(), "{error:?}");
+        assert_eq!(error.verdict(), Verdict::Unknown);
+    }
+}
+
 #[tokio::test]
 async fn an_answer_that_breaks_the_rules_of_http2_is_not_blamed_on_the_request() {
     let server = Server::raw(|mut stream, _| async move {
@@ -635,10 +655,11 @@ async fn an_answer_that_is_cut_off_without_an_error_is_not_taken_for_complete() 
 async fn a_peer_that_has_answered_may_stop_the_request() {
     let server = Server::raw(|mut stream, _| async move {
         let _ = stream.write_all(SETTINGS).await;
-        for id in [1, 3] {
+        for (id, ends) in [(1, true), (3, true), (5, false)] {
             headers_of(&mut stream, id).await;
-            let start = [0, 0, 1, 1, 4, 0, 0, 0, id, 0x88];
-            let data = [0, 0, 2, 0, 1, 0, 0, 0, id, b'o', b'k'];
+            let length = if ends { b'2' } else { b'3' };
+            let start = [0, 0, 5, 1, 4, 0, 0, 0, id, 0x88, 0x0f, 0x0d, 1, length];
+            let data = [0, 0, 2, 0, ends.into(), 0, 0, 0, id, b'o', b'k'];
             let answer = [&start[..], &data, &reset(id, 0)].concat();
             let _ = stream.write_all(&answer).await;
         }
@@ -647,12 +668,14 @@ async fn a_peer_that_has_answered_may_stop_the_request() {
     .await;
     let pool = Pool::builder().plain_http(true);
     let pool = pool.protocol(Protocol::Http2Only).build().unwrap();
-    for _ in 0..2 {
+    for ends in [true, true, false] {
         let late = FailingLate(Box::pin(sleep(Duration::from_secs(3600))));
         let request = Request::post(server.uri("/")).body(late).unwrap();
         let response = pool.clone().oneshot(request).await.unwrap();
-        let answer = response.into_body().collect().await.unwrap();
-        assert_eq!(answer.to_bytes(), "ok");
+        match response.into_body().collect().await {
+            Ok(answer) => assert!(ends && answer.to_bytes() == "ok"),
+            Err(error) => assert!(!ends && error.is_read(), "{error:?}"),
+        }
         until(|| pool.stats().total().calls() == 0).await;
     }
     assert_eq!(server.seen.accepted(), 1);
@@ -772,6 +795,7 @@ async fn after_goaway_the_rest_finishes_and_new_calls_go_elsewhere() {
     assert_eq!(answer.body, "second");
     assert_eq!(first.await.unwrap().unwrap().body, "");
     until(|| pool.stats().total().open() == 1 && pool.stats().total().closing() == 0).await;
+    assert_eq!(pool.stats().total().closed(CloseReason::Peer), 1);
 }
 
 #[tokio::test(start_paused = true)]
