@@ -34,15 +34,18 @@ use stack::{Stack, WireBody};
 /// A clone is another handle to the same client: the quotas, the retry budget
 /// and the connections are shared. It is a tower service as well, from
 /// `Request<B>` for any body, and always ready: a call waits for its permit and
-/// its connection in its future, since only its request tells which.
+/// its connection in its future, since only its request tells which. Where tower's
+/// `ready` is to be asked all the same, it has to be told of which body:
+/// `ServiceExt::<Request<Body>>::ready(&mut client)`.
 ///
 /// # What it leaves to you
 ///
 /// It follows no redirect (a 3xx is an answer; a 302 or 303 to a payment leaves
-/// open what came of it), keeps no cookies, and decompresses nothing. Don't ask
+/// open what came of it), keeps no cookies, adds no header but the key and what
+/// HTTP itself asks for (so no `user-agent`), and decompresses nothing. Don't ask
 /// for compressed answers in a request's headers where the profile's rules read
-/// bodies, as Savvy's do: they would find nothing in them. A stack by hand has
-/// a place for tower-http's layers. It connects directly, unless it is built
+/// bodies, as Savvy's do: they would find nothing in them. A stack by hand has a
+/// place for tower-http's layers. It connects directly, unless it is built
 /// [over](ClientBuilder::build_over) a proxy or another transport.
 ///
 /// # Runtime
