@@ -196,7 +196,7 @@ impl Drop for PoolBody {
         let (Some(lease), Some(body)) = (self.lease.take(), self.body.take()) else {
             return;
         };
-        if matches!(lease, Lease::Shared(_)) || body.is_end_stream() {
+        if matches!(lease, Lease::Shared(_)) {
             // Over HTTP/2, hyper resets the stream: first that, then there is
             // room for another.
             drop(body);

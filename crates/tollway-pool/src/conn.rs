@@ -268,8 +268,8 @@ pub(crate) async fn drive_h2<T, B>(
             break ended;
         }
     };
-    // GOAWAY, or the end. Streams may still be on it, but no new one will be.
-    host.gone_away(id);
+    // GOAWAY, or the end. Streams may still be on it, but no new one will be: the
+    // next request comes back unsent.
     tell(ended, &host);
 }
 

@@ -241,11 +241,6 @@ impl<B: 'static> Host<B> {
         self.with(|state| state.limit_changed(id, limit, Instant::now()))
     }
 
-    /// The peer takes no further stream.
-    pub(crate) fn gone_away(self: &Arc<Self>, id: Id) {
-        self.with(|state| state.gone_away(id, Instant::now()));
-    }
-
     pub(crate) fn opened(
         self: &Arc<Self>,
         id: Id,

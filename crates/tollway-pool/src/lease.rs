@@ -235,7 +235,10 @@ impl<B: 'static> Leased<B> {
 
     fn broken(self, failed: Failed<B>) -> Result<Unsent<B>, PoolError> {
         let Failed { request, error } = failed;
-        if request.is_some() || !is_stream_reset(&error) {
+        if request.is_some() {
+            // It had ended before, or the peer has said GOAWAY.
+            self.host.retire(self.id, CloseReason::Peer);
+        } else if !is_stream_reset(&error) {
             self.host.retire(self.id, CloseReason::Error);
         }
         if let Some(rested) = self.rested

@@ -288,19 +288,13 @@ impl<K: Kind> State<K> {
         }
     }
 
-    /// A connection is not to be used again, for a call's reason. Its streams, if
-    /// it has any, finish.
+    /// A connection is not to be used again, as a call has found. Its streams, if it
+    /// has any, finish.
     pub(crate) fn retire(&mut self, id: Id, reason: CloseReason, now: Instant) {
         if self.table.get(id).is_none() {
             return self.call_ended(id, Some(reason));
         }
         self.close(id, reason, now);
-        self.serve(now);
-    }
-
-    /// The peer takes no further stream. Those that it has finish.
-    pub(crate) fn gone_away(&mut self, id: Id, now: Instant) {
-        self.close(id, CloseReason::Peer, now);
         self.serve(now);
     }
 }

@@ -194,7 +194,7 @@ fn what_refused_calls_teach_is_heeded_for_a_while() {
         world.poll_waiter(0);
         let id = world.leases[0].id;
         world.state.refused(id, nth, world.now);
-        world.state.gone_away(id, world.now);
+        world.state.retire(id, CloseReason::Peer, world.now);
         world.lease_ends(0, 0);
         world.close_the_closing();
     }
@@ -214,7 +214,7 @@ fn what_refused_calls_teach_is_heeded_for_a_while() {
             world.lease_ends(0, 0);
         }
         let id = world.sockets[0];
-        world.state.gone_away(id, world.now);
+        world.state.retire(id, CloseReason::Peer, world.now);
         world.close_the_closing();
         10
     }
