@@ -128,7 +128,7 @@ impl Future for SetTimer {
         if let (Some(shared), Some(runtime)) = (self.shared.upgrade(), &self.runtime) {
             // First: whoever needs it set for an earlier time from now on has
             // another sent.
-            lock(&shared.core).state.sets(Some(runtime));
+            lock(&shared.core).state.sets(runtime);
             shared.arm_in(runtime);
         }
         self.is_over = true;

@@ -130,7 +130,7 @@ impl State {
 
     /// The task that was to set the timer there is about to.
     #[cfg(feature = "tokio")]
-    pub(crate) fn sets(&mut self, runtime: Option<&Runtime>) {
+    pub(crate) fn sets(&mut self, runtime: &Runtime) {
         if let Some(post) = self.post_in(runtime) {
             post.is_arming = false;
         }
@@ -148,15 +148,15 @@ impl State {
     /// The timer there is set no longer.
     #[cfg(feature = "tokio")]
     pub(crate) fn fired(&mut self, runtime: &Runtime) {
-        if let Some(post) = self.post_in(Some(runtime)) {
+        if let Some(post) = self.post_in(runtime) {
             post.armed = 0;
         }
     }
 
     #[cfg(feature = "tokio")]
-    fn post_in(&mut self, runtime: Option<&Runtime>) -> Option<&mut Post> {
+    fn post_in(&mut self, runtime: &Runtime) -> Option<&mut Post> {
         let mut posts = self.posts.iter_mut().map(|(_, post)| post);
-        posts.find(|post| post.runtime.as_ref() == runtime)
+        posts.find(|post| post.runtime.as_ref() == Some(runtime))
     }
 
     /// When to call [`pump`](Self::pump) next.
@@ -173,7 +173,7 @@ impl State {
     #[cfg(feature = "tokio")]
     pub(crate) fn unset_timer(&mut self, runtime: &Runtime, now: Nanos) -> Option<Arc<Timer>> {
         let next = self.next_wake()?;
-        let post = self.post_in(Some(runtime))?;
+        let post = self.post_in(runtime)?;
         post.must_arm(next, now).then(|| Arc::clone(&post.timer))
     }
 
@@ -187,7 +187,7 @@ impl State {
         now: Nanos,
     ) -> Option<Nanos> {
         let next = self.next_wake()?;
-        let post = self.post_in(Some(runtime));
+        let post = self.post_in(runtime);
         let post = post.filter(|post| Arc::ptr_eq(&post.timer, timer))?;
         post.armed = next.min(now.saturating_add(FARTHEST));
         Some(post.armed)
