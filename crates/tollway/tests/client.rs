@@ -625,6 +625,12 @@ async fn a_span_tells_of_the_call_and_of_no_secret() {
     let past = Deadline::at(tokio::time::Instant::now());
     late.extensions_mut().insert(past);
     client.send(late).await.unwrap_err();
+    let hang = Fault::HangAfterEffect(Duration::from_secs(60));
+    gateway.set_faults(Faults::always(hang)).unwrap();
+    let dropped = client.send(payout(&gateway, "po-12"));
+    timeout(Duration::from_millis(200), dropped)
+        .await
+        .unwrap_err();
     client.drain(Duration::from_secs(5)).await;
     client.send(payout(&gateway, "po-11")).await.unwrap_err();
     drop(guard);
@@ -635,7 +641,8 @@ async fn a_span_tells_of_the_call_and_of_no_secret() {
         .lines()
         .filter(|line| line.contains("tollway::client: close"));
     let mut next = || closed.next().unwrap();
-    let (closed, missing, late, failed) = (next(), next(), next(), next());
+    let (closed, missing, late) = (next(), next(), next());
+    let (dropped, failed) = (next(), next());
     for field in [
         "otel.name=GET otel.kind",
         "error.type=404",
@@ -647,6 +654,8 @@ async fn a_span_tells_of_the_call_and_of_no_secret() {
         assert!(!missing.contains(absent), "{absent} is in {missing}");
     }
     assert!(late.contains("error.type=\"timeout\""), "{late}");
+    let of_dropped = "error.type=\"dropped\" tollway.verdict=\"unknown\"";
+    assert!(dropped.contains(of_dropped), "{dropped}");
     for field in [
         "error.type=\"connect\"",
         "tollway.verdict=\"not_executed\"",

@@ -40,6 +40,15 @@ pin_project! {
         span: Span,
         // Whether the request's method is.
         safe: bool,
+        ended: bool,
+    }
+
+    impl PinnedDrop for ResponseFuture {
+        fn drop(this: Pin<&mut Self>) {
+            if !this.ended {
+                telemetry::dropped(&this.span);
+            }
+        }
     }
 }
 
@@ -52,6 +61,7 @@ impl ResponseFuture {
             inner: span.in_scope(call),
             span,
             safe,
+            ended: false,
         }
     }
 }
@@ -63,7 +73,9 @@ impl Future for ResponseFuture {
         let this = self.project();
         let _entered = this.span.enter();
         // Each way out makes its own result: a response is moved often enough.
-        match ready!(this.inner.poll(cx)) {
+        let outcome = ready!(this.inner.poll(cx));
+        *this.ended = true;
+        match outcome {
             Ok(response) => {
                 telemetry::answered(this.span, &response);
                 Poll::Ready(Ok(response.map(|inner| ResponseBody { inner })))

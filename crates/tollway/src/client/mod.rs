@@ -61,7 +61,8 @@ use stack::{Stack, WireBody};
 /// `tollway.provider` and `tollway.verdict`. Left out is `url.full`, which names
 /// objects and may hold secrets; put an `Endpoint` into the request's extensions
 /// to have its template as `url.template`. `error.type` is a status, `timeout`,
-/// or the name of the [phase](Error::phase) in which the call failed.
+/// the name of the [phase](Error::phase) in which the call failed, or `dropped`,
+/// with the verdict `unknown`, where its future was dropped before it had ended.
 /// `http.request.resend_count` counts the attempts after the first. For
 /// tracing-opentelemetry there are `otel.name` (`POST /v1/payouts`, without an
 /// `Endpoint` only `POST`), `otel.kind`, and for an error or a 4xx or 5xx

@@ -158,6 +158,17 @@ pub(super) fn failed(span: &Span, error: &Error) {
     span.record("tollway.verdict", error.verdict().as_str());
 }
 
+/// Notes that a call was dropped before it had ended. Whether its request was sent,
+/// nobody can say any more.
+pub(super) fn dropped(span: &Span) {
+    if span.is_disabled() {
+        return;
+    }
+    span.record("otel.status_code", "ERROR");
+    span.record("error.type", "dropped");
+    span.record("tollway.verdict", Verdict::Unknown.as_str());
+}
+
 /// The conventions want the number only where there is one.
 fn resent(span: &Span, attempts: Option<&Attempts>) {
     let resends = attempts.map_or(0, |attempts| attempts.made().saturating_sub(1));
