@@ -15,7 +15,7 @@ use smallvec::SmallVec;
 
 use crate::gauge::{Full, Gauge};
 use crate::lanes::{Fate, Lanes, Plan, Wish};
-use crate::meter::{Meter, Meters};
+use crate::meter::Meters;
 use crate::time::Nanos;
 
 /// Wakers to be woken once the lock is released: a waker runs foreign code.
@@ -387,22 +387,5 @@ impl State {
             }
         }
         self.serve_plan(plan, now, wakers);
-    }
-
-    /// Serves those who stand in line at the meters of a plan.
-    pub(crate) fn serve_plan(&mut self, plan: &Plan, now: Nanos, wakers: &mut Wakers) {
-        if self.lanes.waiting() == 0 {
-            return;
-        }
-        let mut lines = false;
-        for &id in plan {
-            if self.meters.get(id).is_some_and(Meter::has_line) {
-                lines = true;
-                self.look_at(id, now);
-            }
-        }
-        if lines {
-            self.pump(now, wakers);
-        }
     }
 }

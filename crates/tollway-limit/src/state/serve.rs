@@ -2,7 +2,8 @@
 
 use super::{State, Wakers};
 use crate::gauge::Full;
-use crate::lanes::Fate;
+use crate::lanes::{Fate, Plan};
+use crate::meter::Meter;
 use crate::quota::LEVELS;
 use crate::time::Nanos;
 
@@ -27,6 +28,23 @@ impl State {
             {
                 wakers.extend(self.end_wait(waiter, now, Fate::TooLate { wait: 0 }));
             }
+        }
+    }
+
+    /// Serves those who stand in line at the meters of a plan.
+    pub(crate) fn serve_plan(&mut self, plan: &Plan, now: Nanos, wakers: &mut Wakers) {
+        if self.lanes.waiting() == 0 {
+            return;
+        }
+        let mut lines = false;
+        for &id in plan {
+            if self.meters.get(id).is_some_and(Meter::has_line) {
+                lines = true;
+                self.look_at(id, now);
+            }
+        }
+        if lines {
+            self.pump(now, wakers);
         }
     }
 
