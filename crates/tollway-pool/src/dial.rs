@@ -314,18 +314,8 @@ where
         .handshake(io)
         .await
         .map_err(|error| Failure::new(Step::Handshake, error))?;
-    let limit = first_settings(&mut conn, &wire).await;
+    let limit = first_settings(&mut conn, &wire).await?;
     wire.watch(false);
-    let limit = match limit {
-        Ok(limit) => limit,
-        Err(failure) => {
-            // Its other task goes with it, and the socket with that.
-            if let Some(socket) = socket.get() {
-                socket.abort();
-            }
-            return Err(failure);
-        }
-    };
     let facts = facts(began.elapsed());
     let driver = drive_h2(conn, wire.clone(), limit, host.clone(), id);
     let driver = tokio::spawn(driver).abort_handle();

@@ -302,6 +302,57 @@ async fn a_body_of_the_callers_that_panics_costs_its_own_call_over_http2() {
     assert_eq!(server.seen.accepted(), 1);
 }
 
+/// A body that takes its time, and its thread's, when it is polled again.
+#[derive(Default)]
+struct Slow {
+    polled: bool,
+    takes: Option<std::sync::mpsc::Receiver<()>>,
+}
+
+impl http_body::Body for Slow {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        if !std::mem::replace(&mut self.polled, true) {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        if let Some(takes) = self.takes.take() {
+            takes.recv_timeout(Duration::from_secs(20)).unwrap();
+        }
+        Poll::Ready(None)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_body_of_the_callers_that_takes_its_time_keeps_no_other_call_waiting() {
+    let server = Server::http2(100, |request: Request<Incoming>| async move {
+        let _ = request.into_body().collect().await;
+        text("hello")
+    })
+    .await;
+    let pool = Pool::builder().plain_http(true);
+    let pool = pool.protocol(Protocol::Http2Only).build().unwrap();
+    let call = |body| {
+        let request = Request::post(server.uri("/")).body(body).unwrap();
+        pool.clone().oneshot(request)
+    };
+    let (over, takes) = std::sync::mpsc::channel();
+    let slow = tokio::spawn(call(Slow {
+        polled: false,
+        takes: Some(takes),
+    }));
+    until(|| server.seen.requests() == 1).await;
+    call(Slow::default()).await.unwrap();
+    over.send(()).unwrap();
+    slow.await.unwrap().unwrap();
+    assert_eq!(server.seen.accepted(), 1);
+}
+
 #[tokio::test]
 async fn a_peer_without_http2_fails_the_handshake_and_not_the_request() {
     let server = Server::http1(|_| async { text("hello") }).await;
