@@ -24,8 +24,8 @@
 //!   earlier attempt of it may have had that effect. Otherwise another call had
 //!   the same key, maybe for something else, and the outcome is unknown.
 //! - It waits as long as the provider asks ([`RetryPolicyBuilder::max_retry_after`]),
-//!   and otherwise by a [`BackOff`] with jitter; not at all the first
-//!   time, where it wasn't executed for a reason of its own, such as a connection
+//!   and otherwise by a [`BackOff`] with jitter. The first retry comes at once
+//!   where the attempt had no effect for a reason of its own, such as a connection
 //!   that failed. A wait that would outlast the
 //!   [`Deadline`](tollway_core::Deadline) ends the call at once.
 //! - It reads a failed response to its end before it waits, so that the
