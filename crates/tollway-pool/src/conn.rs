@@ -7,7 +7,7 @@ use std::marker::PhantomData;
 use std::pin::{Pin, pin};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 use http::{Request, Response};
 use http_body::Body;
@@ -102,9 +102,10 @@ where
     B: Body + Send + 'static,
     B::Error: Into<BoxError>,
 {
-    pub(crate) fn send(&mut self, request: Request<B>) {
+    pub(crate) fn send(&mut self, request: Request<B>, wire: &Wire) {
         let request = request.map(|body| Sent::new(body, self.handed.clone()));
-        self.reply.set(self.sender.try_send_request(request));
+        let reply = wire.handing(|| self.sender.try_send_request(request));
+        self.reply.set(reply);
     }
 }
 
@@ -197,10 +198,41 @@ impl Abort {
     }
 }
 
+/// hyper's end of a connection, with the requests that it was handed.
+struct Driven<C> {
+    /// There until it is dropped.
+    conn: Option<C>,
+    wire: Arc<Wire>,
+}
+
+impl<C> Driven<C> {
+    fn new(conn: C, wire: Arc<Wire>) -> Self {
+        let conn = Some(conn);
+        Self { conn, wire }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<C::Output>
+    where
+        C: Future + Unpin,
+    {
+        match &mut self.conn {
+            Some(conn) => Pin::new(conn).poll(cx),
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl<C> Drop for Driven<C> {
+    fn drop(&mut self) {
+        let conn = self.conn.take();
+        self.wire.handing(|| drop(conn));
+    }
+}
+
 /// Drives an HTTP/1.1 connection, and sees when it is ready for a further
 /// call: a body's last byte reaches its reader a moment before.
 pub(crate) async fn drive_h1<T, B>(
-    mut conn: http1::Connection<Watched<T>, B>,
+    conn: http1::Connection<Watched<T>, B>,
     wire: Arc<Wire>,
     host: Arc<Host<B>>,
     id: Id,
@@ -210,8 +242,9 @@ pub(crate) async fn drive_h1<T, B>(
     B::Data: Send,
     B::Error: Into<BoxError>,
 {
+    let mut driven = Driven::new(conn, wire.clone());
     let ended = poll_fn(|cx| {
-        let polled = Pin::new(&mut conn).poll(cx);
+        let polled = driven.poll(cx);
         // Readiness is signalled within the poll above, and the flag is set
         // before readiness is looked at for the last time by the one who sets
         // it. So one of the two sees it.
@@ -227,7 +260,7 @@ pub(crate) async fn drive_h1<T, B>(
 /// streams the peer allows. A request that is sent or answered makes it look. Where
 /// the peer allows none, there will be none, so whatever comes from it does.
 pub(crate) async fn drive_h2<T, B>(
-    mut conn: http2::Connection<Watched<T>, Sent<B>, H2Executor>,
+    conn: http2::Connection<Watched<T>, Sent<B>, H2Executor>,
     wire: Arc<Wire>,
     mut limit: usize,
     host: Arc<Host<B>>,
@@ -239,11 +272,12 @@ pub(crate) async fn drive_h2<T, B>(
     B::Error: Into<BoxError>,
 {
     wire.watch(limit == 0);
+    let mut driven = Driven::new(conn, wire.clone());
     let ended = loop {
         let mut progress = pin!(wire.progress.notified());
         let ended = poll_fn(|cx| {
-            let polled = Pin::new(&mut conn).poll(cx);
-            loop {
+            let polled = driven.poll(cx);
+            while let Some(conn) = &driven.conn {
                 let now = conn.current_max_send_streams();
                 if now == limit {
                     break;
@@ -287,6 +321,8 @@ fn tell<B>(ended: hyper::Result<()>, host: &Host<B>) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicBool;
+
     use bytes::Bytes;
     use http_body::Body as _;
     use http_body_util::Full;
@@ -302,6 +338,26 @@ mod tests {
             .await
             .unwrap();
         Lines::new(wire, sender)
+    }
+
+    /// Else a call could wait for ever; see [`Wire::handing`].
+    #[test]
+    fn no_request_is_handed_over_while_those_of_a_connection_are_dropped() {
+        struct Conn(Arc<Wire>, Arc<AtomicBool>);
+
+        impl Drop for Conn {
+            fn drop(&mut self) {
+                self.1.store(self.0.is_handing(), Ordering::SeqCst);
+            }
+        }
+
+        let wire = Arc::new(Wire::default());
+        let held = Arc::new(AtomicBool::new(false));
+        let conn = Conn(wire.clone(), held.clone());
+        drop(Driven::new(conn, wire.clone()));
+        assert!(held.load(Ordering::SeqCst));
+        assert!(!wire.is_handing());
+        assert!(wire.handing(|| wire.is_handing()));
     }
 
     #[tokio::test]

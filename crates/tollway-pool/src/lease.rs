@@ -106,14 +106,16 @@ impl<B: 'static> Lease<B> {
                 // hyper lets one request in before the connection says that it
                 // is ready. This one is free, so if it isn't ready it has died,
                 // and its request comes back at once.
-                conn.reply.set(conn.sender.try_send_request(request));
+                let H1 { sender, wire, .. } = &mut *conn;
+                let reply = wire.handing(|| sender.try_send_request(request));
+                conn.reply.set(reply);
                 Carrier::H1(conn)
             }
             Conn::Shared(H2 { lines, facts }) => {
                 address_h2(&mut request, &host);
                 let reads = lines.wire.reads();
                 let mut line = lines.take();
-                line.send(request);
+                line.send(request, &lines.wire);
                 Carrier::H2 {
                     line,
                     lines,

@@ -2,8 +2,8 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use hyper::rt::{Read, ReadBufCursor, Write};
@@ -24,9 +24,24 @@ pub(crate) struct Wire {
     /// Somebody waits for `progress`.
     watched: AtomicBool,
     pub(crate) progress: Notify,
+    handing: Mutex<()>,
 }
 
 impl Wire {
+    /// A request is handed to hyper, or hyper lets go of those that it was handed:
+    /// one after the other. A request that is put into tokio's channel just while
+    /// the receiver is dropped would stay there for as long as there is a sender,
+    /// and its call, which has that, would wait for ever.
+    pub(crate) fn handing<R>(&self, hand: impl FnOnce() -> R) -> R {
+        let _held = self.handing.lock().unwrap_or_else(PoisonError::into_inner);
+        hand()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_handing(&self) -> bool {
+        self.handing.try_lock().is_err()
+    }
+
     /// How often something came from the peer so far. Two equal counts mean
     /// that it kept silent between them.
     pub(crate) fn reads(&self) -> u64 {
