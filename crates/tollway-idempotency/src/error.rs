@@ -54,6 +54,24 @@ pub(crate) enum Why {
     Broken,
 }
 
+impl Why {
+    /// The stable name, for telemetry.
+    const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Inner => "inner",
+            Self::Used(Refusal::Reused) => "reused",
+            Self::Used(Refusal::Expired) => "expired",
+            Self::Given(_) => "malformed",
+            Self::Repeated => "repeated",
+            Self::Contradiction => "contradiction",
+            Self::Generated(_) => "generator",
+            Self::Field(..) => "body_field",
+            Self::TooLong => "body_too_long",
+            Self::Broken => "body_failed",
+        }
+    }
+}
+
 /// What is wrong with the field of a body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Field {
@@ -87,17 +105,12 @@ impl KeyError {
 
     /// The call is refused.
     pub(crate) fn refused(why: Why, key: Option<IdempotencyKey>) -> Self {
-        tracing::debug!(
-            target: "tollway::idempotency",
-            { tollway.idempotency.reason = %why },
-            "refused"
-        );
         let verdict = match why {
             // An earlier call with this very payload may have been executed.
             Why::Used(Refusal::Expired) => Verdict::Unknown,
             _ => Verdict::Rejected,
         };
-        Self::new(why, key, Fault::new(verdict).into())
+        Self::told(why, key, Fault::new(verdict).into())
     }
 
     /// The body couldn't be read.
@@ -108,7 +121,17 @@ impl KeyError {
             Why::Broken
         };
         let fault = Fault::new(Verdict::Rejected).caused_by(source);
-        Self::new(why, key, fault.into())
+        Self::told(why, key, fault.into())
+    }
+
+    /// A refusal, of which whoever listens is told.
+    fn told(why: Why, key: Option<IdempotencyKey>, source: BoxError) -> Self {
+        tracing::debug!(
+            target: "tollway::idempotency",
+            { tollway.idempotency.reason = why.as_str() },
+            "refused"
+        );
+        Self::new(why, key, source)
     }
 
     fn new(why: Why, key: Option<IdempotencyKey>, source: BoxError) -> Self {

@@ -115,8 +115,9 @@
 //! # Telemetry
 //!
 //! One `tracing` event for each call that is refused, `refused`, at level debug
-//! under the target `tollway::idempotency`, with `tollway.idempotency.reason`. It
-//! shows no key.
+//! under the target `tollway::idempotency`, with `tollway.idempotency.reason`:
+//! `reused`, `expired`, `malformed`, `repeated`, `contradiction`, `generator`,
+//! `body_field`, `body_too_long` or `body_failed`. It shows no key.
 //!
 //! # Cost
 //!
