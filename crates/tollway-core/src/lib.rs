@@ -74,7 +74,7 @@ mod waiting;
 pub use attempt::Attempt;
 pub use classify::{
     Answer, BodyRule, Classify, ClassifyBody, ClassifyFuture, ClassifyLayer, ClassifyService,
-    Judgement, Rules, Test,
+    InvalidRules, Judgement, Rules, Test,
 };
 pub use deadline::{Deadline, Held, recent};
 pub use endpoint::Endpoint;

@@ -16,7 +16,7 @@ use http::{Method, Request, StatusCode, Version};
 use http_body::Frame;
 use http_body_util::BodyExt;
 use tokio::time::{Instant, sleep, timeout};
-use tollway::core::{Deadline, Endpoint, IdempotencyKey, Phase, Rules, Verdict};
+use tollway::core::{BodyRule, Deadline, Endpoint, IdempotencyKey, Phase, Rules, Test, Verdict};
 use tollway::idempotency::Dialect;
 use tollway::limit::{Call, Limits, Quota, Shape};
 use tollway::pool::connect::Tcp;
@@ -130,6 +130,15 @@ fn a_setting_without_sense_is_refused_by_name() {
         (
             Client::builder(profiles::stripe()).deadline(Duration::ZERO),
             "no client can be built: deadline: zero, expected a positive duration",
+        ),
+        (
+            Client::builder(profiles::stripe()).rules(Rules::new().body(BodyRule::new(
+                200..=299,
+                "/error",
+                Test::Present,
+            ))),
+            "no client can be built: rules: path of a body rule is `/error`, \
+             expected names separated by dots, such as errors.0.code",
         ),
         (
             Client::builder(profiles::stripe()).attempt_timeout(Duration::ZERO),

@@ -108,6 +108,30 @@ impl BodyRule {
         self
     }
 
+    /// What keeps it from ever holding, if anything does: the field, the value,
+    /// what was expected.
+    pub(super) fn check(&self) -> Result<(), (&'static str, String, &'static str)> {
+        let (first, last) = (self.statuses.start(), self.statuses.end());
+        if first > last || *last < 100 || *first > 999 {
+            let statuses = format!("{first}..={last}");
+            return Err((
+                "statuses",
+                statuses,
+                "a range of statuses, such as 200..=299",
+            ));
+        }
+        let is_pointer = self.path.starts_with('/') || self.path.starts_with("$.");
+        if is_pointer || self.path.split('.').any(str::is_empty) {
+            let path = format!("`{}`", self.path);
+            return Err((
+                "path",
+                path,
+                "names separated by dots, such as errors.0.code",
+            ));
+        }
+        Ok(())
+    }
+
     pub(super) fn applies(&self, status: StatusCode, headers: &HeaderMap) -> bool {
         let excepted = self
             .unless

@@ -56,7 +56,8 @@ impl<C> ClassifyLayer<C> {
     /// verdict in their body are a few hundred bytes long.
     pub const MAX_BODY: usize = 64 * 1024;
 
-    /// A layer that classifies by these rules.
+    /// A layer that classifies by these rules, which [`Rules::check`] can look
+    /// through for mistakes.
     #[must_use]
     pub fn new(classify: C) -> Self {
         Self {

@@ -20,7 +20,7 @@ pub use body::ClassifyBody;
 pub use body_rule::{BodyRule, Test};
 pub use future::ClassifyFuture;
 pub use layer::ClassifyLayer;
-pub use rules::Rules;
+pub use rules::{InvalidRules, Rules};
 pub use service::ClassifyService;
 
 /// Decides what an answer means.

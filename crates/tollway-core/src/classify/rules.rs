@@ -1,6 +1,7 @@
 //! Verdict rules as data.
 
 use std::error::Error;
+use std::fmt;
 
 use http::{HeaderMap, HeaderName, StatusCode};
 
@@ -127,6 +128,26 @@ impl Rules {
         self
     }
 
+    /// Whether each rule about a body can hold at all. One that can't is a
+    /// mistake that nobody would notice: a refusal in a 200 would be taken for a
+    /// success. tollway's `Client` asks when it is built; who puts layers together
+    /// asks here.
+    ///
+    /// # Errors
+    ///
+    /// Where one has no status, or a path that leads nowhere: an empty name in it,
+    /// a slash or `$.` at its start.
+    pub fn check(&self) -> Result<(), InvalidRules> {
+        self.body.iter().try_for_each(|rule| {
+            let invalid = |(field, value, expected)| InvalidRules {
+                field,
+                value,
+                expected,
+            };
+            rule.check().map_err(invalid)
+        })
+    }
+
     /// What the first rule means that holds. Of a body that failed, none says
     /// anything behind one that may have held.
     fn of_body(&self, answer: &Answer<'_>) -> Option<Judgement> {
@@ -195,6 +216,28 @@ impl Rules {
         }
     }
 }
+
+/// Rules of which one can never hold: which field of it, what it was, and what was
+/// expected.
+#[derive(Debug)]
+pub struct InvalidRules {
+    field: &'static str,
+    value: String,
+    expected: &'static str,
+}
+
+impl fmt::Display for InvalidRules {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            field,
+            value,
+            expected,
+        } = self;
+        write!(f, "{field} of a body rule is {value}, expected {expected}")
+    }
+}
+
+impl Error for InvalidRules {}
 
 /// Advises against a retry, where nothing does yet.
 fn forbid(judgement: &mut Judgement) {
@@ -293,6 +336,41 @@ mod tests {
             (999, Verdict::Unknown),
         ] {
             assert_eq!(verdict(&rules, status, ""), expected, "{status}");
+        }
+    }
+
+    #[test]
+    fn a_rule_that_can_never_hold_is_refused() {
+        #[expect(clippy::reversed_empty_ranges, reason = "that is the mistake")]
+        let inverted = 299..=200;
+        for (statuses, path, wrong) in [
+            (inverted, "code", "statuses of a body rule is 299..=200, "),
+            (0..=99, "code", "statuses of a body rule is 0..=99, "),
+            (
+                1000..=1001,
+                "code",
+                "statuses of a body rule is 1000..=1001, ",
+            ),
+            (200..=299, "", "path of a body rule is ``, "),
+            (
+                200..=299,
+                "/error/code",
+                "path of a body rule is `/error/code`, ",
+            ),
+            (200..=299, "$.error", "path of a body rule is `$.error`, "),
+            (
+                200..=299,
+                "error..code",
+                "path of a body rule is `error..code`, ",
+            ),
+            (200..=299, "error.", "path of a body rule is `error.`, "),
+        ] {
+            let right = BodyRule::new(200..=200, "$type.a/b.0", Test::Present);
+            let rules = Rules::new().body(right);
+            assert!(rules.check().is_ok());
+            let rules = rules.body(BodyRule::new(statuses, path, Test::Present));
+            let error = rules.check().unwrap_err().to_string();
+            assert!(error.starts_with(&format!("{wrong}expected ")), "{error}");
         }
     }
 

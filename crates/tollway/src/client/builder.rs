@@ -195,6 +195,10 @@ impl ClientBuilder {
             pool,
         } = self;
         check_times(&profile)?;
+        let rules = profile.rules;
+        rules
+            .check()
+            .map_err(|error| BuildError::new("rules", error))?;
         let limits = match shared_limits {
             Some(limits) => limits,
             None => profile
@@ -223,7 +227,7 @@ impl ClientBuilder {
             retry: RetryLayer::new(retry),
             limit: RateLimitLayer::new(limits.clone()),
             attempt_timeout: AttemptTimeoutLayer::new(profile.attempt_timeout),
-            classify: ClassifyLayer::new(profile.rules),
+            classify: ClassifyLayer::new(rules),
         };
         let stack = layers.over(pool.clone());
         Ok(Client {
