@@ -194,29 +194,28 @@ impl Shared {
                 return Asked::Granted(permit);
             }
             let now = asking.now();
-            let asked = self.decide(now, |core, now, wakers| {
+            let asked = self.decide(now, |core, now, wakers, here| {
                 // New limits may have come in between; then this route leads
                 // astray, and the next one is looked up.
                 if core.version != way.routes.version {
-                    return (None, None);
+                    return None;
                 }
                 if let Some(permit) = till.and_then(|till| asking.take_after_all(core, till)) {
-                    return (Some(Err(permit)), None);
+                    return Some(Err(permit));
                 }
                 let plan = core.plan(&route, now);
                 let state = &mut core.state;
                 let now = self.sends_at(state, &plan, asking.is_given, now);
                 let admission = state.admit(&plan, asking.wish, now, asking.waker, wakers);
-                let mut here = None;
                 if let Admission::Waits(waiter) = admission {
-                    here = runtime();
+                    *here = runtime();
                     state.waits_in(waiter, here.as_ref());
                 }
                 let stale = match admission {
                     Admission::Granted(_) => self.lend_by_key(core, &route, &plan, now),
                     _ => None,
                 };
-                (Some(Ok((plan, admission, stale))), here)
+                Some(Ok((plan, admission, stale)))
             });
             if let Some(asked) = asked {
                 break asked;

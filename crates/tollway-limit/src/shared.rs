@@ -76,7 +76,7 @@ impl Shared {
         now: Nanos,
         decide: impl FnOnce(&mut Core, Nanos, &mut Wakers) -> R,
     ) -> R {
-        self.decide(now, |core, now, wakers| (decide(core, now, wakers), None))
+        self.decide(now, |core, now, wakers, _| decide(core, now, wakers))
     }
 
     /// The same, for one who waits, and says in which runtime it sets the timer
@@ -84,12 +84,12 @@ impl Shared {
     pub(crate) fn decide<R>(
         self: &Arc<Self>,
         now: Nanos,
-        decide: impl FnOnce(&mut Core, Nanos, &mut Wakers) -> (R, Option<Runtime>),
+        decide: impl FnOnce(&mut Core, Nanos, &mut Wakers, &mut Option<Runtime>) -> R,
     ) -> R {
-        let mut wakers = Wakers::new();
+        let (mut wakers, mut here) = (Wakers::new(), None);
         let mut core = lock(&self.core);
         let now = core.state.meters.tick(now);
-        let (decision, here) = decide(&mut core, now, &mut wakers);
+        let decision = decide(&mut core, now, &mut wakers, &mut here);
         let arms = core.state.have_armed(here.as_ref(), now);
         drop(core);
         // Before any waker: that is foreign code, and may panic.
@@ -126,7 +126,7 @@ impl Shared {
         waker: &Waker,
     ) -> Option<Result<Result<Permit, RateLimitError>, u64>> {
         let mut old = None;
-        let gone = self.decide(self.nanos(now), |core, now, wakers| {
+        let gone = self.decide(self.nanos(now), |core, now, wakers, here| {
             let state = &mut core.state;
             // The timer may be late, or this poll early.
             state.pump(now, wakers);
@@ -135,14 +135,14 @@ impl Shared {
                 .waiter_mut(waiter)
                 .map(|waiter| &mut waiter.fate);
             let Some(Fate::Waiting(waiting)) = waiting else {
-                return (state.collect(waiter, now, wakers), None);
+                return state.collect(waiter, now, wakers);
             };
             if !waiting.will_wake(waker) {
                 old = Some(std::mem::replace(waiting, waker.clone()));
             }
-            let here = runtime();
+            *here = runtime();
             state.waits_in(waiter, here.as_ref());
-            (None, here)
+            None
         });
         // Foreign code, so only after the lock.
         drop(old);
