@@ -1,39 +1,13 @@
 //! Keys that were used before, and what for.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
 use std::mem;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use http::Request;
 use tokio::time::Instant;
-use tollway_core::{IdempotencyKey, Phase};
 
 /// A hash of 128 bits, keyed at random per process.
 pub(crate) type Digest = [u64; 2];
-
-/// Two keyed hashes of 64 bits, side by side. At 128 bits an accidental match
-/// is out of the question; the random keys keep a payload that somebody else
-/// chose from being made to match.
-#[derive(Debug, Default)]
-pub(crate) struct Digester(RandomState, RandomState);
-
-impl Digester {
-    pub(crate) fn key(&self, key: &IdempotencyKey) -> Digest {
-        self.digest(key.as_str())
-    }
-
-    /// Method, path with query, and the body if it is known.
-    pub(crate) fn payload<B>(&self, request: &Request<B>, body: Option<&[u8]>) -> Digest {
-        let path = request.uri().path_and_query().map(|path| path.as_str());
-        self.digest((request.method(), path, body))
-    }
-
-    fn digest(&self, value: impl std::hash::Hash) -> Digest {
-        [self.0.hash_one(&value), self.1.hash_one(&value)]
-    }
-}
 
 /// What is known of a key.
 #[derive(Clone, Copy, Debug)]
@@ -129,12 +103,8 @@ impl Guard {
             Some(known) if alive(&known) => return Err(Refusal::Reused),
             // To the provider it is a new key by now.
             known => {
-                if let Some(
-                    dead @ Use {
-                        payload: Some(other),
-                        ..
-                    },
-                ) = known
+                if let Some(dead) = known
+                    && let Some(other) = dead.payload
                 {
                     self.keep(spent(key, other), dead);
                 }
@@ -219,108 +189,6 @@ impl Guard {
 fn spent(key: Digest, payload: Digest) -> Digest {
     const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
     [0, 1].map(|half| key[half].wrapping_mul(ODD).wrapping_add(!payload[half]))
-}
-
-/// A guard that many services share.
-#[derive(Debug)]
-pub(crate) struct Memory {
-    guard: Mutex<Guard>,
-    digester: Digester,
-}
-
-impl Memory {
-    pub(crate) fn new(bound: usize) -> Self {
-        Self {
-            guard: Mutex::new(Guard::new(bound)),
-            digester: Digester::default(),
-        }
-    }
-
-    /// Lets a call go whose body is known or not. See [`Guard::admit`].
-    pub(crate) fn admit<B>(
-        self: &Arc<Self>,
-        key: &IdempotencyKey,
-        request: &Request<B>,
-        body: Option<&[u8]>,
-        life: Duration,
-        now: Instant,
-    ) -> Result<Ticket, Refusal> {
-        let payload = self.digester.payload(request, body);
-        let key = self.digester.key(key);
-        let since = self.guard().admit(key, payload, life, now)?;
-        Ok(Ticket {
-            memory: Arc::clone(self),
-            key,
-            since,
-            knows_body: body.is_some(),
-            unsent: None,
-            has_ended: false,
-        })
-    }
-
-    /// See [`Guard::tell`].
-    pub(crate) fn tell(&self, key: &IdempotencyKey, since: Instant) {
-        let key = self.digester.key(key);
-        self.guard().tell(key, since);
-    }
-
-    fn guard(&self) -> MutexGuard<'_, Guard> {
-        // A panic can't leave it half-changed in a way that matters: at worst
-        // a key is forgotten.
-        self.guard.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A call that was let go. Dropped in flight, its outcome is unknown.
-#[derive(Debug)]
-pub(crate) struct Ticket {
-    memory: Arc<Memory>,
-    key: Digest,
-    since: Instant,
-    knows_body: bool,
-    /// Whether all that it was seen to wait for comes before sending, if it was
-    /// seen to wait.
-    unsent: Option<bool>,
-    has_ended: bool,
-}
-
-impl Ticket {
-    /// Since when the key has been in use.
-    pub(crate) fn since(&self) -> Instant {
-        self.since
-    }
-
-    /// Whether the body is a part of what the key stands for.
-    pub(crate) fn knows_body(&self) -> bool {
-        self.knows_body
-    }
-
-    /// The call waits, and for this by its own account. Returns whether another
-    /// one with its key is in doubt, of which that says nothing.
-    pub(crate) fn waits(&mut self, noted: Option<Phase>) -> bool {
-        let unsent = noted.is_some_and(Phase::is_before_sending);
-        self.unsent = Some(unsent && self.unsent != Some(false));
-        unsent && self.memory.guard().is_in_doubt(self.key, self.since)
-    }
-
-    /// The call has ended. See [`Guard::settle`].
-    pub(crate) fn settle(mut self, end: End) -> bool {
-        self.has_ended = true;
-        self.memory.guard().settle(self.key, self.since, end)
-    }
-}
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        if !self.has_ended {
-            let end = match self.unsent {
-                Some(true) => End::NotExecuted,
-                _ => End::Executed,
-            };
-            let mut guard = self.memory.guard();
-            guard.settle(self.key, self.since, end);
-        }
-    }
 }
 
 #[cfg(test)]

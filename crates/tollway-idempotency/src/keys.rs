@@ -13,8 +13,9 @@ use uuid::Uuid;
 
 use crate::dialect::{self, Dialect, Misfit, Place};
 use crate::error::{Field, Why};
-use crate::guard::{End, Memory, Refusal, Ticket};
+use crate::guard::{End, Refusal};
 use crate::json::Unreadable;
+use crate::memory::{Memory, Ticket};
 use crate::{KeyError, KeyGenerator, json, mint};
 
 /// What all calls of a service share.

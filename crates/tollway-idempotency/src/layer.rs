@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use tower_layer::Layer;
 
-use crate::guard::Memory;
 use crate::keys::Keys;
+use crate::memory::Memory;
 use crate::{Dialect, IdempotencyKeyService, KeyGenerator, UuidV7};
 
 /// Gives each call one idempotency key, the same for all its attempts.

@@ -133,6 +133,7 @@ mod guard;
 mod json;
 mod keys;
 mod layer;
+mod memory;
 mod mint;
 mod service;
 
