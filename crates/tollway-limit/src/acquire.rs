@@ -4,6 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tollway_core::{Phase, recent};
 
@@ -60,7 +61,7 @@ impl Place {
         cx: &Context<'_>,
     ) -> Poll<Result<Permit, RateLimitError>> {
         if self.left {
-            return Poll::Ready(Err(RateLimitError::deadline(None)));
+            return Poll::Ready(Err(RateLimitError::deadline(Duration::ZERO)));
         }
         let fate = self.shared.check(self.waiter, now(), cx.waker());
         self.left = fate.is_some();

@@ -234,7 +234,7 @@ impl Shared {
             Admission::Waits(waiter) => return Asked::Waits(Arc::clone(self), waiter),
             Admission::NotNow(wait) => RateLimitError::not_now(Duration::from_nanos(wait)),
             Admission::QueueFull(wait) => RateLimitError::queue_full(Duration::from_nanos(wait)),
-            Admission::TooLate(wait) => RateLimitError::deadline(Some(Duration::from_nanos(wait))),
+            Admission::TooLate(wait) => RateLimitError::deadline(Duration::from_nanos(wait)),
         };
         Asked::Refused(error.told())
     }

@@ -89,8 +89,9 @@ impl LimitsBuilder {
     ///
     /// Endpoints are those named in other rules and in
     /// [`known_endpoints`](Self::known_endpoints), and those that calls carry as
-    /// an extension. Calls of no known endpoint share one quota: that is
-    /// stricter than the provider, never looser.
+    /// an extension. (A call to the path of a known one is that one's, whatever it
+    /// carries: `/v1/payouts/{payout}` may be `/v1/payouts/{id}`.) Calls of no known
+    /// endpoint share one quota: that is stricter than the provider, never looser.
     #[must_use]
     pub fn each_endpoint(self, quota: Quota) -> Self {
         self.rule(Target::EachEndpoint, quota)

@@ -41,26 +41,27 @@ impl Reason {
 
 impl RateLimitError {
     pub(crate) fn not_now(wait: Duration) -> Self {
-        Self::new(Reason::NotNow, Some(wait))
+        Self::new(Reason::NotNow, wait)
     }
 
     pub(crate) fn queue_full(wait: Duration) -> Self {
-        Self::new(Reason::QueueFull, Some(wait))
+        Self::new(Reason::QueueFull, wait)
     }
 
-    /// `wait` is `None` where the deadline has passed already.
-    pub(crate) fn deadline(wait: Option<Duration>) -> Self {
+    pub(crate) fn deadline(wait: Duration) -> Self {
         Self::new(Reason::Deadline, wait)
     }
 
-    fn new(reason: Reason, wait: Option<Duration>) -> Self {
+    /// The wait would have been so long at the least, which says nothing where
+    /// it is zero.
+    fn new(reason: Reason, wait: Duration) -> Self {
         let verdict = Verdict::NotExecuted {
-            retry_after: wait,
+            retry_after: Some(wait),
             scope: Scope::Call,
         };
         Self(Box::new(Refusal {
             reason,
-            wait,
+            wait: (!wait.is_zero()).then_some(wait),
             fault: Fault::new(verdict).in_phase(Phase::Permit),
         }))
     }
@@ -91,7 +92,7 @@ impl RateLimitError {
     }
 
     /// How long the wait would have been, at the least. `None` where it isn't
-    /// known: the deadline came while waiting for something else than time.
+    /// known: it hangs on attempts in flight, or the deadline had passed.
     #[must_use]
     pub fn wait(&self) -> Option<Duration> {
         self.0.wait

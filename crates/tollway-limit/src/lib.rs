@@ -61,7 +61,7 @@
 //!
 //! | extension | absent means |
 //! | --- | --- |
-//! | [`Endpoint`] | it is recognised by method and path |
+//! | [`Endpoint`] | it is recognised by method and path, as where none of that name is known |
 //! | [`Priority`] | normal |
 //! | [`Deadline`], or one that a layer above [holds](tollway_core::Deadline::hold) | the call may wait for ever |
 //!

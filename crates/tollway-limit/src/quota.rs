@@ -27,6 +27,8 @@ pub struct Quota {
     pub(crate) penalty: Option<Duration>,
     pub(crate) count_from: CountFrom,
     pub(crate) shape: Shape,
+    /// What was stated where there is no bucket, to be refused.
+    stray_burst: Option<u32>,
     /// Percent, by [`level`].
     pub(crate) reserved: [u8; LEVELS],
 }
@@ -188,12 +190,14 @@ impl Quota {
             penalty: None,
             count_from: CountFrom::Response,
             shape,
+            stray_burst: None,
             reserved: [0; LEVELS],
         }
     }
 
-    /// The same, and `burst` attempts at once. It concerns [`rate`](Self::rate)
-    /// alone; a window's burst is its limit.
+    /// The same, and `attempts` at once. It is for [`rate`](Self::rate) alone, and
+    /// refused elsewhere: a window's burst is its limit, in
+    /// [burst shape](Shape::Burst).
     #[must_use]
     pub const fn burst(mut self, attempts: u32) -> Self {
         if let Rate::Bucket { limit, per, .. } = self.rate {
@@ -202,6 +206,8 @@ impl Quota {
                 per,
                 burst: attempts,
             };
+        } else {
+            self.stray_burst = Some(attempts);
         }
         self
     }
@@ -232,7 +238,8 @@ impl Quota {
     }
 
     /// The same in that shape. The default is [`Shape::Paced`] for a window,
-    /// and [`Shape::Burst`] for a rate, whose burst is stated.
+    /// and [`Shape::Burst`] for a rate, whose burst is stated. Without either there
+    /// is nothing to pace, and [`Shape::Paced`] is refused.
     #[must_use]
     pub const fn shape(mut self, shape: Shape) -> Self {
         self.shape = shape;
@@ -269,7 +276,14 @@ impl Quota {
                 Ok(())
             }
         };
+        if let Some(burst) = self.stray_burst {
+            let expected = "a `rate` that it belongs to; a window's is `Shape::Burst`";
+            return Err(("burst", burst.to_string(), expected));
+        }
         match self.rate {
+            Rate::Unlimited if self.shape == Shape::Paced => {
+                return Err(("shape", "Paced".to_owned(), "a rate or a window to pace"));
+            }
             Rate::Unlimited => {}
             Rate::Window { limit: n, window } => {
                 limit("limit", n)?;

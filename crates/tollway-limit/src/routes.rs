@@ -329,13 +329,14 @@ impl Routes {
         let mut keys = SmallVec::new();
         let named = call.endpoint.map(|name| (name, self.by_endpoint.get(name)));
         let found = match named {
-            Some(_) if !self.has_params => None,
+            Some((_, Some(_))) if !self.has_params => None,
             _ if self.endpoints.is_empty() => None,
             _ => self.endpoints.at(call.method, call.path),
         };
         let index = match named {
-            Some((_, index)) => index.copied(),
-            None => found.as_ref().map(|found| *found.value),
+            Some((_, Some(index))) => Some(*index),
+            // It may be a known one under another name.
+            _ => found.as_ref().map(|found| *found.value),
         };
         let fixed = match (index, named) {
             (Some(index), _) => &self.plans[index],

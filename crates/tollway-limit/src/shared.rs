@@ -163,7 +163,7 @@ impl Shared {
                 )))
             }
             Fate::TooLate { wait } => {
-                let wait = (wait > 0).then(|| Duration::from_nanos(wait));
+                let wait = Duration::from_nanos(wait);
                 Ok(Err(RateLimitError::deadline(wait).told()))
             }
             Fate::Void | Fate::Waiting(_) => Err(gone.ticket),

@@ -337,6 +337,37 @@ fn an_endpoint_that_is_named_twice_takes_one_place() {
     assert_eq!(limits.snapshot().quotas[0].in_flight, 1);
 }
 
+#[test]
+fn an_endpoint_under_another_name_is_the_same() {
+    let known = Endpoint::get("/a/{id}");
+    let limits = Limits::builder()
+        .endpoint(known.clone(), Quota::concurrent(1))
+        .each_endpoint(Quota::concurrent(9))
+        .keyed(Key::param("id").on(known), Quota::concurrent(9));
+    let limits = limits.build().unwrap();
+    let other = Endpoint::get("/a/{object}");
+    let call = call("/a/1").endpoint(&other);
+    let _permit = limits.try_acquire(&call, Instant::now().into_std());
+    let used: Vec<_> = limits.snapshot().quotas;
+    let used = used.iter().filter(|quota| quota.in_flight == 1);
+    let used: Vec<_> = used.map(|quota| quota.key.as_deref()).collect();
+    assert_eq!(used, [None, Some("GET /a/{id}"), Some("1")]);
+}
+
+#[test]
+fn a_wait_for_attempts_in_flight_has_no_length() {
+    let limits = Limits::builder().every_call(Quota::concurrent(1));
+    let limits = limits.build().unwrap();
+    let (call, now) = (call("/"), Instant::now());
+    let ask = |call: Call<'_>| limits.try_acquire(&call, now.into_std());
+    let _permit = ask(call).unwrap();
+    for call in [call, call.deadline(Deadline::at(now))] {
+        let error = ask(call).unwrap_err();
+        assert_eq!(error.wait(), None);
+        assert!(!error.to_string().contains("wait"), "{error}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_resource_s_refusal_pauses_its_key_and_endpoint_quotas() {
     for asked in [None, Some(millis(700))] {
@@ -996,6 +1027,16 @@ fn nonsense_is_refused_by_name() {
         .reserve(Priority::High, 60)
         .reserve(Priority::Low, 50);
     assert!(every(much).starts_with("reserve of `every call` is 110 %,"));
+    assert_eq!(
+        every(Quota::per_second(100).burst(20)),
+        "burst of `every call` is 20, expected a `rate` that it belongs to; \
+         a window's is `Shape::Burst`"
+    );
+    assert!(every(Quota::concurrent(9).burst(3)).starts_with("burst of `every call` is 3,"));
+    assert_eq!(
+        every(Quota::concurrent(9).shape(Shape::Paced)),
+        "shape of `every call` is Paced, expected a rate or a window to pace"
+    );
     let quota = Quota::per_second(1);
     let overlap = Limits::builder()
         .endpoint(Endpoint::get("/a/{b}"), quota)
