@@ -175,6 +175,7 @@ impl<S, B, R: Seed> Call<S, B, R> {
             now,
             made: progress.records.made(),
             judgement,
+            answered: outcome.is_ok(),
             evidence: &progress.evidence,
             replayable,
             deadline,

@@ -18,6 +18,8 @@ pub(crate) struct Situation<'a> {
     /// The attempts made so far, at least one.
     pub(crate) made: u32,
     pub(crate) judgement: Judgement,
+    /// It ended with an answer, and not with an error.
+    pub(crate) answered: bool,
     pub(crate) evidence: &'a Evidence,
     pub(crate) replayable: bool,
     pub(crate) deadline: Option<Deadline>,
@@ -180,9 +182,10 @@ impl Course {
             return asked.saturating_add(on_top);
         }
         // A connection that died idle, most often: another one won't be the
-        // same. Only the first time, lest a server that is down be stormed.
+        // same. Only the first time, lest a server that is down be stormed. One
+        // that answers, with a lock or a limit, needs time.
         let no_effect = situation.judgement.verdict == Verdict::NO_EFFECT;
-        if no_effect && retry == 1 {
+        if no_effect && !situation.answered && retry == 1 {
             return Duration::ZERO;
         }
         self.delays.next(&settings.back_off, retry)
@@ -219,6 +222,7 @@ mod tests {
         verdict: Verdict,
         advice: Option<RetryAdvice>,
         took: Duration,
+        answered: bool,
         replayable: bool,
     }
 
@@ -242,14 +246,15 @@ mod tests {
             2 => delay().prop_map(|delay| Some(RetryAdvice::After(delay))),
         ];
         let replayable = prop::bool::weighted(0.95);
-        (verdict, advice, delay(), replayable).prop_map(|(verdict, advice, took, replayable)| {
-            Step {
+        (verdict, advice, delay(), any::<bool>(), replayable).prop_map(
+            |(verdict, advice, took, answered, replayable)| Step {
                 verdict,
                 advice,
                 took,
+                answered,
                 replayable,
-            }
-        })
+            },
+        )
     }
 
     fn policy() -> RetryPolicyBuilder {
@@ -291,6 +296,7 @@ mod tests {
                     now,
                     made: n,
                     judgement,
+                    answered: step.answered,
                     evidence: &evidence,
                     replayable: step.replayable,
                     deadline: deadline.map(|limit| Deadline::at(start + limit)),
@@ -322,7 +328,8 @@ mod tests {
                 // more.
                 let low = asked.unwrap_or_default();
                 let high = low + MILLI * 800;
-                let at_once = asked.is_none() && step.verdict == Verdict::NO_EFFECT && n == 1;
+                let at_once = asked.is_none() && step.verdict == Verdict::NO_EFFECT
+                    && !step.answered && n == 1;
                 if let Some(delay) = delay {
                     let high = if at_once { low } else { high };
                     prop_assert!(delay >= low && delay <= high);
@@ -381,6 +388,7 @@ mod tests {
                         now,
                         made,
                         judgement: Verdict::Unknown.into(),
+                        answered: true,
                         evidence: &evidence,
                         replayable: true,
                         deadline: None,

@@ -25,8 +25,8 @@
 //!   the same key, maybe for something else, and the outcome is unknown.
 //! - It waits as long as the provider asks ([`RetryPolicyBuilder::max_retry_after`]),
 //!   and otherwise by a [`BackOff`] with jitter. The first retry comes at once
-//!   where the attempt had no effect for a reason of its own, such as a connection
-//!   that failed. A wait that would outlast the
+//!   where the attempt had no effect and no answer, as on a connection that
+//!   failed; a provider that says "not now" needs time. A wait that would outlast the
 //!   [`Deadline`](tollway_core::Deadline) ends the call at once.
 //! - It reads a failed response to its end before it waits, so that the
 //!   connection is free, and holds nothing of it while it waits.

@@ -81,6 +81,21 @@ async fn a_stale_connection_is_retried_at_once_but_only_once_at_once() {
     assert!(gaps[1] > Duration::ZERO && gaps[1] <= secs(1), "{gaps:?}");
 }
 
+/// Who is told of a lock, and comes back at once, finds it locked.
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_says_not_executed_is_waited_upon_from_the_first() {
+    for answer in [
+        verdict(Verdict::NO_EFFECT),
+        Ok(status(429)),
+        Ok(status(425)),
+    ] {
+        let gateway = Gateway::answering([answer]);
+        call(policy(), &gateway, post()).await.unwrap();
+        let gap = gateway.gaps()[0];
+        assert!(gap > Duration::ZERO && gap <= millis(501), "{gap:?}");
+    }
+}
+
 /// `Retry-After` was ignored elsewhere, or cut to whole seconds and so to 0.
 #[tokio::test(start_paused = true)]
 async fn a_delay_asked_for_is_kept_to_the_millisecond_with_jitter_on_top() {
