@@ -79,11 +79,8 @@ impl Stream {
     /// that has answered may reset the stream without an error, so as not to be
     /// sent the rest of the request (RFC 9113, 8.1). hyper takes any such reset
     /// for the end, though much may be missing.
-    fn is_cut_off(&self, body: &Incoming) -> bool {
-        let left = body.size_hint().exact();
-        // Before h2 0.4.16, a reset hides the end of an answer that came before it,
-        // unless the request was over by then.
-        left != Some(0) && !body.is_end_stream() && (left.is_some() || self.request.is_none())
+    fn is_cut_off(body: &Incoming) -> bool {
+        body.size_hint().exact() != Some(0) && !body.is_end_stream()
     }
 }
 
@@ -168,7 +165,7 @@ impl Body for PoolBody {
                 Some(Err(PoolError::new(Kind::Body, name, Some(error.into()))))
             }
             None => match this.lease.take() {
-                Some(Lease::Shared(stream)) if stream.is_cut_off(body) => {
+                Some(Lease::Shared(stream)) if Stream::is_cut_off(body) => {
                     Some(Err(PoolError::new(Kind::Cut, Some(stream.end()), None)))
                 }
                 Some(lease) => {

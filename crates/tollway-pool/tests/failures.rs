@@ -704,25 +704,45 @@ async fn an_answer_that_is_cut_off_without_an_error_is_not_taken_for_complete() 
 /// As RFC 9113, 8.1 has it: so that it isn't sent the rest.
 #[tokio::test]
 async fn a_peer_that_has_answered_may_stop_the_request() {
-    let server = Server::raw(|mut stream, _| async move {
+    // Whether it has, and how long it says that its answer is.
+    const ANSWERS: [(bool, Option<u8>); 5] = [
+        (true, Some(b'2')),
+        (true, Some(b'2')),
+        (true, None),
+        (false, Some(b'3')),
+        (false, None),
+    ];
+
+    async fn answer(mut stream: TcpStream, heard: Arc<Notify>) {
         let _ = stream.write_all(SETTINGS).await;
-        for (id, ends) in [(1, true), (3, true), (5, false)] {
+        for (id, (ends, length)) in (1..).step_by(2).zip(ANSWERS) {
             headers_of(&mut stream, id).await;
-            let length = if ends { b'2' } else { b'3' };
-            let start = [0, 0, 5, 1, 4, 0, 0, 0, id, 0x88, 0x0f, 0x0d, 1, length];
+            let head = match length {
+                Some(length) => &[0, 0, 5, 1, 4, 0, 0, 0, id, 0x88, 0x0f, 0x0d, 1, length][..],
+                None => &[0, 0, 1, 1, 4, 0, 0, 0, id, 0x88],
+            };
+            let _ = stream.write_all(head).await;
+            heard.notified().await;
             let data = [0, 0, 2, 0, ends.into(), 0, 0, 0, id, b'o', b'k'];
-            let answer = [&start[..], &data, &reset(id, 0)].concat();
-            let _ = stream.write_all(&answer).await;
+            let rest = [&data[..], &reset(id, 0)].concat();
+            let _ = stream.write_all(&rest).await;
         }
         let _ = stream.read_to_end(&mut Vec::new()).await;
+    }
+
+    let heard = Arc::new(Notify::new());
+    let server = Server::raw({
+        let heard = heard.clone();
+        move |stream, _| answer(stream, heard.clone())
     })
     .await;
     let pool = Pool::builder().plain_http(true);
     let pool = pool.protocol(Protocol::Http2Only).build().unwrap();
-    for ends in [true, true, false] {
+    for (ends, _) in ANSWERS {
         let late = FailingLate(Box::pin(sleep(Duration::from_secs(3600))));
         let request = Request::post(server.uri("/")).body(late).unwrap();
         let response = pool.clone().oneshot(request).await.unwrap();
+        heard.notify_one();
         match response.into_body().collect().await {
             Ok(answer) => assert!(ends && answer.to_bytes() == "ok"),
             Err(error) => assert!(!ends && error.is_read(), "{error:?}"),
