@@ -60,7 +60,8 @@ impl<G: KeyGenerator> Keys<G> {
         if IdempotencyKey::of(request.extensions()).is_some() {
             return None;
         }
-        let uuid = Uuid::from_u128(self.generator.uuid()?);
+        let now = mint::recent_now();
+        let uuid = Uuid::from_u128(self.generator.uuid(now)?);
         let headers = request.headers_mut();
         // Few calls have the header already. To add first and look afterwards
         // hashes its name once, and takes half the time of an entry.
@@ -72,6 +73,7 @@ impl<G: KeyGenerator> Keys<G> {
         Some(Outcome {
             keys: Arc::clone(self),
             key: Some(key),
+            since: now.into(),
             ticket: None,
         })
     }
@@ -213,43 +215,41 @@ impl<G: KeyGenerator> Keys<G> {
     ) -> Result<Outcome<G>, KeyError> {
         let Chosen { mut key, by } = chosen;
         let mut ticket = None;
+        let now = Instant::now();
+        if !key.is_valid(now) {
+            return Err(KeyError::refused(Why::Used(Refusal::Expired), Some(key)));
+        }
+        if let Some(memory) = self.memory.as_ref().filter(|_| by != By::Generator) {
+            match memory.admit(&key, request, body, self.dialect.life, now) {
+                Ok(admitted) => ticket = Some(Box::new(admitted)),
+                Err(refusal) => {
+                    return Err(KeyError::refused(Why::Used(refusal), Some(key)));
+                }
+            }
+        }
+        let since = ticket.as_ref().map_or(now, |ticket| ticket.since());
+        let was_used = since < now || key.forgotten_at().is_some();
+        // An extension costs an allocation, the first one three: it tells only
+        // what the header doesn't.
         let mut tell = by == By::Extension || !self.dialect.says_all();
-        // A key just made, in a header, that lives as long as everybody thinks,
-        // ends here: the header says it all, and the clock isn't asked. An
-        // extension costs an allocation, the first one three.
-        if tell || by != By::Generator || self.dialect.life < Dialect::DEFAULT_LIFE {
-            let now = Instant::now();
-            if !key.is_valid(now) {
-                return Err(KeyError::refused(Why::Used(Refusal::Expired), Some(key)));
+        if let Some(until) = since.checked_add(self.dialect.life) {
+            // An earlier end that the caller knows of stays.
+            if key.is_valid(until) {
+                key = key.valid_until(until);
             }
-            if let Some(memory) = self.memory.as_ref().filter(|_| by != By::Generator) {
-                match memory.admit(&key, request, body, self.dialect.life, now) {
-                    Ok(admitted) => ticket = Some(Box::new(admitted)),
-                    Err(refusal) => {
-                        return Err(KeyError::refused(Why::Used(refusal), Some(key)));
-                    }
-                }
-            }
-            let since = ticket.as_ref().map_or(now, |ticket| ticket.since());
-            let was_used = since < now || key.forgotten_at().is_some();
-            if let Some(until) = since.checked_add(self.dialect.life) {
-                // An earlier end that the caller knows of stays.
-                if key.is_valid(until) {
-                    key = key.valid_until(until);
-                }
-                tell |= until.saturating_duration_since(now) < Dialect::DEFAULT_LIFE;
-            }
-            // However long it waits for a permit below, it isn't sent too late.
-            if let Some(end) = key.forgotten_at().filter(|_| was_used) {
-                Deadline::at(end).insert_into(request.extensions_mut());
-            }
-            if tell {
-                request.extensions_mut().insert(key.clone());
-            }
+            tell |= until.saturating_duration_since(now) < Dialect::DEFAULT_LIFE;
+        }
+        // However long it waits for a permit below, it isn't sent too late.
+        if let Some(end) = key.forgotten_at().filter(|_| was_used) {
+            Deadline::at(end).insert_into(request.extensions_mut());
+        }
+        if tell {
+            request.extensions_mut().insert(key.clone());
         }
         Ok(Outcome {
             keys: Arc::clone(self),
             key: Some(key),
+            since,
             ticket,
         })
     }
@@ -300,6 +300,8 @@ pub(crate) struct Outcome<G> {
     keys: Arc<Keys<G>>,
     // There until it is told.
     key: Option<IdempotencyKey>,
+    /// Since when the key has been in use.
+    since: Instant,
     // Boxed, since calls seldom have one, and every layer above moves this.
     ticket: Option<Box<Ticket>>,
 }
@@ -377,10 +379,7 @@ impl<G> Outcome<G> {
     /// repeat the call with it.
     fn remember(&self) {
         if let (Some(memory), Some(key)) = (&self.keys.memory, &self.key) {
-            // Who has a day or more to live didn't ask when the call began.
-            let life = self.keys.dialect.life;
-            let since = key.forgotten_at().and_then(|end| end.checked_sub(life));
-            memory.tell(key, since.map_or_else(Instant::now, Instant::from_std));
+            memory.tell(key, self.since);
         }
     }
 }

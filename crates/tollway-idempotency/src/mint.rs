@@ -23,11 +23,12 @@ pub trait KeyGenerator {
     /// before it leaves.
     fn generate(&self) -> Result<IdempotencyKey, InvalidKey>;
 
-    /// Of a generator whose keys are UUIDs, the next one: there is nothing to
-    /// check in such a key.
+    /// Of a generator whose keys are UUIDs, the next one, made `now`: there is
+    /// nothing to check in such a key.
     #[doc(hidden)]
     #[inline]
-    fn uuid(&self) -> Option<u128> {
+    fn uuid(&self, now: Instant) -> Option<u128> {
+        let _ = now;
         None
     }
 }
@@ -51,38 +52,43 @@ pub struct UuidV7;
 
 impl KeyGenerator for UuidV7 {
     fn generate(&self) -> Result<IdempotencyKey, InvalidKey> {
-        key_of(Uuid::from_u128(v7()))
+        key_of(Uuid::from_u128(v7(recent_now())))
     }
 
     #[inline]
-    fn uuid(&self) -> Option<u128> {
-        Some(v7())
+    fn uuid(&self, now: Instant) -> Option<u128> {
+        Some(v7(now))
     }
 }
 
 /// RFC 9562, section 5.7: 48 bits of time and 74 of chance, between them the
 /// version and the variant.
 #[inline]
-fn v7() -> u128 {
+fn v7(now: Instant) -> u128 {
     let mut chance = rand::rng();
     let (a, b) = (chance.next_u32(), chance.next_u64());
-    let high = wall_millis() << 16 | 7 << 12 | u64::from(a & 0xfff);
+    let high = wall_millis(now) << 16 | 7 << 12 | u64::from(a & 0xfff);
     let low = 0b10 << 62 | b >> 2;
     u128::from(high) << 64 | u128::from(low)
+}
+
+/// The time of the call under way, which the layer above has mostly read.
+#[inline]
+pub(crate) fn recent_now() -> Instant {
+    recent(|| tokio::time::Instant::now().into_std())
 }
 
 /// The wall clock in milliseconds since 1970, before which it counts as 1970.
 /// It is part of a text and decides nothing.
 ///
 /// It is read once in a while, and between two readings told from tokio's clock,
-/// which the layer above has read for this call.
-fn wall_millis() -> u64 {
+/// on which it is `now`.
+fn wall_millis(now: Instant) -> u64 {
     const FRESH: Duration = Duration::from_secs(1);
     thread_local! {
         /// Both clocks, at one time.
         static CLOCKS: Cell<Option<(Instant, u64)>> = const { Cell::new(None) };
     }
-    let now = recent(|| tokio::time::Instant::now().into_std());
     if let Some((then, millis)) = CLOCKS.get()
         && let Some(since) = now.checked_duration_since(then)
         && since < FRESH
@@ -234,12 +240,12 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_time_in_a_uuid_goes_on_with_tokios_clock_between_two_readings() {
-        let start = wall_millis();
+        let start = wall_millis(recent_now());
         let mut passed = 0;
         for more in [1, 499, 499] {
             tokio::time::advance(Duration::from_millis(more)).await;
             passed += more;
-            let uuid = Uuid::from_u128(v7());
+            let uuid = Uuid::from_u128(v7(recent_now()));
             assert_eq!(uuid.get_version(), Some(Version::SortRand));
             assert_eq!(uuid.get_variant(), Variant::RFC4122);
             assert_eq!(uuid.as_u128() >> 80, u128::from(start + passed));

@@ -17,7 +17,7 @@ use tollway_core::{
     BoxError, Deadline, Fault, IdempotencyKey, Judgement, Phase, RetryAdvice, Scope, Verdict,
 };
 use tollway_idempotency::{
-    Dialect, IdempotencyKeyLayer, IdempotencyKeyService, KeyBody, KeyError, key_of,
+    Dialect, IdempotencyKeyLayer, IdempotencyKeyService, KeyBody, KeyError, KeyGenerator, key_of,
 };
 use tower::limit::ConcurrencyLimit;
 use tower::{Layer, Service, ServiceExt};
@@ -338,20 +338,39 @@ async fn what_a_call_with_a_new_key_may_have_done_is_not_denied() {
     }
 }
 
+/// A job that runs once a day repeats today what nobody knows of yesterday.
 #[tokio::test(start_paused = true)]
 async fn a_new_key_lives_from_its_call_and_not_from_that_calls_end() {
-    let hour = DAY / 24;
-    let layer = IdempotencyKeyLayer::new().dialect(Dialect::default().life(hour * 2));
+    let minute = DAY / 24 / 60;
+    for life in [DAY / 12, DAY, DAY * 2] {
+        let dialect = Dialect::default().life(life);
+        let layer = IdempotencyKeyLayer::new().dialect(dialect);
+        a_key_of_this_layer_lives(&layer, minute, life).await;
+        let layer = layer.generator(|| "made-here".parse());
+        a_key_of_this_layer_lives(&layer, minute, life).await;
+    }
+}
+
+/// It is told after `takes`, and no more use when its `life` is over.
+async fn a_key_of_this_layer_lives<G: KeyGenerator>(
+    layer: &IdempotencyKeyLayer<G>,
+    takes: Duration,
+    life: Duration,
+) {
     let slow = tower::service_fn(move |_: Request<KeyBody<Full<Bytes>>>| async move {
-        tokio::time::sleep(hour).await;
+        tokio::time::sleep(takes).await;
         Response::builder().status(504).body(())
     });
+    let end = tokio::time::Instant::now() + life;
     let new = Request::post("/p").body(Full::from("{}")).unwrap();
     let response = layer.layer(slow).oneshot(new).await.unwrap();
     let key = IdempotencyKey::of(response.extensions()).unwrap();
-    tokio::time::advance(hour).await;
-    let service = layer.layer(Gateway::answering(200));
-    let error = call(&service, key.as_str(), "/p", "{}").await.unwrap_err();
+    let service = layer.layer(Gateway::answering(504));
+    let repeat = || service.clone().oneshot(pay(key.as_str(), "/p", "{}"));
+    tokio::time::sleep_until(end - takes / 2).await;
+    repeat().await.unwrap();
+    tokio::time::sleep_until(end).await;
+    let error = repeat().await.unwrap_err();
     assert!(refusal(&error).is_expired());
 }
 
