@@ -7,7 +7,6 @@ use http::Response;
 use tollway_core::{Fault, Phase, Scope, Verdict};
 
 use crate::fields::{self, LATEST, Remainder};
-use crate::gauge::Gauge;
 use crate::lanes::Plan;
 use crate::meter::{Meter, Role};
 use crate::permit::Permit;
@@ -64,23 +63,18 @@ pub(crate) fn pause(
     wakers: &mut Wakers,
 ) -> Option<Duration> {
     let mut longest = None;
-    // Where the provider doesn't say which limit was hit, it is one with a
-    // penalty, if there is such a one; else it could be any.
-    let punished = scope == Scope::Unspecified
-        && plan
-            .iter()
-            .filter_map(|&meter| state.meters.get(meter))
-            .any(|meter| meter.gauge.quota().penalty.is_some());
+    let suspected = suspects(state, plan);
     for &id in plan {
         let Some(meter) = state.meters.get_mut(id) else {
             continue;
         };
-        let penalty = meter.gauge.quota().penalty;
-        if !concerns(scope, meter) || punished && penalty.is_none() {
-            continue;
-        }
+        let is_meant = match scope {
+            Scope::Unspecified => suspected(meter),
+            _ => concerns(scope, meter),
+        };
         let asked = retry_after.map(|period| period.min(LATEST));
-        let Some(period) = asked.or(penalty) else {
+        let period = asked.or(meter.gauge.quota().penalty);
+        let Some(period) = period.filter(|_| is_meant) else {
             continue;
         };
         meter.gauge.pause(now, nanos(period));
@@ -124,16 +118,33 @@ pub(crate) fn tighten(state: &mut State, plan: &Plan, said: &[Remainder], now: N
     }
 }
 
+/// Where the provider doesn't say which limit was hit, it is one with a penalty, if
+/// there is such a one; else any rate; else whatever there is.
+fn suspects(state: &State, plan: &Plan) -> fn(&Meter) -> bool {
+    let some = |is: &fn(&Meter) -> bool| {
+        let mut meters = plan.iter().filter_map(|&id| state.meters.get(id));
+        meters.any(is)
+    };
+    let has_penalty = |meter: &Meter| meter.gauge.quota().penalty.is_some();
+    let likeliest: [fn(&Meter) -> bool; 2] = [has_penalty, rates];
+    likeliest.into_iter().find(some).unwrap_or(|_| true)
+}
+
+/// Whether it is no limit on what is in flight alone.
+fn rates(meter: &Meter) -> bool {
+    meter.gauge.quota().rate != Rate::Unlimited || !flies(meter)
+}
+
+fn flies(meter: &Meter) -> bool {
+    meter.gauge.quota().in_flight.is_some()
+}
+
 fn concerns(scope: Scope, meter: &Meter) -> bool {
-    let flies = |gauge: &Gauge| gauge.quota().in_flight.is_some();
-    let rates = |gauge: &Gauge| gauge.quota().rate != Rate::Unlimited || !flies(gauge);
-    let gauge = &meter.gauge;
     match scope {
-        Scope::Unspecified => rates(gauge),
-        Scope::GlobalRate => meter.role == Role::EveryCall && rates(gauge),
-        Scope::EndpointRate => meter.role == Role::Endpoint && rates(gauge),
-        Scope::GlobalConcurrency => meter.role == Role::EveryCall && flies(gauge),
-        Scope::EndpointConcurrency => meter.role == Role::Endpoint && flies(gauge),
+        Scope::GlobalRate => meter.role == Role::EveryCall && rates(meter),
+        Scope::EndpointRate => meter.role == Role::Endpoint && rates(meter),
+        Scope::GlobalConcurrency => meter.role == Role::EveryCall && flies(meter),
+        Scope::EndpointConcurrency => meter.role == Role::Endpoint && flies(meter),
         Scope::Resource => meter.role != Role::EveryCall,
         // The call alone; and a scope that is new to this version.
         _ => false,

@@ -91,7 +91,7 @@
 //! | `EndpointRate` | quotas of endpoints |
 //! | `GlobalConcurrency`, `EndpointConcurrency` | those with an [`in_flight`](Quota::in_flight) limit |
 //! | `Resource` | quotas of keys and endpoints |
-//! | `Unspecified` | quotas with a [penalty](Quota::penalty), or else every rate that covers the call |
+//! | `Unspecified` | quotas with a [penalty](Quota::penalty), or else every rate that covers the call, or else every quota that does |
 //! | `Call` | none: a lock on one object is no limit |
 //!
 //! It pauses for the delay that the provider asks for, a day at the most (more is

@@ -312,6 +312,24 @@ async fn a_refusal_without_a_name_pauses_what_has_a_penalty() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_refusal_without_a_name_pauses_a_limit_on_what_is_in_flight_if_there_is_no_rate() {
+    let limits = Limits::builder()
+        .every_call(Quota::concurrent(9))
+        .endpoint(Endpoint::get("/a"), burst(100, millis(1000)));
+    let limits = limits.build().unwrap();
+    // Where there is a rate, it is that.
+    for (path, others_wait) in [("/a", false), ("/b", true)] {
+        let permit = limits.acquire(&call(path)).await.unwrap();
+        permit.over(Verdict::NotExecuted {
+            retry_after: Some(millis(700)),
+            scope: Scope::Unspecified,
+        });
+        let waited = wait(&limits, &call("/c")).await;
+        assert_eq!(!waited.is_zero(), others_wait, "{path}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_was_never_sent_takes_no_place() {
     let limits = limits(burst(1, millis(1000)));
     let fault = |verdict, phase| Fault::new(verdict).in_phase(phase);

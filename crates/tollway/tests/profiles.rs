@@ -192,6 +192,23 @@ async fn the_others_keep_to_their_rates() {
     assert_eq!(in_flight(profiles::payalo(), "POST /payments"), 20);
 }
 
+/// One caller's refusal, and another's call to another path.
+#[tokio::test(start_paused = true)]
+async fn what_an_answer_asks_for_holds_for_all_calls_whether_or_not_there_is_a_rate() {
+    for profile in [Profile::new("anybody"), profiles::payalo()] {
+        let name = profile.name.clone();
+        let limits = limits(profile);
+        let (first, second) = (request("POST /payments"), request("POST /refunds"));
+        let permit = limits.acquire(&Call::of(&first)).await.unwrap();
+        permit.over(Verdict::NotExecuted {
+            retry_after: Some(SECOND),
+            scope: Scope::Unspecified,
+        });
+        let refused = limits.try_acquire(&Call::of(&second), Instant::now());
+        assert_eq!(refused.unwrap_err().wait(), Some(SECOND), "{name}");
+    }
+}
+
 #[test]
 fn times_and_connections_are_the_documented_ones() {
     for (profile, deadline, first, second) in [

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tollway_core::Rules;
 use tollway_idempotency::Dialect;
-use tollway_limit::LimitsBuilder;
+use tollway_limit::{Limits, LimitsBuilder, Quota};
 use tollway_pool::Protocol;
 use tollway_retry::RetryPolicyBuilder;
 use tollway_timeout::AttemptTimeout;
@@ -65,8 +65,8 @@ pub struct Profile {
 }
 
 impl Profile {
-    /// A provider of which nothing is known: no quota but what its answers ask
-    /// for, the verdict of its statuses, no idempotency key, so that nothing of
+    /// A provider of which nothing is known: no quota, but a pause of all calls
+    /// where an answer asks for one; the verdict of its statuses, no idempotency key, so that nothing of
     /// unknown outcome is repeated but idempotent methods.
     ///
     /// The defaults: 60 s for a call and 30 s for an attempt, as most payment
@@ -108,7 +108,7 @@ impl Profile {
     pub fn new(name: impl Into<Cow<'static, str>>) -> Self {
         Self {
             name: name.into(),
-            limits: LimitsBuilder::default(),
+            limits: Limits::builder().every_call(Quota::unlimited()),
             rules: Rules::new(),
             keys: None,
             retry: tollway_retry::RetryPolicy::builder(),
