@@ -239,10 +239,15 @@ impl<S, B, R: Seed> Call<S, B, R> {
 
 impl Progress {
     /// What an attempt's outcome means in this call.
-    fn judge<B>(&self, outcome: &Result<Response<B>, BoxError>) -> Judgement {
-        let status = outcome.as_ref().ok().map(Response::status);
-        self.course
-            .read(judge_outcome(outcome), status, &self.evidence)
+    pub(crate) fn judge<B>(&self, outcome: &Result<Response<B>, BoxError>) -> Judgement {
+        let (judgement, status) = match outcome {
+            Ok(response) => (
+                Judgement::of_response(response, SystemTime::now()),
+                Some(response.status()),
+            ),
+            Err(error) => (Judgement::of_error(&**error), None),
+        };
+        self.course.read(judgement, status, &self.evidence)
     }
 
     /// Puts an attempt that has ended into the story.
@@ -380,13 +385,5 @@ fn is_final<B>(response: &Response<B>) -> bool {
     match Verdict::of(response.extensions()) {
         Some(verdict) => verdict.is_final(),
         None => Verdict::of_status(response.status()).is_final(),
-    }
-}
-
-/// What an attempt's outcome means.
-pub(crate) fn judge_outcome<B>(outcome: &Result<Response<B>, BoxError>) -> Judgement {
-    match outcome {
-        Ok(response) => Judgement::of_response(response, SystemTime::now()),
-        Err(error) => Judgement::of_error(&**error),
     }
 }

@@ -10,7 +10,7 @@ use tollway_core::{BoxError, Phase};
 use tower_service::Service;
 
 use crate::budget::{Cost, Withdrawal};
-use crate::call::{Call, Run, judge_outcome};
+use crate::call::{Call, Run};
 use crate::resend::Kept;
 use crate::{ReplayBody, Seed};
 
@@ -205,10 +205,10 @@ impl<S, B, R: Seed> Call<S, B, R> {
         other: Run,
     ) -> Option<Result<Response<ResB>, BoxError>> {
         let now = Instant::now();
-        let judgement = judge_outcome(&outcome);
         let status = outcome.as_ref().ok().map(Response::status);
         let started = self.started;
         let (progress, settings) = self.progress();
+        let judgement = progress.judge(&outcome);
         let verdict = judgement.verdict;
         if !progress.evidence.is_settled_by(verdict, status, now) {
             progress.run = ended;

@@ -272,6 +272,8 @@ async fn a_rejection_that_says_nothing_of_the_attempt_beside_it_awaits_that() {
         ),
         // To read has no effect that could be in doubt.
         ("GET", [secs(1), millis(100)], [200, 404], Verdict::Rejected),
+        // Nor does a redirect tell of one then.
+        ("GET", [secs(1), millis(100)], [200, 302], Verdict::Rejected),
     ] {
         let gateway = Gateway::lasting(lasting);
         gateway.answer(answers.map(|code| Ok(status(code))));
