@@ -7,7 +7,7 @@ use http::header::{DATE, HeaderValue, RETRY_AFTER};
 
 /// The longest delay that is reported. Whoever asks for more gets this, so that
 /// no sum of an instant and a delay can overflow.
-const MAX: Duration = Duration::from_secs(u32::MAX as u64);
+pub(crate) const MAX: Duration = Duration::from_secs(u32::MAX as u64);
 
 /// Clocks that differ by more than this are taken for wrong.
 const SKEW: Duration = Duration::from_secs(2);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, StatusCode};
 
 use super::{Answer, Judgement, json};
-use crate::retry_after::seconds;
+use crate::retry_after::{MAX, seconds};
 use crate::{RetryAdvice, Scope, Verdict};
 
 /// A rule about one scalar in a JSON body.
@@ -81,8 +81,9 @@ impl BodyRule {
     }
 
     /// That it holds means: not executed, and the scalar is a text in which the
-    /// delay stands behind `words`, as a number of seconds: `Try again in 19
-    /// seconds`. Without one, not executed, with no delay asked for.
+    /// delay stands behind `words`, as a number: `Try again in 19 seconds`. Its
+    /// unit is the one that it names, from milliseconds to hours, and else the
+    /// second. Without a number, not executed, with no delay asked for.
     #[must_use]
     pub fn delay_after(mut self, words: impl Into<Cow<'static, str>>) -> Self {
         self.meaning = Meaning::DelayAfter(words.into());
@@ -185,14 +186,27 @@ impl BodyRule {
     }
 }
 
-/// The number of seconds behind `words` in `text`.
+/// The delay behind `words` in `text`.
 fn delay_after(text: &str, words: &str) -> Option<Duration> {
     let (_, rest) = text.split_once(words)?;
-    let rest = rest.trim_start();
-    let end = rest
-        .find(|c: char| !c.is_ascii_digit() && c != '.')
-        .unwrap_or(rest.len());
-    seconds(rest[..end].trim_end_matches('.'))
+    let (number, rest) = split_where(rest.trim_start(), |c| !c.is_ascii_digit() && c != '.');
+    let whole = number.trim_end_matches('.');
+    let delay = seconds(whole)?;
+    // Behind a full stop stands another sentence.
+    let rest = if number == whole { rest } else { "" };
+    let (unit, _) = split_where(rest.trim_start(), |c| !c.is_ascii_alphabetic());
+    let delay = match unit.to_ascii_lowercase().as_str() {
+        "ms" | "millisecond" | "milliseconds" => delay / 1000,
+        "m" | "min" | "mins" | "minute" | "minutes" => delay.saturating_mul(60),
+        "h" | "hr" | "hrs" | "hour" | "hours" => delay.saturating_mul(60 * 60),
+        _ => delay,
+    };
+    Some(delay.min(MAX))
+}
+
+/// What stands before the first character like this, and the rest.
+fn split_where(text: &str, is_like_this: fn(char) -> bool) -> (&str, &str) {
+    text.split_at(text.find(is_like_this).unwrap_or(text.len()))
 }
 
 #[cfg(test)]
@@ -224,6 +238,14 @@ mod tests {
             ),
             ("Try again in 0.25 seconds.", Some(250)),
             ("Try again in 7.", Some(7_000)),
+            ("Try again in 7. Minutes count.", Some(7_000)),
+            ("Try again in 1 minute.", Some(60_000)),
+            ("Try again in 2.5 Minutes.", Some(150_000)),
+            ("Try again in 3min", Some(180_000)),
+            ("Try again in 1 hour, please.", Some(3_600_000)),
+            ("Try again in 250ms.", Some(250)),
+            ("Try again in 1500 milliseconds", Some(1_500)),
+            ("Try again in 99999999999 hours.", Some(4_294_967_295_000)),
             ("Try again in a while.", None),
             ("Slow down.", None),
         ] {
