@@ -167,6 +167,10 @@ impl Dialect {
 
     /// The longest key that the provider accepts, in characters: 255 unless
     /// said, and never more. A call with a longer one is refused.
+    ///
+    /// The UUIDs that are made by default have 36. Where the provider takes
+    /// fewer, each call brings its own key, or a [`KeyGenerator`](crate::KeyGenerator)
+    /// makes shorter ones.
     #[must_use]
     pub fn max_len(mut self, characters: usize) -> Self {
         self.max_len = characters.min(IdempotencyKey::MAX_LEN);
