@@ -69,6 +69,7 @@ impl<B> Service<Request<KeyBody<B>>> for Gateway {
                     .in_phase(Phase::Connect)
                     .into()),
                 2 => Err("reset".into()),
+                3 => Err(Fault::new(Verdict::Rejected).into()),
                 _ => {
                     let mut response = Response::new(());
                     *response.status_mut() = StatusCode::from_u16(status)?;
@@ -273,7 +274,7 @@ async fn what_an_earlier_call_with_its_key_may_have_done_is_not_denied() {
         let layer = IdempotencyKeyLayer::new();
         verdict(&layer, first).await;
         // Not executed, turned away, or unknown themselves.
-        for then in [1, 429, 401, 403, 404, 409, 307, 502] {
+        for then in [1, 3, 429, 401, 403, 404, 409, 307, 502] {
             let seen = verdict(&layer, then).await;
             assert_eq!(seen, Verdict::Unknown, "{first}, {then}");
         }

@@ -190,17 +190,29 @@ mod minting {
         for (text, dialect) in [
             ("", Dialect::default()),
             ("not visible", Dialect::default()),
-            ("longer than ten", Dialect::default().max_len(10)),
+            ("longer-than-ten", Dialect::default().max_len(10)),
         ] {
             let service = IdempotencyKeyLayer::new()
                 .dialect(dialect)
-                .generator(move || text.replace("than", "").parse())
+                .generator(move || text.parse())
                 .layer(seen.answering(200));
             let error = service.oneshot(post("{}")).await.unwrap_err();
             refusal(&error);
             assert_eq!(Verdict::of_error(&*error), Verdict::Rejected);
         }
         assert_eq!(seen.calls(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_uuid_that_is_too_long_for_the_provider_is_not_sent() {
+        for (longest, calls) in [(35, 0), (36, 1)] {
+            let seen = Seen::default();
+            let service = IdempotencyKeyLayer::new()
+                .dialect(Dialect::default().max_len(longest))
+                .layer(seen.answering(200));
+            let _ = service.oneshot(post("{}")).await;
+            assert_eq!(seen.calls(), calls, "{longest}");
+        }
     }
 
     #[tokio::test]
