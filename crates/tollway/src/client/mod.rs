@@ -183,12 +183,12 @@ impl Client {
 
     /// Ends the client gracefully: no new calls on any handle; those that have a
     /// connection, or wait for one, may finish within `limit`. Returns how many
-    /// of them were cut off: zero is a clean end.
+    /// of those were cut off.
     ///
     /// A call that waits for a permit or between two attempts by then isn't waited
-    /// for, and gets no connection any more: it ends with the verdict that its
-    /// attempts so far have earned. So let calls end first, as a server's graceful
-    /// shutdown does, and then drain.
+    /// for, nor counted, and gets no connection any more: it ends with the verdict
+    /// that its attempts so far have earned. So let calls end first, as a server's
+    /// graceful shutdown does, and then drain: then zero is a clean end.
     pub async fn drain(&self, limit: Duration) -> usize {
         self.pool.drain(limit).await
     }

@@ -65,9 +65,11 @@ pub struct Profile {
 }
 
 impl Profile {
-    /// A provider of which nothing is known: no quota, but a pause of all calls
-    /// where an answer asks for one; the verdict of its statuses, no idempotency key, so that nothing of
-    /// unknown outcome is repeated but idempotent methods.
+    /// A provider of which nothing is known: no quota but what its answers ask
+    /// for, which holds for all calls (`Retry-After`, and what its rate-limit
+    /// headers say is left: one with a limit of its own for some endpoints needs a
+    /// quota for them); the verdict of its statuses; no idempotency key, so that
+    /// nothing of unknown outcome is repeated but idempotent methods.
     ///
     /// The defaults: 60 s for a call and 30 s for an attempt, as most payment
     /// SDKs have between 30 and 80 s; 20 connections a host, enough for some
