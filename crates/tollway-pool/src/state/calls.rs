@@ -58,7 +58,7 @@ impl<K: Kind> State<K> {
                 self.shared.remove(at);
                 continue;
             };
-            if let Some(reason) = entry.is_spent(&self.limits, now) {
+            if let Some(reason) = entry.is_stale(&self.limits, now) {
                 self.close(id, reason, now);
                 continue;
             }
@@ -84,17 +84,10 @@ impl<K: Kind> State<K> {
             let Some(entry) = self.table.get_mut(id) else {
                 continue;
             };
-            let Stage::Idle { until, .. } = &entry.stage else {
+            let Stage::Idle { .. } = &entry.stage else {
                 continue;
             };
-            // The reaper is a timer tick late at the most; the peer's own
-            // timer isn't.
-            let reason = if now >= *until {
-                Some(CloseReason::Idle)
-            } else {
-                entry.is_spent(&self.limits, now)
-            };
-            if let Some(reason) = reason {
+            if let Some(reason) = entry.is_stale(&self.limits, now) {
                 self.close(id, reason, now);
                 continue;
             }

@@ -188,6 +188,18 @@ struct Entry<K: Kind> {
 }
 
 impl<K: Kind> Entry<K> {
+    /// Why it takes no further call, whether the reaper has been here or not: that
+    /// may be late, and the peer's own timer isn't.
+    fn is_stale(&self, limits: &Limits, now: Instant) -> Option<CloseReason> {
+        match &self.stage {
+            Stage::Idle { until, .. }
+            | Stage::Shared {
+                streams: 0, until, ..
+            } if now >= *until => Some(CloseReason::Idle),
+            _ => self.is_spent(limits, now),
+        }
+    }
+
     fn is_spent(&self, limits: &Limits, now: Instant) -> Option<CloseReason> {
         if self.expires.is_some_and(|at| now >= at) {
             Some(CloseReason::Age)

@@ -290,7 +290,7 @@ impl<K: Kind> State<K> {
         if matches!(entry.stage, Stage::Opening(_) | Stage::Closing { .. }) {
             return;
         }
-        entry.reason.get_or_insert(reason);
+        entry.reason = Some(reason);
         match std::mem::replace(&mut entry.stage, Stage::InUse) {
             Stage::Idle { conn, .. } => {
                 self.idle.retain(|other| *other != id);

@@ -88,6 +88,22 @@ fn the_most_recently_used_goes_first_so_that_the_others_age_out() {
 }
 
 #[test]
+fn what_has_been_idle_for_too_long_is_not_used_though_the_reaper_is_late() {
+    for (spoken, h2) in [(Spoken::Http1, false), (Spoken::Http2, true)] {
+        let mut world = World::new(limits(2), Some(spoken), 10);
+        world.check_out();
+        world.attempt_succeeds(0, h2);
+        world.poll_waiter(0);
+        world.lease_ends(0, 0);
+        world.now += limits(2).idle_timeout;
+        world.check_out();
+        assert_eq!((world.leases.len(), world.attempts.len()), (0, 1));
+        world.close_the_closing();
+        assert_eq!(world.state.counters.closed.of(CloseReason::Idle), 1);
+    }
+}
+
+#[test]
 fn where_one_is_found_dead_those_that_have_been_idle_for_as_long_are_closed() {
     let mut world = http1(4);
     for _ in 0..4 {
@@ -330,4 +346,22 @@ fn a_stream_that_has_caught_up_costs_its_connection_nothing() {
     world.pass(super::CLOSING);
     assert_eq!(world.state.gauges().calls, 1);
     assert_eq!(world.state.gauges().closing, 0);
+}
+
+#[test]
+fn a_connection_that_closed_under_calls_broke_if_any_of_them_says_so() {
+    for (how, reason) in [(0, CloseReason::Peer), (3, CloseReason::Error)] {
+        let mut world = World::new(limits(1), Some(Spoken::Http2), 10);
+        world.check_out();
+        world.attempt_succeeds(0, true);
+        world.poll_waiter(0);
+        world.check_out();
+        world.check_out();
+        world.socket_closes(0);
+        world.lease_ends(0, 0);
+        assert_eq!(world.state.parted.len(), 1);
+        world.lease_ends(0, how);
+        world.lease_ends(0, 0);
+        assert_eq!(world.state.counters.closed.of(reason), 1);
+    }
 }
