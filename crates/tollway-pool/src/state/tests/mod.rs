@@ -88,6 +88,36 @@ fn the_most_recently_used_goes_first_so_that_the_others_age_out() {
 }
 
 #[test]
+fn an_http2_connection_that_is_used_now_and_then_is_kept() {
+    let mut world = World::new(limits(2), Some(Spoken::Http2), 10);
+    world.check_out();
+    world.attempt_succeeds(0, true);
+    world.poll_waiter(0);
+    for _ in 0..20 {
+        world.lease_ends(0, 0);
+        world.pass(Duration::from_secs(2));
+        world.check_out();
+    }
+    assert_eq!((world.leases.len(), world.sockets.len()), (1, 1));
+}
+
+#[test]
+fn whoever_waits_as_the_drain_begins_has_the_next_stream_of_the_one_connection() {
+    let mut world = World::new(limits(1), Some(Spoken::Http2), 1);
+    world.check_out();
+    world.attempt_succeeds(0, true);
+    world.poll_waiter(0);
+    world.check_out();
+    world.step(&Step::Drain);
+    world.lease_ends(0, 0);
+    world.poll_waiter(0);
+    assert_eq!((world.leases.len(), world.attempts.len()), (1, 0));
+    world.lease_ends(0, 0);
+    world.close_the_closing();
+    assert!(world.state.is_drained());
+}
+
+#[test]
 fn what_has_been_idle_for_too_long_is_not_used_though_the_reaper_is_late() {
     for (spoken, h2) in [(Spoken::Http1, false), (Spoken::Http2, true)] {
         let mut world = World::new(limits(2), Some(spoken), 10);
