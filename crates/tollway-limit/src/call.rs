@@ -83,6 +83,15 @@ impl<'a> Call<'a> {
         self
     }
 
+    /// The same, with these extensions, for keys that are
+    /// [computed](crate::Key::computed) from them. Of an endpoint, a priority or a
+    /// deadline among them nothing is read: those have methods of their own.
+    #[must_use]
+    pub fn extensions(mut self, extensions: &'a Extensions) -> Self {
+        self.extensions = Some(extensions);
+        self
+    }
+
     /// The same, of this priority.
     #[must_use]
     pub fn priority(mut self, priority: Priority) -> Self {

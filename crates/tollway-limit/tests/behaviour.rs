@@ -372,6 +372,24 @@ fn an_endpoint_under_another_name_is_the_same() {
     assert_eq!(used, [None, Some("GET /a/{id}"), Some("1")]);
 }
 
+/// By code that has no request to ask with.
+#[tokio::test(start_paused = true)]
+async fn each_merchant_has_a_quota() {
+    #[derive(Clone)]
+    struct Merchant(&'static str);
+    let merchant = |call: &Call<'_>| call.extension().map(|Merchant(name)| *name);
+    let key = Key::computed("merchant", move |call| merchant(call).map(Into::into));
+    let limits = Limits::builder().keyed(key, burst(1, millis(1000)));
+    let limits = limits.build().unwrap();
+    for (name, expected) in [("a", 0), ("b", 0), ("a", 1000)] {
+        let mut extensions = http::Extensions::new();
+        extensions.insert(Merchant(name));
+        let start = Instant::now();
+        drop(limits.acquire(&call("/").extensions(&extensions)).await);
+        assert_eq!(start.elapsed(), millis(expected), "{name}");
+    }
+}
+
 #[test]
 fn a_wait_for_attempts_in_flight_has_no_length() {
     let limits = Limits::builder().every_call(Quota::concurrent(1));
