@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use tollway_core::{Fault, InvalidEndpoint, Phase, Scope, Verdict};
 
-/// The limiter gave no permit: the attempt was certainly not sent.
+/// The limiter gave no permit, or took it back: the attempt was certainly not
+/// sent.
 ///
 /// In its `source()` chain stands a [`Fault`] that says so, with the wait as
 /// the delay to retry after, so that a retry above knows what a retry costs.
@@ -26,6 +27,7 @@ enum Reason {
     NotNow,
     QueueFull,
     Deadline,
+    Paused,
 }
 
 impl Reason {
@@ -35,6 +37,7 @@ impl Reason {
             Self::NotNow => "not_now",
             Self::QueueFull => "queue_full",
             Self::Deadline => "deadline",
+            Self::Paused => "paused",
         }
     }
 }
@@ -50,6 +53,10 @@ impl RateLimitError {
 
     pub(crate) fn deadline(wait: Duration) -> Self {
         Self::new(Reason::Deadline, wait)
+    }
+
+    pub(crate) fn paused(wait: Duration) -> Self {
+        Self::new(Reason::Paused, wait)
     }
 
     /// The wait would have been so long at the least, which says nothing where
@@ -91,6 +98,13 @@ impl RateLimitError {
         self.0.reason == Reason::QueueFull
     }
 
+    /// Whether the provider had the quota pause while the attempt, which had its
+    /// permit, waited below for something else: a connection.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.0.reason == Reason::Paused
+    }
+
     /// How long the wait would have been, at the least. `None` where it isn't
     /// known: it hangs on attempts in flight, or the deadline had passed.
     #[must_use]
@@ -121,6 +135,7 @@ impl fmt::Display for RateLimitError {
                 "too many calls wait for the quota already; send fewer at once, or raise `max_waiting`"
             }
             Reason::Deadline => "the deadline passes before the quota has room",
+            Reason::Paused => "the quota paused while the attempt waited for a connection",
         })?;
         match self.0.wait {
             Some(wait) => write!(f, " (the wait would be {wait:.1?} or more)"),

@@ -28,6 +28,10 @@ pin_project! {
     /// A permit that it was granted is its own, whether it is polled or not; see
     /// [`Acquire`](crate::Acquire).
     ///
+    /// Where what is below says that it waits to send (a pool, for a connection;
+    /// see [`Phase::pending`]), the permit is held meanwhile. If its quota pauses,
+    /// the attempt ends with a [`RateLimitError`] in place of being sent.
+    ///
     /// Dropped while it waits, it gives up its place in the queue; dropped
     /// between permit and sending, the permit goes back; dropped after that,
     /// the attempt is over, and counted as one that may still be on its way.
@@ -120,6 +124,30 @@ impl Claim {
         permit.send();
         true
     }
+
+    /// The refusal of an attempt that has been handed on and waits below, where a
+    /// quota has paused meanwhile.
+    #[inline]
+    fn paused(&self) -> Option<RateLimitError> {
+        match self {
+            Self::Held(permit) if permit.has_waited() => permit.pause().map(RateLimitError::paused),
+            _ => None,
+        }
+    }
+
+    /// The attempt has been handed on, and waits below: for this by its own
+    /// account.
+    #[inline]
+    fn follow(&mut self, noted: Option<Phase>) {
+        let Self::Held(permit) = self else {
+            return;
+        };
+        if noted.is_some_and(Phase::is_before_sending) {
+            permit.wait();
+        } else {
+            permit.leave();
+        }
+    }
 }
 
 impl<S, B> RateLimitFuture<S, B>
@@ -204,6 +232,12 @@ where
             let answer = inner.call(request);
             state.set(State::Sent { answer });
         }
+        if let Some(paused) = claim.paused() {
+            // Out of its queue first, and then of the limits.
+            state.set(State::Failed { error: None });
+            *claim = Claim::Over;
+            return Poll::Ready(Err(paused.told().into()));
+        }
         let answer = match state.project() {
             StateProj::Sent { answer } => answer,
             StateProj::Failed { error } => {
@@ -213,8 +247,14 @@ where
             }
             StateProj::Waiting { .. } => return Poll::Pending,
         };
-        let answer = ready!(answer.poll(cx)).map_err(Into::into);
-        if let Claim::Held(permit) = std::mem::replace(claim, Claim::Over) {
+        Phase::forget();
+        let Poll::Ready(answer) = answer.poll(cx) else {
+            claim.follow(Phase::noted());
+            return Poll::Pending;
+        };
+        let answer = answer.map_err(Into::into);
+        if let Claim::Held(mut permit) = std::mem::replace(claim, Claim::Over) {
+            permit.leave();
             match &answer {
                 Ok(response) => permit.answered(response),
                 Err(error) => permit.failed(error.as_ref()),

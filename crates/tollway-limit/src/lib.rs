@@ -98,16 +98,16 @@
 //! a mistake, and nobody should have to restart a client because of it), or else
 //! for the quota's own penalty; without either the call alone was refused. After
 //! a pause the queue restarts evenly spaced, whatever the shape, so that it doesn't
-//! come as a herd. Attempts that have been handed to the inner service go on, though
-//! they may wait for a connection there; where no more may be
-//! [in flight](Quota::in_flight) than there are connections, none does.
+//! come as a herd. Attempts that have been handed to the inner service, and wait
+//! there for a connection, end with a [`RateLimitError`] in place of being sent, if
+//! what is below says that it waits ([`Phase::pending`](tollway_core::Phase::pending)).
 //! An attempt that was certainly never sent (a connect error) takes no place.
 //!
 //! # Telemetry
 //!
 //! `tracing` events under the target `tollway::limit`, durations in seconds:
 //! `waited for a permit` (debug, `tollway.limit.wait`), `gave no permit` (debug,
-//! `tollway.limit.reason`: `deadline`, `queue_full` or `not_now`, and
+//! `tollway.limit.reason`: `deadline`, `queue_full`, `not_now` or `paused`, and
 //! `tollway.limit.wait`: how long the wait would have been, if that is known), and
 //! `the provider refused an attempt` (info, `tollway.limit.scope`,
 //! `tollway.limit.retry_after`, and `tollway.limit.pause`: for how long the quotas

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tollway_core::Verdict;
 
@@ -100,10 +100,11 @@ impl Permit {
         self.stage = Stage::Unsent;
     }
 
-    /// It will take a while until the attempt is sent: until [`resume`](Self::resume).
+    /// It will take a while until the attempt is sent: until
+    /// [`resume`](Self::resume) or [`sent`](Self::sent).
     #[cold]
     pub(crate) fn wait(&mut self) {
-        if self.stage == Stage::Unsent {
+        if self.stage != Stage::Held {
             self.stage = Stage::Held;
             let sent = self.sent;
             self.tell(|shared, plan, level| {
@@ -144,10 +145,31 @@ impl Permit {
         Ok(())
     }
 
+    /// For how long it mustn't be sent yet, if a quota has paused while it had to
+    /// [`wait`](Self::wait).
+    #[cold]
+    pub(crate) fn pause(&self) -> Option<Duration> {
+        let left = self.tell(|shared, plan, _| {
+            shared.with(shared.nanos(now()), |core, now, _| {
+                core.state.paused_until(plan).saturating_sub(now)
+            })
+        });
+        left.filter(|&left| left > 0).map(Duration::from_nanos)
+    }
+
     /// The attempt is sent.
     #[inline]
     pub(crate) fn send(&mut self) {
         self.stage = Stage::Abandoned;
+    }
+
+    /// The attempt has been sent, if it still had to [`wait`](Self::wait).
+    #[inline]
+    pub(crate) fn leave(&mut self) {
+        if self.has_waited() {
+            self.sent();
+            self.send();
+        }
     }
 
     /// The attempt is sent only now, not when the permit was given. It matters
@@ -156,10 +178,12 @@ impl Permit {
     /// end of margin and window its place may be another's; don't send then.
     pub fn sent(&mut self) {
         let (now, sent) = (now(), self.sent);
+        let was_held = self.has_waited();
+        self.stage = Stage::Sent;
         self.sent = self.tell(|shared, plan, level| {
             let mut at = shared.nanos(now);
             shared.change(plan, at, |gauge, now| {
-                gauge.resend(level, sent, false, now);
+                gauge.resend(level, sent, was_held, now);
                 // The latest time that anybody has seen: by that it is found
                 // again.
                 at = now;

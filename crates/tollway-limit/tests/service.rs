@@ -384,3 +384,138 @@ async fn a_call_dropped_while_the_inner_service_is_not_ready_leaves_its_place() 
             .give_back();
     }
 }
+
+/// The way to a provider: attempts wait in the service for one of its connections,
+/// and say so, as a pool's do.
+struct Line {
+    connections: Arc<Semaphore>,
+    /// When each was sent.
+    sent: Arc<Mutex<Vec<Duration>>>,
+}
+
+impl Line {
+    fn new(connections: usize) -> Self {
+        Self {
+            connections: Arc::new(Semaphore::new(connections)),
+            sent: Arc::default(),
+        }
+    }
+
+    fn sent(&self) -> Vec<Duration> {
+        self.sent.lock().unwrap().clone()
+    }
+
+    /// The first attempt gets this verdict, if there is one.
+    fn service(
+        &self,
+        verdict: Option<Verdict>,
+    ) -> impl Service<
+        Request<()>,
+        Response = Response<()>,
+        Error = Infallible,
+        Future: Future<Output = Result<Response<()>, Infallible>> + Send,
+    > + Clone
+    + Send
+    + use<> {
+        let start = Instant::now();
+        let (connections, sent) = (Arc::clone(&self.connections), Arc::clone(&self.sent));
+        service_fn(move |_: Request<()>| {
+            let mut free = Box::pin(Arc::clone(&connections).acquire_owned());
+            let sent = Arc::clone(&sent);
+            async move {
+                let connection = poll_fn(|cx| match free.as_mut().poll(cx) {
+                    Poll::Ready(connection) => Poll::Ready(connection),
+                    Poll::Pending => Phase::Connect.pending(),
+                });
+                let _connection = connection.await.unwrap();
+                let is_first = {
+                    let mut sent = sent.lock().unwrap();
+                    sent.push(start.elapsed());
+                    sent.len() == 1
+                };
+                sleep(Duration::from_millis(100)).await;
+                let mut response = Response::new(());
+                if let Some(verdict) = verdict.filter(|_| is_first) {
+                    response.extensions_mut().insert(verdict);
+                }
+                Ok(response)
+            }
+        })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_reaches_attempts_that_wait_for_a_connection() {
+    let refused = Verdict::NotExecuted {
+        retry_after: Some(Duration::from_secs(5)),
+        scope: Scope::Unspecified,
+    };
+    let margin = Duration::from_millis(10);
+    for count_from in [CountFrom::Response, CountFrom::Sending { margin }] {
+        let quota = Quota::per_second(3).shape(Shape::Burst);
+        let limits = Limits::builder().every_call(quota.count_from(count_from));
+        let limits = limits.build().unwrap();
+        let line = Line::new(1);
+        let service = RateLimitLayer::new(limits.clone()).layer(line.service(Some(refused)));
+        let first = tokio::spawn(service.clone().oneshot(get("/")));
+        let second = tokio::spawn(service.clone().oneshot(get("/")));
+        let third = tokio::spawn(service.clone().oneshot(get("/")));
+        first.await.unwrap().unwrap();
+        for waits in [second, third] {
+            let error = waits.await.unwrap().unwrap_err();
+            let fault = Fault::find(&*error).unwrap();
+            assert_eq!(fault.phase(), Some(Phase::Permit));
+            let error = RateLimitError::find(&*error).unwrap();
+            assert!(error.is_paused());
+            assert_eq!(error.wait(), Some(Duration::from_secs(5)));
+        }
+        assert_eq!(line.sent(), [Duration::ZERO]);
+        assert_eq!(line.connections.available_permits(), 1);
+        assert_eq!(limits.snapshot().quotas[0].in_flight, 0);
+        service.oneshot(get("/")).await.unwrap();
+        assert_eq!(line.sent()[1], Duration::from_millis(5100));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_for_a_connection_counts_from_sending_only_once_it_is_sent() {
+    let margin = Duration::from_millis(10);
+    let quota = Quota::per_second(2).shape(Shape::Burst);
+    let quota = quota.count_from(CountFrom::Sending { margin });
+    let limits = Limits::builder().every_call(quota).build().unwrap();
+    let line = Line::new(0);
+    let service = RateLimitLayer::new(limits).layer(line.service(None));
+    let mut calls = JoinSet::new();
+    for _ in 0..2 {
+        calls.spawn(service.clone().oneshot(get("/")));
+    }
+    sleep(Duration::from_secs(3)).await;
+    line.connections.add_permits(3);
+    sleep(Duration::from_millis(500)).await;
+    calls.spawn(service.oneshot(get("/")));
+    for call in calls.join_all().await {
+        call.unwrap();
+    }
+    let expected = [3000, 3000, 4010].map(Duration::from_millis);
+    assert_eq!(line.sent(), expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_dropped_while_it_waits_for_a_connection_leaves_its_place() {
+    let quota = Quota::per_hour(1).shape(Shape::Burst);
+    let limits = Limits::builder().every_call(quota).build().unwrap();
+    let line = Line::new(0);
+    let service = RateLimitLayer::new(limits.clone()).layer(line.service(None));
+    let place = || limits.try_acquire(&Call::new(&Method::GET, "/"), Instant::now());
+    let mut call = task::spawn(service.clone().oneshot(get("/")));
+    assert_pending!(call.poll());
+    drop(call);
+    place().unwrap().give_back();
+    // Once it is sent, it may still be on its way.
+    let mut call = task::spawn(service.oneshot(get("/")));
+    assert_pending!(call.poll());
+    line.connections.add_permits(1);
+    assert_pending!(call.poll());
+    drop(call);
+    place().unwrap_err();
+}

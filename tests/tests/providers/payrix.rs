@@ -56,6 +56,35 @@ async fn the_test_trigger_s_429_says_nothing_and_means_a_block_of_10_s() -> Test
     Ok(())
 }
 
+#[tokio::test]
+async fn a_block_reaches_calls_that_have_their_permit_and_wait_for_a_connection() -> Test {
+    let gateway = Gateway::builder(PAYRIX).start().await?;
+    let client = client(PAYRIX)?
+        .deadline(ms(2000))
+        .pool(|pool| pool.max_connections_per_host(1))
+        .build()?;
+    let first = client.send(trigger(&gateway)?);
+    let mut calls = tokio::task::JoinSet::new();
+    calls.spawn(async move { (0, first.await) });
+    for n in 1..5 {
+        let call = client.send(words::pay(&gateway, &format!("r-{n}"))?);
+        calls.spawn(async move { (n, call.await) });
+    }
+    for (n, ended) in calls.join_all().await {
+        if n == 0 {
+            assert_eq!(ended?.status(), 429);
+            continue;
+        }
+        let error = ended.expect_err("it would have walked into the block");
+        assert!(error.is_not_executed(), "{error:#}");
+        let refused = RateLimitError::find(&error).expect("the limiter's");
+        assert!(refused.is_paused(), "{refused}");
+        assert!(refused.wait() > Some(BLOCK - ms(2000)), "{refused}");
+    }
+    assert_eq!(gateway.stats().arrivals, 1);
+    Ok(())
+}
+
 /// Payrix's rule, shorter: both sides have a window and a block of this.
 const SHORT: std::time::Duration = ms(300);
 

@@ -60,8 +60,14 @@ impl State {
 
     /// Whether the provider has one of these rules pause.
     pub(crate) fn is_paused(&self, plan: &Plan, now: Nanos) -> bool {
-        let mut meters = plan.iter().filter_map(|&id| self.meters.get(id));
-        meters.any(|meter| meter.gauge.paused_until() > now)
+        self.paused_until(plan) > now
+    }
+
+    /// Until when the provider has these rules pause.
+    pub(crate) fn paused_until(&self, plan: &Plan) -> Nanos {
+        let meters = plan.iter().filter_map(|&id| self.meters.get(id));
+        let until = meters.map(|meter| meter.gauge.paused_until()).max();
+        until.unwrap_or_default()
     }
 
     /// Forgets those meters whose rules are gone that nothing refers to any more,

@@ -56,9 +56,8 @@ pub struct Profile {
     /// Which HTTP it speaks.
     pub protocol: Protocol,
     /// The most connections to one host. Further calls wait for one of them, with
-    /// the permits that they have, which a pause of the quota doesn't take back.
-    /// Over HTTP/1.1 they wait for the permit instead where a quota has as many
-    /// [in flight](tollway_limit::Quota::in_flight).
+    /// the permits that they have. Over HTTP/1.1 they wait for the permit instead
+    /// where a quota has as many [in flight](tollway_limit::Quota::in_flight).
     pub max_connections: usize,
     /// How long a connection may be idle before it is closed.
     pub idle_timeout: Duration,
