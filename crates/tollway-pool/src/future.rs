@@ -107,8 +107,10 @@ fn unsupported<B: Body>(request: &Request<B>) -> Option<&'static str> {
 #[cold]
 fn is_size_of<B: Body>(stated: &HeaderValue, body: &B) -> bool {
     let stated = stated.to_str().ok().and_then(|text| text.parse().ok());
-    let size = body.size_hint().exact();
-    size.is_none() || size == stated
+    let size = body.size_hint();
+    stated.is_some_and(|stated| {
+        size.lower() <= stated && size.upper().is_none_or(|upper| stated <= upper)
+    })
 }
 
 impl<B> Stage<B>

@@ -5,12 +5,16 @@
 
 mod support;
 
+use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, HOST};
 use http::{Method, Request, StatusCode, Version};
+use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use support::{
@@ -357,6 +361,24 @@ async fn a_request_of_any_version_is_sent_in_the_connections_own() {
     }
 }
 
+struct Bounded(Body, SizeHint);
+
+impl http_body::Body for Bounded {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Pin::new(&mut self.0).poll_frame(cx)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.1.clone()
+    }
+}
+
 /// Less than the body would cut that, and more would have the peer wait.
 #[tokio::test]
 async fn a_body_that_is_not_as_long_as_its_header_says_is_refused() {
@@ -376,6 +398,17 @@ async fn a_body_that_is_not_as_long_as_its_header_says_is_refused() {
             assert_eq!(error.verdict(), Verdict::Rejected, "{length}: {error}");
             assert!(error.to_string().contains("content-length"), "{error}");
         }
+    }
+    // A body that knows no more than its bounds, if any.
+    let pool = Pool::builder().plain_http(true).build().unwrap();
+    for (length, bounds) in [("11, 12", 0..=u64::MAX), ("5", 10..=20), ("21", 10..=20)] {
+        let mut size = SizeHint::new();
+        size.set_upper(*bounds.end());
+        size.set_lower(*bounds.start());
+        let request = Request::post("http://127.0.0.1:1/").header(CONTENT_LENGTH, length);
+        let request = request.body(Bounded(Body::from("amount=1100"), size));
+        let error = pool.clone().oneshot(request.unwrap()).await.unwrap_err();
+        assert_eq!(error.verdict(), Verdict::Rejected, "{length}: {error}");
     }
     let mut request = post("/".parse().unwrap(), "amount=1100");
     let stated = "11".parse().unwrap();
