@@ -390,6 +390,44 @@ async fn each_merchant_has_a_quota() {
     }
 }
 
+/// By its shape, or after a pause.
+#[tokio::test(start_paused = true)]
+async fn what_would_have_to_wait_for_an_even_pace_too_long_is_refused_at_once() {
+    let paced = Quota::rate(2, millis(1000)).burst(9).shape(Shape::Paced);
+    for (quota, pause, spacing) in [
+        (paced, millis(0), millis(500)),
+        (paced.shape(Shape::Burst), millis(700), millis(500)),
+        (Quota::unlimited(), millis(700), millis(20)),
+    ] {
+        let limits = limits(quota);
+        let call = call("/");
+        limits
+            .acquire(&call)
+            .await
+            .unwrap()
+            .over(Verdict::NotExecuted {
+                retry_after: Some(pause),
+                scope: Scope::Unspecified,
+            });
+        sleep(pause).await;
+        let (start, mut others) = (Instant::now(), Vec::new());
+        if !pause.is_zero() {
+            drop(limits.acquire(&call).await.unwrap());
+        }
+        for ahead in 1..=2 {
+            let soon = call.deadline(Deadline::at(start + spacing * ahead - millis(1)));
+            let mut refused = task::spawn(limits.acquire(&soon));
+            let error = assert_ready!(refused.poll()).unwrap_err();
+            assert_eq!(error.wait(), Some(spacing * ahead), "{quota:?}");
+            others.push(task::spawn(limits.acquire(&call)));
+            assert_pending!(others.last_mut().unwrap().poll());
+        }
+        // And none that would get its permit.
+        let after = call.deadline(Deadline::at(start + spacing * 3 + millis(1)));
+        assert!(limits.acquire(&after).await.is_ok(), "{quota:?}");
+    }
+}
+
 #[test]
 fn a_wait_for_attempts_in_flight_has_no_length() {
     let limits = Limits::builder().every_call(Quota::concurrent(1));

@@ -12,18 +12,17 @@ impl Gauge {
         self.settle(now);
         let mut at = now.max(self.paused_until);
         at = at.max(self.ceilings.closed_until(ahead));
+        let (interval, window) = (self.pace.interval(), self.window_nanos);
+        let spacing = match self.quota.rate {
+            // Round trips may get shorter: the window alone is sure.
+            Rate::Window { limit, .. } => window / Nanos::from(limit),
+            Rate::Bucket { .. } | Rate::Unlimited => interval,
+        };
+        at = at.max(self.paced_until(spacing.saturating_mul(Nanos::from(ahead))));
         match self.quota.rate {
             Rate::Unlimited => at,
-            Rate::Window { limit, .. } => {
-                let window = self.window_nanos;
-                // Round trips may get shorter: the window alone is sure.
-                let spacing = window / Nanos::from(limit);
-                let spread = spacing.saturating_mul(Nanos::from(ahead));
-                at = at.max(self.paced_until(spread));
-                at.max(self.window_earliest(limit, window, ahead, now))
-            }
+            Rate::Window { limit, .. } => at.max(self.window_earliest(limit, window, ahead, now)),
             Rate::Bucket { burst, .. } => {
-                let interval = self.pace.interval();
                 let behind = Nanos::from(self.uncertain().total()) + Nanos::from(ahead) + 1;
                 let level = self.drained_at.max(now);
                 at.max(
