@@ -418,6 +418,26 @@ async fn a_call_given_up_before_it_was_sent_leaves_no_doubt() {
     }
 }
 
+/// All that it was seen to wait for was a permit: the answer came in one go.
+#[tokio::test(start_paused = true)]
+async fn what_was_done_without_a_wait_is_not_denied() {
+    let layer = IdempotencyKeyLayer::new();
+    let inner = tower::service_fn(|_: Request<KeyBody<Full<Bytes>>>| {
+        let mut has_waited = false;
+        poll_fn(move |cx| {
+            if std::mem::replace(&mut has_waited, true) {
+                return Poll::Ready(Ok::<_, BoxError>(Response::new(())));
+            }
+            cx.waker().wake_by_ref();
+            Phase::Permit.pending()
+        })
+    });
+    let service = layer.layer(inner);
+    let first = service.oneshot(pay("a-key", "/p", "{}")).await.unwrap();
+    assert_eq!(Verdict::of_response(&first), Verdict::Done);
+    assert_eq!(verdict(&layer, 429).await, Verdict::Unknown);
+}
+
 /// It stood for this payload in an earlier life, and for another one now.
 #[tokio::test(start_paused = true)]
 async fn what_a_key_stood_for_before_may_have_been_done() {

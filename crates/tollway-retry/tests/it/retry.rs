@@ -487,6 +487,14 @@ async fn a_redirect_is_final_only_where_nothing_was_asked_for() {
             assert_eq!(gateway.made(), 1);
         }
     }
+    // An error that advises against a retry is no redirect.
+    for verdict in [Verdict::NO_EFFECT, Verdict::Unknown] {
+        let fault = Fault::new(verdict).advising(RetryAdvice::Never);
+        let gateway = Gateway::answering([Err(fault.into())]);
+        let error = call(policy(), &gateway, get()).await.unwrap_err();
+        assert_eq!(Verdict::of_error(&error), verdict);
+        assert_eq!(gateway.made(), 1);
+    }
     // A new address for the same request: nothing was done at the old one.
     for code in [301, 307, 308] {
         let gateway = Gateway::answering([Ok(status(code))]);
