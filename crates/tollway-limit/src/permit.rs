@@ -48,8 +48,11 @@ enum Stage {
     Held,
     /// It may have been sent, and is over.
     Sent,
-    /// It may have been sent, and whoever awaited its answer doesn't any more.
+    /// It was handed on and may have been sent, and whoever awaited its answer
+    /// doesn't any more.
     Abandoned,
+    /// The same, and it may have been sent for all that is known below.
+    Away,
     /// Nothing any more.
     Over,
 }
@@ -101,10 +104,12 @@ impl Permit {
     }
 
     /// It will take a while until the attempt is sent: until
-    /// [`resume`](Self::resume) or [`sent`](Self::sent).
+    /// [`resume`](Self::resume) or [`leave`](Self::leave). Once it has left there is
+    /// no way back: what waits then is another request, of a redirect that is
+    /// followed below or of a hidden retry.
     #[cold]
     pub(crate) fn wait(&mut self) {
-        if self.stage != Stage::Held {
+        if matches!(self.stage, Stage::Unsent | Stage::Abandoned) {
             self.stage = Stage::Held;
             let sent = self.sent;
             self.tell(|shared, plan, level| {
@@ -163,13 +168,14 @@ impl Permit {
         self.stage = Stage::Abandoned;
     }
 
-    /// The attempt has been sent, if it still had to [`wait`](Self::wait).
+    /// The attempt may have been sent by now, even if it had to
+    /// [`wait`](Self::wait).
     #[inline]
     pub(crate) fn leave(&mut self) {
         if self.has_waited() {
             self.sent();
-            self.send();
         }
+        self.stage = Stage::Away;
     }
 
     /// The attempt is sent only now, not when the permit was given. It matters
@@ -301,7 +307,7 @@ impl Drop for Permit {
         match self.stage {
             Stage::Unsent | Stage::Held => self.undo(),
             Stage::Sent => self.finish(),
-            Stage::Abandoned => self.lose(),
+            Stage::Abandoned | Stage::Away => self.lose(),
             Stage::Over => {}
         }
     }
