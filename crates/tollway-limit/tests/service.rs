@@ -523,27 +523,32 @@ async fn an_attempt_dropped_while_it_waits_for_a_connection_leaves_its_place() {
 /// A redirect followed below, or a retry of somebody else's.
 #[tokio::test(start_paused = true)]
 async fn a_pause_does_not_deny_an_attempt_that_was_sent_and_waits_for_a_second_connection() {
-    let limits = Limits::builder().every_call(Quota::concurrent(9));
-    let limits = limits.build().unwrap();
-    let notes = [Some(Phase::Connect), None, Some(Phase::Connect)];
-    let service = service_fn(move |_: Request<()>| {
-        let mut notes = notes.into_iter();
-        poll_fn(move |_| match notes.next() {
-            Some(Some(phase)) => phase.pending(),
-            Some(None) => Poll::Pending,
-            None => Poll::Ready(Ok::<_, Infallible>(Response::new(()))),
-        })
-    });
-    let service = RateLimitLayer::new(limits.clone()).layer(service);
-    let mut call = task::spawn(service.oneshot(get("/")));
-    for _ in notes {
-        assert_pending!(call.poll());
+    let waits = Some(Phase::Connect);
+    for notes in [vec![waits, None, waits], vec![None, waits]] {
+        let limits = Limits::builder().every_call(Quota::concurrent(9));
+        let limits = limits.build().unwrap();
+        let mut call = task::spawn({
+            let notes = notes.clone();
+            let service = service_fn(move |_: Request<()>| {
+                let mut notes = notes.clone().into_iter();
+                poll_fn(move |_| match notes.next() {
+                    Some(Some(phase)) => phase.pending(),
+                    Some(None) => Poll::Pending,
+                    None => Poll::Ready(Ok::<_, Infallible>(Response::new(()))),
+                })
+            });
+            let service = RateLimitLayer::new(limits.clone()).layer(service);
+            service.oneshot(get("/"))
+        });
+        for _ in notes {
+            assert_pending!(call.poll());
+        }
+        let other = limits.acquire(&Call::new(&Method::GET, "/")).await.unwrap();
+        other.over(Verdict::NotExecuted {
+            retry_after: Some(Duration::from_secs(5)),
+            scope: Scope::Unspecified,
+        });
+        assert_ready!(call.poll()).unwrap();
+        assert_eq!(limits.snapshot().quotas[0].in_flight, 0);
     }
-    let other = limits.acquire(&Call::new(&Method::GET, "/")).await.unwrap();
-    other.over(Verdict::NotExecuted {
-        retry_after: Some(Duration::from_secs(5)),
-        scope: Scope::Unspecified,
-    });
-    assert_ready!(call.poll()).unwrap();
-    assert_eq!(limits.snapshot().quotas[0].in_flight, 0);
 }
