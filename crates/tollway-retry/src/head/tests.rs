@@ -57,6 +57,24 @@ proptest! {
 }
 
 #[test]
+fn the_earlier_of_the_carried_deadline_and_the_held_one_is_the_attempts() {
+    let sooner = Deadline::at(Instant::now());
+    let later = Deadline::at(Instant::now() + std::time::Duration::from_secs(1));
+    for (carried, held) in [(sooner, later), (later, sooner)] {
+        let mut request = Request::new(());
+        carried.insert_into(request.extensions_mut());
+        let known = KeptHead::of(&request);
+        request.extensions_mut().insert(Foreign(1));
+        let any = KeptHead::of(&request);
+        let nothing = KeptHead::of(&Request::new(()));
+        let _held = held.hold(None);
+        assert_eq!(known.deadline(), Some(sooner));
+        assert_eq!(any.deadline(), Some(sooner));
+        assert_eq!(nothing.deadline(), Some(held));
+    }
+}
+
+#[test]
 fn a_box_that_waits_holds_nothing_of_the_last_call() {
     let bytes = bytes::Bytes::from(b"secret".to_vec());
     let mut request = Request::new(());
