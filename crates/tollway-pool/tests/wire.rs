@@ -375,7 +375,7 @@ impl http_body::Body for Bounded {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.1.clone()
+        self.1
     }
 }
 
