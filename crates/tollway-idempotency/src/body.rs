@@ -128,3 +128,36 @@ impl<B: Body> Body for KeyBody<B> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::{BodyExt, Full};
+
+    use super::*;
+
+    /// HTTP/1.1 sends nothing of a body that is at its end.
+    #[tokio::test]
+    async fn a_body_that_was_read_ends_with_its_last_frame() {
+        let trailers = HeaderMap::from_iter([(http::header::ETAG, "1".parse().expect("a value"))]);
+        for (data, trailers) in [
+            ("{}", None),
+            ("{}", Some(trailers.clone())),
+            ("", Some(trailers)),
+            ("", None),
+        ] {
+            let mut frames = usize::from(!data.is_empty()) + usize::from(trailers.is_some());
+            let sized = trailers.is_none();
+            let mut body = KeyBody::<Full<Bytes>>::read(data.into(), trailers, false);
+            let len = data.len() as u64;
+            assert_eq!(body.size_hint().exact(), sized.then_some(len));
+            assert_eq!(body.size_hint().lower(), len);
+            while !body.is_end_stream() {
+                assert!(matches!(body.frame().await, Some(Ok(_))));
+                frames -= 1;
+            }
+            assert_eq!(frames, 0);
+            assert!(body.frame().await.is_none());
+            assert_eq!(body.size_hint().lower(), 0);
+        }
+    }
+}

@@ -80,10 +80,15 @@ fn a_box_that_waits_holds_nothing_of_the_last_call() {
     let mut request = Request::new(());
     let value = HeaderValue::from_maybe_shared(bytes.clone()).unwrap();
     request.headers_mut().insert(header::AUTHORIZATION, value);
+    let held = std::sync::Arc::new(());
+    request
+        .extensions_mut()
+        .insert(std::sync::Arc::clone(&held));
     let head = KeptHead::of(&request);
     assert!(!bytes.is_unique());
     drop((request, head));
     assert!(bytes.is_unique());
+    assert_eq!(std::sync::Arc::strong_count(&held), 1);
     // And the next call starts with an empty one.
     let head = KeptHead::of(&Request::new(()));
     assert!(head.to_request(()).headers().is_empty());
