@@ -30,6 +30,9 @@ pub(crate) struct Report {
     p99_ms: u64,
     /// `None` where the provider has no rate to compare with.
     allowed_ratio: Option<f64>,
+    /// Of what it was made: requests accepted, and allowed.
+    #[serde(skip)]
+    allowed: Option<(u64, u64)>,
     /// What was left when the run was stopped: the end of the file.
     #[serde(skip)]
     not_begun: usize,
@@ -72,6 +75,7 @@ impl Report {
             p50_ms: quantile(50),
             p99_ms: quantile(99),
             allowed_ratio: None,
+            allowed: None,
             not_begun: 0,
             proven: false,
             troubles: lines.iter().filter_map(trouble).collect(),
@@ -97,6 +101,7 @@ impl Report {
         let ideal = rule
             .map(|rule| rule.ideal(elapsed))
             .filter(|ideal| *ideal > 0);
+        self.allowed = ideal.map(|ideal| (accepted, ideal));
         #[expect(
             clippy::cast_precision_loss,
             reason = "counts of requests, for a ratio"
@@ -189,10 +194,14 @@ impl fmt::Display for Report {
             "median, 99 %",
             &format_args!("{} ms, {} ms", self.p50_ms, self.p99_ms),
         )?;
-        match self.allowed_ratio {
-            Some(ratio) => row(
+        match self.allowed_ratio.zip(self.allowed) {
+            // Without the numbers, one that ends as a window begins looks slow.
+            Some((ratio, (accepted, allowed))) => row(
                 "of what is allowed",
-                &format_args!("{:.1} %", ratio * 100.0),
+                &format_args!(
+                    "{:.1} % ({accepted} requests of {allowed} in that time)",
+                    ratio * 100.0
+                ),
             )?,
             None => row("of what is allowed", &"no rate to compare with")?,
         }
