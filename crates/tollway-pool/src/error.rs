@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tollway_core::{BoxError, Fault, Phase, RetryAdvice, Verdict};
+use tollway_core::{BoxError, Fault, Phase, RetryAdvice, Scope, Verdict};
 
 use crate::failure::{Failure, SharedCause, Step, is_stream_reset};
 use crate::key::BadUrl;
@@ -61,9 +61,15 @@ impl PoolError {
             Kind::Url(_) | Kind::PlainHttp | Kind::Unsupported(_) => {
                 (Verdict::Rejected, Phase::Connect)
             }
-            Kind::QueueFull(_) | Kind::Draining | Kind::Wait(_) | Kind::Open(_) => {
-                (Verdict::NO_EFFECT, Phase::Connect)
+            // Without a delay it would be tried again at once.
+            Kind::QueueFull(_) => {
+                let not_now = Verdict::NotExecuted {
+                    retry_after: Some(Duration::ZERO),
+                    scope: Scope::Call,
+                };
+                (not_now, Phase::Connect)
             }
+            Kind::Draining | Kind::Wait(_) | Kind::Open(_) => (Verdict::NO_EFFECT, Phase::Connect),
             Kind::Dying => (Verdict::NO_EFFECT, Phase::Send),
             Kind::Refused => (Verdict::NO_EFFECT, Phase::Head),
             Kind::Send => (Verdict::Unknown, Phase::Send),

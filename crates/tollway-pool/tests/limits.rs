@@ -18,7 +18,7 @@ use support::{Server, Tls, fetch, fetch_later, get, pool, serve_http1, text, unt
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio::time::{Instant, sleep};
-use tollway_core::{Deadline, Verdict};
+use tollway_core::{Deadline, Scope, Verdict};
 use tollway_pool::{CloseReason, Pool, PoolBuilder, Protocol};
 use tower::{Layer, ServiceExt, service_fn};
 
@@ -90,7 +90,12 @@ async fn a_full_queue_refuses_at_once() {
     let before = Instant::now();
     let error = fetch(&pool, get(server.uri("/"))).await.unwrap_err();
     assert!(error.is_queue_full(), "{error}");
-    assert_eq!(error.verdict(), Verdict::NO_EFFECT);
+    // Not at once: that a retry keeps for what may be otherwise the next moment.
+    let not_now = Verdict::NotExecuted {
+        retry_after: Some(Duration::ZERO),
+        scope: Scope::Call,
+    };
+    assert_eq!(error.verdict(), not_now);
     assert_eq!(before.elapsed(), Duration::ZERO);
     first.await.unwrap();
     second.await.unwrap();
