@@ -3,11 +3,12 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, USER_AGENT};
-use http::{HeaderValue, Request, Response, Uri};
+use http::{HeaderName, HeaderValue, Request, Response, Uri};
 use http_body_util::Full;
 use tower::Service;
 
@@ -25,6 +26,17 @@ pub(crate) fn request() -> Request<Body> {
         .header(USER_AGENT, HeaderValue::from_static("checkout/1.0"))
         .body(Full::new(BODY))
         .expect("a valid request")
+}
+
+/// The same with a key of the caller's, another one each time.
+pub(crate) fn with_key() -> Request<Body> {
+    const KEY: HeaderName = HeaderName::from_static("idempotency-key");
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let key = format!("payout-{:016}", NEXT.fetch_add(1, Ordering::Relaxed));
+    let mut request = request();
+    let key = HeaderValue::try_from(key).expect("a valid header");
+    request.headers_mut().insert(KEY, key);
+    request
 }
 
 /// The bare service: it answers at once, or is `PENDING` once before.

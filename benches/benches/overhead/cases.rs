@@ -34,7 +34,12 @@ pub(crate) struct Group {
 impl Group {
     /// Of services that need no other task.
     pub(crate) fn alone<const PENDING: bool>(runtime: &Rc<Runtime>) -> Self {
-        Self::new::<PENDING>(runtime, alone(runtime, Bare::<PENDING>, call))
+        Self::new::<PENDING>(
+            runtime,
+            alone(runtime, Bare::<PENDING>, async |bare| {
+                call(bare, request).await;
+            }),
+        )
     }
 
     /// Of services that do.
@@ -61,7 +66,22 @@ impl Group {
     where
         S: Service<Request<Body>> + 'static,
     {
-        self.calls(case, who, service, call);
+        self.one_with(case, who, service, request);
+    }
+
+    /// The same, for calls of another kind.
+    pub(crate) fn one_with<S>(
+        &mut self,
+        case: &str,
+        who: &'static str,
+        service: S,
+        request: fn() -> Request<Body>,
+    ) where
+        S: Service<Request<Body>> + 'static,
+    {
+        self.calls(case, who, service, async move |service: &mut S| {
+            call(service, request).await;
+        });
     }
 
     /// Each call has a clone of its own.
@@ -70,7 +90,7 @@ impl Group {
         S: Service<Request<Body>> + Clone + 'static,
     {
         self.calls(case, who, service, async |service: &mut S| {
-            call(&mut service.clone()).await;
+            call(&mut service.clone(), request).await;
         });
     }
 
@@ -84,7 +104,7 @@ impl Group {
     ) {
         self.calls(case, who, Bare::<false>, async move |service| {
             check();
-            call(service).await;
+            call(service, request).await;
         });
     }
 
@@ -149,7 +169,7 @@ where
     })
 }
 
-async fn call<S: Service<Request<Body>>>(service: &mut S) {
+async fn call<S: Service<Request<Body>>>(service: &mut S, request: fn() -> Request<Body>) {
     let ready = poll_fn(|cx| service.poll_ready(cx)).await;
     assert!(ready.is_ok());
     let mut answer = pin!(service.call(black_box(request())));

@@ -14,7 +14,7 @@ use tower::limit::RateLimitLayer as TowerRateLimitLayer;
 use tower::retry::RetryLayer as TowerRetryLayer;
 use tower::timeout::TimeoutLayer;
 
-use crate::bare::Bare;
+use crate::bare::{Bare, with_key};
 use crate::cases::Group;
 use crate::peers::{Attempts, resilience_limit, resilience_retry, resilience_timeout};
 use crate::{ATTEMPT_TIMEOUT, CALL_TIMEOUT, LIMIT, WINDOW};
@@ -52,7 +52,10 @@ pub(crate) fn each<const PENDING: bool>(group: &mut Group) {
     let resilience = resilience_timeout().layer(bare);
     group.one("timeout", "tower-resilience", resilience);
 
-    group.one("key", "tollway", IdempotencyKeyLayer::new().layer(bare));
+    let key = IdempotencyKeyLayer::new();
+    group.one("key", "tollway", key.layer(bare));
+    let own = "key of the caller's";
+    group.one_with(own, "tollway", key.layer(bare), with_key);
 
     group.one("retry", "tollway", RetryLayer::default().layer(bare));
     let towers = TowerRetryLayer::new(Attempts(3));

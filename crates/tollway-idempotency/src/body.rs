@@ -1,6 +1,7 @@
 //! A request body, read before it is sent or not.
 
 use std::fmt;
+use std::mem;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -22,12 +23,14 @@ pin_project! {
     #[project = InnerProj]
     enum Inner<B> {
         Untouched { #[pin] body: B },
+        // All that there was, or the end of it.
+        Whole { data: Bytes },
         // Boxed, since every layer below moves the request.
         Read { read: Box<Read> },
     }
 }
 
-/// What is left to send of a body that was read.
+/// What is left to send of a body that was read, and has trailers.
 struct Read {
     data: Option<Bytes>,
     trailers: Option<HeaderMap>,
@@ -58,14 +61,17 @@ impl<B> KeyBody<B> {
     /// `sized` says whether the caller's body told its length. What was read has
     /// one in any case, but HTTP/1.1 sends trailers only behind a body without.
     pub(crate) fn read(data: Bytes, trailers: Option<HeaderMap>, sized: bool) -> Self {
-        let read = Box::new(Read {
-            data: Some(data).filter(|data| !data.is_empty()),
-            sized: sized || trailers.is_none(),
-            trailers,
-        });
-        Self {
-            inner: Inner::Read { read },
-        }
+        let inner = if trailers.is_none() {
+            Inner::Whole { data }
+        } else {
+            let read = Box::new(Read {
+                data: Some(data).filter(|data| !data.is_empty()),
+                sized,
+                trailers,
+            });
+            Inner::Read { read }
+        };
+        Self { inner }
     }
 }
 
@@ -74,6 +80,7 @@ impl<B> KeyBody<B> {
     pub(crate) fn data(&self) -> Option<&Bytes> {
         match &self.inner {
             Inner::Untouched { .. } => None,
+            Inner::Whole { data } => Some(data),
             Inner::Read { read } => read.data.as_ref(),
         }
     }
@@ -85,7 +92,7 @@ impl<B> fmt::Debug for KeyBody<B> {
         f.debug_tuple("KeyBody")
             .field(match &self.inner {
                 Inner::Untouched { .. } => &"untouched",
-                Inner::Read { .. } => &"read",
+                Inner::Whole { .. } | Inner::Read { .. } => &"read",
             })
             .finish()
     }
@@ -106,6 +113,11 @@ impl<B: Body> Body for KeyBody<B> {
                 let to_bytes = |mut data: B::Data| data.copy_to_bytes(data.remaining());
                 Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(to_bytes))))
             }
+            InnerProj::Whole { data } => {
+                let data = mem::take(data);
+                let frame = Some(data).filter(|data| !data.is_empty());
+                Poll::Ready(frame.map(|data| Ok(Frame::data(data))))
+            }
             InnerProj::Read { read } => {
                 let data = read.data.take().map(Frame::data);
                 let frame = data.or_else(|| read.trailers.take().map(Frame::trailers));
@@ -117,6 +129,7 @@ impl<B: Body> Body for KeyBody<B> {
     fn is_end_stream(&self) -> bool {
         match &self.inner {
             Inner::Untouched { body } => body.is_end_stream(),
+            Inner::Whole { data } => data.is_empty(),
             Inner::Read { read } => read.data.is_none() && read.trailers.is_none(),
         }
     }
@@ -124,6 +137,7 @@ impl<B: Body> Body for KeyBody<B> {
     fn size_hint(&self) -> SizeHint {
         match &self.inner {
             Inner::Untouched { body } => body.size_hint(),
+            Inner::Whole { data } => SizeHint::with_exact(data.len() as u64),
             Inner::Read { read } => read.size_hint(),
         }
     }

@@ -7,14 +7,14 @@ use std::task::{Context, Poll, ready};
 
 use http::{Request, Response};
 use http_body::Body;
-use http_body_util::combinators::Collect;
-use http_body_util::{BodyExt, Limited};
 use pin_project_lite::pin_project;
 use tollway_core::{BoxError, Phase};
 use tower_service::Service;
 
-use crate::keys::{Chosen, Keys, Outcome};
-use crate::{Dialect, KeyBody, KeyError, KeyGenerator};
+use crate::gather::{Gather, Gathered};
+use crate::keys::{Keys, Outcome};
+use crate::prepare::{Prepared, Rest};
+use crate::{KeyBody, KeyError, KeyGenerator};
 
 pin_project! {
     /// The response future of
@@ -42,10 +42,9 @@ pin_project! {
         B: Body,
         B::Error: Into<BoxError>,
     {
-        // Before the call, where the body is read first: a body that holds the
-        // key, or a key that is remembered with its payload. Boxed, since it
-        // would double the size that every other call moves.
-        Reading { reading: Pin<Box<Reading<S, G, B>>> },
+        // Before the call, where the body is read first and isn't all there.
+        // Boxed, since it would double the size that every other call moves.
+        Reading { reading: Box<Reading<S, G, B>> },
         Readying { readying: Box<Readying<S, G, B>> },
         Called { #[pin] future: F, outcome: Option<Outcome<G>> },
         Refused { error: BoxError },
@@ -53,35 +52,19 @@ pin_project! {
     }
 }
 
-pin_project! {
-    struct Reading<S, G, B>
-    where
-        B: Body,
-        B::Error: Into<BoxError>,
-    {
-        #[pin]
-        body: Collect<Limited<B>>,
-        // All there until the body is.
-        rest: Option<Rest<S, G>>,
-    }
-}
-
-/// What a call holds beside its body while that is read.
-struct Rest<S, G> {
+/// A call whose body is being read.
+struct Reading<S, G, B> {
     inner: S,
     keys: Arc<Keys<G>>,
-    head: Request<()>,
-    chosen: Option<Chosen>,
-    /// Whether the body told its length.
-    sized: bool,
+    body: Pin<Box<Gather<B>>>,
+    rest: Rest,
 }
 
 /// A call that goes as soon as the inner service is ready.
 struct Readying<S, G, B> {
     inner: S,
     keys: Arc<Keys<G>>,
-    request: Request<KeyBody<B>>,
-    chosen: Chosen,
+    prepared: Prepared<B>,
 }
 
 impl<S, G, B> IdempotencyKeyFuture<S, G, B>
@@ -90,23 +73,18 @@ where
     B: Body,
     B::Error: Into<BoxError>,
 {
+    /// The body keeps its reader waiting.
     pub(crate) fn reading(
         inner: S,
         keys: Arc<Keys<G>>,
-        chosen: Option<Chosen>,
-        request: Request<B>,
+        body: Pin<Box<Gather<B>>>,
+        rest: Rest,
     ) -> Self {
-        let (parts, body) = request.into_parts();
-        let rest = Rest {
+        let reading = Box::new(Reading {
             inner,
             keys,
-            head: Request::from_parts(parts, ()),
-            chosen,
-            sized: body.size_hint().exact().is_some(),
-        };
-        let reading = Box::pin(Reading {
-            body: Limited::new(body, Dialect::MAX_BODY).collect(),
-            rest: Some(rest),
+            body,
+            rest,
         });
         Self {
             state: State::Reading { reading },
@@ -143,17 +121,18 @@ where
         let mut state = self.project().state;
         loop {
             match state.as_mut().project() {
-                StateProj::Reading { reading } => match reading.as_mut().poll_body(cx) {
-                    // Nothing has left, whatever the body waits for.
-                    Poll::Pending => return Phase::Prepare.pending(),
-                    Poll::Ready(Ok(readying)) => state.set(State::Readying {
-                        readying: Box::new(readying),
-                    }),
-                    Poll::Ready(Err(error)) => {
-                        state.set(State::Done);
-                        return Poll::Ready(Err(error.into()));
+                StateProj::Reading { reading } => {
+                    let Poll::Ready(read) = reading.body.as_mut().poll(cx) else {
+                        // Nothing has left, whatever the body waits for.
+                        return Phase::Prepare.pending();
+                    };
+                    if let StateOwned::Reading { reading } =
+                        state.as_mut().project_replace(State::Done)
+                    {
+                        let readying = reading.read(read)?;
+                        state.set(State::Readying { readying });
                     }
-                },
+                }
                 StateProj::Readying { readying } => {
                     match readying.inner.poll_ready(cx) {
                         Poll::Pending => return Phase::Prepare.pending(),
@@ -200,66 +179,26 @@ where
     }
 }
 
-impl<S, G, B> Reading<S, G, B>
-where
-    G: KeyGenerator,
-    B: Body,
-    B::Error: Into<BoxError>,
-{
-    /// Ready once the body was read, and the key is known.
-    fn poll_body(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<Readying<S, G, B>, KeyError>> {
-        let this = self.project();
-        let read = ready!(this.body.poll(cx));
-        let Some(rest) = this.rest.take() else {
-            panic!("polled after completion");
-        };
-        let Rest {
-            inner,
-            keys,
-            mut head,
-            chosen,
-            sized,
-        } = rest;
-        let body = match read {
-            Ok(body) => body,
-            Err(error) => {
-                let key = chosen.map(|chosen| chosen.key);
-                return Poll::Ready(Err(KeyError::body(key, error)));
-            }
-        };
-        let trailers = body.trailers().cloned();
-        let (data, chosen) = keys.read(
-            chosen,
-            head.headers_mut(),
-            trailers.as_ref(),
-            body.to_bytes(),
-        )?;
-        Poll::Ready(Ok(Readying {
-            inner,
-            keys,
-            request: head.map(|()| KeyBody::read(data, trailers, sized)),
-            chosen,
+impl<S, G: KeyGenerator, B> Reading<S, G, B> {
+    /// The body was read.
+    fn read(self, read: Result<Gathered, BoxError>) -> Result<Box<Readying<S, G, B>>, KeyError> {
+        let prepared = self.rest.with(read, &self.keys)?;
+        Ok(Box::new(Readying {
+            inner: self.inner,
+            keys: self.keys,
+            prepared,
         }))
     }
 }
 
 impl<S, G: KeyGenerator, B> Readying<S, G, B> {
-    /// Calls the inner service, which is ready. The key is remembered only
-    /// now, with the call right behind it: until here the future can be dropped
-    /// without a trace.
+    /// Calls the inner service, which is ready.
     fn call(mut self) -> Result<(S::Future, Outcome<G>), KeyError>
     where
         S: Service<Request<KeyBody<B>>>,
     {
-        // The body shares its bytes with this copy.
-        let data = self.request.body().data().cloned().unwrap_or_default();
-        let outcome = self
-            .keys
-            .admit(self.chosen, &mut self.request, Some(&data))?;
-        Ok((self.inner.call(self.request), outcome))
+        let (request, outcome) = self.prepared.admit(&self.keys)?;
+        Ok((self.inner.call(request), outcome))
     }
 }
 

@@ -1,13 +1,46 @@
 //! Keys that were used before, and what for.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::mem;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// A hash of 128 bits, keyed at random per process.
-pub(crate) type Digest = [u64; 2];
+/// A hash, keyed at random per process.
+///
+/// A new key is taken for one of the n that are remembered once in 2^64 / n
+/// times, and refused then; another payload for the same one once in 2^64.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Digest(pub(crate) u64);
+
+impl Hash for Digest {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.0);
+    }
+}
+
+/// The hash of what is a hash already.
+#[derive(Clone, Default)]
+struct Itself(u64);
+
+impl Hasher for Itself {
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.write_u64(byte.into());
+        }
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = self.0.rotate_left(8) ^ hash;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+type Generation = HashMap<Digest, Use, BuildHasherDefault<Itself>>;
 
 /// What is known of a key.
 #[derive(Clone, Copy, Debug)]
@@ -71,16 +104,16 @@ pub(crate) enum Refusal {
 #[derive(Clone, Debug)]
 pub(crate) struct Guard {
     bound: usize,
-    young: HashMap<Digest, Use>,
-    old: HashMap<Digest, Use>,
+    young: Generation,
+    old: Generation,
 }
 
 impl Guard {
     pub(crate) fn new(bound: usize) -> Self {
         Self {
             bound,
-            young: HashMap::new(),
-            old: HashMap::new(),
+            young: Generation::default(),
+            old: Generation::default(),
         }
     }
 
@@ -188,7 +221,7 @@ impl Guard {
 /// that any mixture of them is.
 fn spent(key: Digest, payload: Digest) -> Digest {
     const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
-    [0, 1].map(|half| key[half].wrapping_mul(ODD).wrapping_add(!payload[half]))
+    Digest(key.0.wrapping_mul(ODD).wrapping_add(!payload.0))
 }
 
 #[cfg(test)]
@@ -202,7 +235,7 @@ mod tests {
     const LIFE: Duration = Duration::from_secs(100);
 
     fn digest(n: u64) -> Digest {
-        [n, n]
+        Digest(n)
     }
 
     #[tokio::test(start_paused = true)]

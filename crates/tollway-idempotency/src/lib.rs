@@ -122,19 +122,23 @@
 //! # Cost
 //!
 //! A call with a new key in a header allocates nothing but a share of a chunk
-//! for some fifty keys. A key that is kept keeps its chunk, 2 KiB. A call whose
-//! body is read first allocates for that.
+//! for some fifty keys. A key that is kept keeps its chunk, 2 KiB. A call with a
+//! key of its caller's, which is remembered with its payload, or with one in its
+//! body allocates twice, and once more where its body isn't all there when it is
+//! called.
 
 mod body;
 mod dialect;
 mod error;
 mod future;
+mod gather;
 mod guard;
 mod json;
 mod keys;
 mod layer;
 mod memory;
 mod mint;
+mod prepare;
 mod service;
 
 pub use body::KeyBody;

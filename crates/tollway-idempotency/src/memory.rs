@@ -112,24 +112,19 @@ impl Drop for Ticket {
     }
 }
 
-/// Two keyed hashes of 64 bits, side by side. At 128 bits an accidental match
-/// is out of the question; the random keys keep a payload that somebody else
-/// chose from being made to match.
+/// A keyed hash. The random key keeps a payload that somebody else chose from
+/// being made to match.
 #[derive(Debug, Default)]
-pub(crate) struct Digester(RandomState, RandomState);
+struct Digester(RandomState);
 
 impl Digester {
-    pub(crate) fn key(&self, key: &IdempotencyKey) -> Digest {
-        self.digest(key.as_str())
+    fn key(&self, key: &IdempotencyKey) -> Digest {
+        Digest(self.0.hash_one(key.as_str()))
     }
 
     /// Method, path with query, and the body if it is known.
-    pub(crate) fn payload<B>(&self, request: &Request<B>, body: Option<&[u8]>) -> Digest {
+    fn payload<B>(&self, request: &Request<B>, body: Option<&[u8]>) -> Digest {
         let path = request.uri().path_and_query().map(|path| path.as_str());
-        self.digest((request.method(), path, body))
-    }
-
-    fn digest(&self, value: impl std::hash::Hash) -> Digest {
-        [self.0.hash_one(&value), self.1.hash_one(&value)]
+        Digest(self.0.hash_one((request.method(), path, body)))
     }
 }

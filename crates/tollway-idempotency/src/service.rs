@@ -2,8 +2,9 @@
 
 use std::fmt;
 use std::mem;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use http::{Request, Response};
 use http_body::Body;
@@ -11,13 +12,16 @@ use tollway_core::BoxError;
 use tower_service::Service;
 
 use crate::dialect::{Dialect, Place};
+use crate::gather::Gather;
 use crate::keys::{Chosen, Keys};
+use crate::prepare::Rest;
 use crate::{IdempotencyKeyFuture, KeyBody, KeyGenerator, UuidV7};
 
 /// The service of [`IdempotencyKeyLayer`](crate::IdempotencyKeyLayer).
 ///
-/// It is ready when the inner service is. A call whose body is read first takes
-/// that readiness along, and asks again once it has the body.
+/// It is ready when the inner service is. A call whose body is read first, and
+/// isn't all there, takes that readiness along, and asks again once it has the
+/// body.
 ///
 /// # Errors
 ///
@@ -87,27 +91,49 @@ impl<S, G> IdempotencyKeyService<S, G> {
         B::Error: Into<BoxError>,
     {
         let keys = &self.keys;
-        let outcome = match keys.choose(&mut request) {
-            Ok(Some(chosen)) if !must_read(keys, &chosen, request.body()) => {
-                keys.admit(chosen, &mut request, None)
-            }
+        let admitted = match keys.choose(&mut request) {
+            Ok(Some(chosen)) if !must_read(keys, &chosen, request.body()) => keys
+                .admit(chosen, &mut request, None)
+                .map(|outcome| (request.map(KeyBody::untouched), outcome)),
             Ok(chosen) => {
-                // The one that was asked goes into the call: what it holds by
-                // being ready, nobody else can have.
-                let clone = self.inner.clone();
-                let inner = mem::replace(&mut self.inner, clone);
-                let keys = Arc::clone(keys);
-                return IdempotencyKeyFuture::reading(inner, keys, chosen, request);
+                let (head, body) = request.into_parts();
+                let rest = Rest {
+                    head: Request::from_parts(head, ()),
+                    chosen,
+                    sized: body.size_hint().exact().is_some(),
+                };
+                let mut body = Box::pin(Gather::new(body));
+                // Most have it all at hand. One that hasn't is asked again, with a
+                // real waker, when the future is polled.
+                match body.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+                    Poll::Ready(read) => rest
+                        .with(read, keys)
+                        .and_then(|prepared| prepared.admit(keys)),
+                    Poll::Pending => return self.read(body, rest),
+                }
             }
             Err(error) => Err(error),
         };
-        match outcome {
-            Ok(outcome) => {
-                let request = request.map(KeyBody::untouched);
+        match admitted {
+            Ok((request, outcome)) => {
                 IdempotencyKeyFuture::called(self.inner.call(request), Some(outcome))
             }
             Err(error) => IdempotencyKeyFuture::refused(error),
         }
+    }
+
+    /// A call whose body isn't all there yet.
+    fn read<B, R>(&mut self, body: Pin<Box<Gather<B>>>, rest: Rest) -> IdempotencyKeyFuture<S, G, B>
+    where
+        S: Service<Request<KeyBody<B>>, Response = Response<R>> + Clone,
+        B: Body,
+        B::Error: Into<BoxError>,
+    {
+        // The one that was asked goes into the call: what it holds by being
+        // ready, nobody else can have.
+        let clone = self.inner.clone();
+        let inner = mem::replace(&mut self.inner, clone);
+        IdempotencyKeyFuture::reading(inner, Arc::clone(&self.keys), body, rest)
     }
 }
 

@@ -109,6 +109,39 @@ impl http_body::Body for Unsized {
     }
 }
 
+/// A body that isn't there when it is first asked for.
+#[derive(Clone, Default)]
+struct Late {
+    body: Full<Bytes>,
+    asked: bool,
+}
+
+impl Late {
+    fn new(body: Full<Bytes>) -> Self {
+        Self { body, asked: false }
+    }
+}
+
+impl http_body::Body for Late {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, Self::Error>>> {
+        if !std::mem::replace(&mut self.asked, true) {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        std::pin::Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
+    }
+}
+
 async fn call(
     service: &Guarded,
     key: &str,
@@ -560,7 +593,8 @@ async fn a_call_dropped_before_it_left_leaves_no_trace() {
         ..gateway.clone()
     };
     let mut service = layer.layer(busy);
-    let mut readying = tokio_test::task::spawn(service.call(pay("k", "/p", "{}")));
+    let request = pay("k", "/p", "{}").map(Late::new);
+    let mut readying = tokio_test::task::spawn(service.call(request));
     assert!(readying.poll().is_pending());
     drop(readying);
 
@@ -650,12 +684,19 @@ async fn a_call_whose_body_is_read_takes_its_readiness_along() {
     let gateway = Gateway::answering(200);
     let one = ConcurrencyLimit::new(gateway.clone(), 1);
     let mut service = IdempotencyKeyLayer::new().layer(one);
-    for body in ["{}", "{}"] {
-        let ready = ServiceExt::<Request<Full<Bytes>>>::ready(&mut service).await;
-        let call = ready.unwrap().call(pay("a", "/a", body));
+    for _ in 0..2 {
+        let ready = ServiceExt::<Request<Late>>::ready(&mut service).await;
+        let call = ready.unwrap().call(pay("a", "/a", "{}").map(Late::new));
         let call = tokio::time::timeout(Duration::from_secs(5), call);
         call.await.expect("no deadlock").unwrap();
     }
+    // A body that is all there needs no more than that.
+    for _ in 0..2 {
+        let ready = ServiceExt::<Request<Full<Bytes>>>::ready(&mut service).await;
+        let mut call = tokio_test::task::spawn(ready.unwrap().call(pay("b", "/b", "{}")));
+        tokio_test::assert_ready!(call.poll()).unwrap();
+    }
+    assert_eq!(gateway.calls(), 4);
 }
 
 /// Until it is called, nothing has left.
@@ -666,7 +707,8 @@ async fn a_call_that_waits_for_its_service_says_that_it_sent_nothing() {
         ..Gateway::default()
     };
     let mut service = guarded(&gateway);
-    let mut call = std::pin::pin!(service.call(pay("k", "/p", "{}")));
+    let request = pay("k", "/p", "{}").map(Late::new);
+    let mut call = std::pin::pin!(service.call(request));
     let mut cx = Context::from_waker(std::task::Waker::noop());
     let (poll, phase) = Phase::observe(|| call.as_mut().poll(&mut cx));
     assert!(poll.is_pending());
