@@ -49,10 +49,7 @@ impl IdempotencyKey {
             .iter()
             .fold(true, |all, byte| all & byte.is_ascii_graphic());
         if !graphic {
-            let bad = bytes.iter().position(|byte| !byte.is_ascii_graphic());
-            return Err(InvalidKey::Character {
-                at: bad.unwrap_or_default(),
-            });
+            return Err(not_graphic(bytes));
         }
         Ok(Self {
             value,
@@ -104,6 +101,14 @@ impl IdempotencyKey {
     }
 }
 
+/// Of a text with such a character in it.
+fn not_graphic(text: &[u8]) -> InvalidKey {
+    let bad = text.iter().position(|byte| !byte.is_ascii_graphic());
+    InvalidKey::Character {
+        at: bad.unwrap_or_default(),
+    }
+}
+
 impl FromStr for IdempotencyKey {
     type Err = InvalidKey;
 
@@ -111,11 +116,9 @@ impl FromStr for IdempotencyKey {
         if text.len() > Self::MAX_LEN {
             return Err(InvalidKey::TooLong(text.len()));
         }
-        match text.bytes().position(|byte| !byte.is_ascii_graphic()) {
-            Some(at) => Err(InvalidKey::Character { at }),
-            None => HeaderValue::from_str(text)
-                .map_err(|_| InvalidKey::Character { at: 0 })
-                .and_then(Self::new),
+        match HeaderValue::from_str(text) {
+            Ok(value) => Self::new(value),
+            Err(_) => Err(not_graphic(text.as_bytes())),
         }
     }
 }

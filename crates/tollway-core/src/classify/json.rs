@@ -130,7 +130,7 @@ impl<'de> Visitor<'de> for Seek<'_> {
             } else {
                 items.next_element::<IgnoredAny>()?.is_some()
             };
-            if !more {
+            if !more || self.found.is_some() {
                 return Ok(());
             }
             at = at.saturating_add(1);
@@ -148,6 +148,9 @@ impl<'de> Visitor<'de> for Seek<'_> {
                     path: rest,
                     found: &mut *self.found,
                 })?;
+                if self.found.is_some() {
+                    return Ok(());
+                }
             } else {
                 fields.next_value::<IgnoredAny>()?;
             }
