@@ -134,11 +134,8 @@ impl BodyRule {
     }
 
     pub(super) fn applies(&self, status: StatusCode, headers: &HeaderMap) -> bool {
-        let excepted = self
-            .unless
-            .as_ref()
-            .is_some_and(|h| headers.contains_key(h));
-        self.statuses.contains(&status.as_u16()) && !excepted
+        let excepted = |header| headers.contains_key(header);
+        self.statuses.contains(&status.as_u16()) && !self.unless.as_ref().is_some_and(excepted)
     }
 
     /// Whether a body that failed behind this, and may have gone on, can't change

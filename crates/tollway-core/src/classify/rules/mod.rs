@@ -265,12 +265,14 @@ impl Classify for Rules {
         {
             judgement = open.heeding(headers, clock);
         }
-        if let (Verdict::NotExecuted { scope, .. }, Some(said)) =
-            (&mut judgement.verdict, self.scope(answer.headers))
+        if let Verdict::NotExecuted { scope, .. } = &mut judgement.verdict
+            && let Some(said) = self.scope(answer.headers)
         {
             *scope = said;
         }
-        self.override_retry(&mut judgement, answer);
+        if judgement.verdict != Verdict::Done {
+            self.override_retry(&mut judgement, answer);
+        }
         judgement
     }
 
