@@ -28,11 +28,12 @@ pub const WAITS: [Duration; 2] = [Duration::from_millis(1), Duration::from_milli
 const FOR_EVER: Duration = Duration::from_secs(600);
 
 /// Every fault that the simulator knows.
-pub const FAULTS: [Fault; 15] = [
+pub const FAULTS: [Fault; 16] = [
     Fault::ErrorBefore(500),
     Fault::ErrorBefore(503),
     Fault::ErrorAfter(502),
     Fault::ErrorAfter(504),
+    Fault::Refuse(402),
     Fault::ResetBeforeRead,
     Fault::ResetAfterRead,
     Fault::ResetAfterEffect,
@@ -86,12 +87,13 @@ pub struct Cell {
     pub http2: bool,
 }
 
-/// What one attempt, or a whole call, comes to: the verdict table's rows, as
-/// far as the simulator's faults lead there.
+/// What one attempt, or a whole call, comes to: the verdict table's rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// The provider's final answer.
+    /// The provider's final answer: it is done.
     Done,
+    /// The provider's final answer: it won't be done.
+    Rejected,
     /// Certainly no effect.
     NotExecuted,
     /// An effect or none.
@@ -196,11 +198,12 @@ impl Cell {
     /// *Unknown*: a time-out after sending, a reset, a broken body, a 5xx, for
     /// from outside nobody can tell whether it struck before the effect or
     /// after. *Not executed*: `REFUSED_STREAM`, and Stripe's lock, which is a
-    /// 429. *Done*: a 2xx, however slowly its body comes and whatever becomes
-    /// of its connection.
+    /// 429. *Rejected*: a 402, or at Savvy a 200 that says so. *Done*: a 2xx,
+    /// however slowly its body comes and whatever becomes of its connection.
     const fn of_fault(&self) -> End {
         match self.fault {
             Fault::GoAway | Fault::SlowBody(_) => End::Done,
+            Fault::Refuse(_) => End::Rejected,
             // The head says 2xx, which is final; but at Savvy it is the body
             // that says whether the payment was made, and that one is broken.
             Fault::HalfResponse => match self.provider {
@@ -246,7 +249,7 @@ impl Cell {
                 expected.effects = 1;
             }
             let again = match expected.end {
-                End::Done => false,
+                End::Done | End::Rejected => false,
                 End::NotExecuted => true,
                 End::Unknown => self.is_repeatable(),
             };

@@ -19,6 +19,9 @@ pub enum Fault {
     ErrorBefore(u16),
     /// A 5xx of this status, though the effect took place.
     ErrorAfter(u16),
+    /// A refusal of this status, a 4xx other than 429, and no effect. A 402 is a declined payment,
+    /// which Savvy tells in a 200. Nothing is remembered of it: a repeat meets its own fate.
+    Refuse(u16),
     /// A reset before the body is read. The limits don't see the request.
     ResetBeforeRead,
     /// A reset after the request was read, and no effect.
@@ -76,6 +79,7 @@ impl Fault {
         match self {
             Self::ErrorBefore(_) => "error-before",
             Self::ErrorAfter(_) => "error-after",
+            Self::Refuse(_) => "refuse",
             Self::ResetBeforeRead => "reset-before-read",
             Self::ResetAfterRead => "reset-after-read",
             Self::ResetAfterEffect => "reset-after-effect",
@@ -96,6 +100,7 @@ impl Fault {
         matches!(
             self,
             Self::ErrorBefore(_)
+                | Self::Refuse(_)
                 | Self::ResetBeforeRead
                 | Self::ResetAfterRead
                 | Self::AbortConnection
@@ -119,6 +124,10 @@ impl Fault {
                 if *status < 500 || *status > 599 =>
             {
                 Err(bad(self, "error statuses from 500 to 599"))
+            }
+            // The limits answer with a 429.
+            Self::Refuse(status) if *status < 400 || *status > 499 || *status == 429 => {
+                Err(bad(self, "refusals with a status from 400 to 499, but 429"))
             }
             _ => Ok(()),
         }

@@ -269,10 +269,8 @@ impl Exchange<'_> {
         if !wait.is_zero() {
             sleep(wait).await;
         }
-        let failure = |status: u16| {
-            let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-            dialect.failure(status)
-        };
+        let status =
+            |code: u16| StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         match (fault, admitted.reply) {
             (None | Some(Fault::SlowBody(Duration::ZERO)), Some(reply)) => {
                 Ok(self.whole(&reply, busy))
@@ -292,9 +290,10 @@ impl Exchange<'_> {
                 let body = SimBody::slow(reply.body.clone(), over, busy);
                 Ok(self.promising_length(&reply, body))
             }
-            (Some(Fault::ErrorBefore(status) | Fault::ErrorAfter(status)), _) => {
-                Ok(self.whole(&failure(status), busy))
+            (Some(Fault::ErrorBefore(code) | Fault::ErrorAfter(code)), _) => {
+                Ok(self.whole(&dialect.failure(status(code)), busy))
             }
+            (Some(Fault::Refuse(code)), _) => Ok(self.whole(&dialect.refused(status(code)), busy)),
             (Some(Fault::LockTimeout), _) => Ok(self.whole(&dialect.lock_timeout(), busy)),
             (Some(Fault::Hang(time) | Fault::HangAfterEffect(time)), _) => {
                 sleep(time).await;

@@ -252,6 +252,36 @@ async fn a_lock_is_a_429_without_a_reason_at_stripe() {
 }
 
 #[tokio::test]
+async fn a_refusal_has_no_effect_and_is_told_in_the_providers_words() {
+    for provider in Provider::ALL {
+        let script = [402, 403].map(|status| Some(Fault::Refuse(status)));
+        let gateway = Gateway::builder(provider)
+            .faults(Faults::script(script))
+            .start()
+            .await
+            .unwrap();
+        let mut client = Client::http1(&gateway).await;
+        let declined = client.pay(provider, "a").await.unwrap();
+        match provider {
+            Provider::Savvy => {
+                assert_eq!(declined.status, 200);
+                assert_eq!(declined.json()["responseMessage"], "Declined");
+            }
+            _ => assert_eq!(declined.status, 402, "{provider}"),
+        }
+        if provider == Provider::Stripe {
+            assert_eq!(declined.json()["error"]["code"], "card_declined");
+        }
+        let forbidden = client.pay(provider, "a").await.unwrap();
+        assert_eq!(forbidden.status, 403, "{provider}");
+        assert_eq!(gateway.ledger().effects(), 0, "{provider}");
+        let paid = client.pay(provider, "a").await.unwrap();
+        assert!(paid.status.is_success(), "{provider}: nothing is kept");
+        assert_eq!(gateway.ledger().effects(), 1, "{provider}");
+    }
+}
+
+#[tokio::test]
 async fn a_lost_answer_is_replayed_under_the_same_key() {
     let gateway = Gateway::builder(Provider::Stripe)
         .faults(Faults::script([Some(Fault::ResetAfterEffect)]))

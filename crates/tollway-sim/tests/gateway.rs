@@ -362,6 +362,14 @@ async fn settings_that_make_no_sense_are_refused_by_name_and_value() {
             "`faults` is ErrorBefore(429)",
         ),
         (
+            builder().faults(Faults::always(Fault::Refuse(429))),
+            "`faults` is Refuse(429)",
+        ),
+        (
+            builder().faults(Faults::always(Fault::Refuse(500))),
+            "`faults` is Refuse(500)",
+        ),
+        (
             builder().latency(Latency::uniform(second, Duration::ZERO)),
             "`latency` is (1s, 0ns)",
         ),

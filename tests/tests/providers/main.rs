@@ -67,3 +67,30 @@ async fn not_done(
     all.retain(|seen| seen.verdict != Verdict::Done);
     Ok(all)
 }
+
+#[tokio::test]
+async fn what_is_refused_is_not_asked_again() -> Test {
+    const STATUSES: [u16; 6] = [400, 401, 402, 403, 404, 422];
+    for provider in Provider::ALL {
+        let gateway = failing(provider, &STATUSES.map(Fault::Refuse))
+            .start()
+            .await?;
+        let client = client(provider)?.build()?;
+        for status in STATUSES {
+            let reference = format!("r-{status}");
+            let seen = Seen::of(client.send(words::pay(&gateway, &reference)?).await).await;
+            let case = format!("{provider}, {status}: {seen:?}");
+            assert_eq!(
+                (seen.verdict, seen.attempts),
+                (Verdict::Rejected, 1),
+                "{case}"
+            );
+            // Savvy declines in a 200.
+            let in_body = provider == Provider::Savvy && status == 402;
+            let told = if in_body { 200 } else { status };
+            assert_eq!(seen.status, Some(told), "{case}");
+        }
+        assert_eq!(gateway.ledger().effects(), 0, "{provider}");
+    }
+    Ok(())
+}

@@ -145,6 +145,10 @@ pub(crate) trait Dialect: Sync {
     fn throttled(&self, refusal: &Refusal) -> Reply;
     /// Any other failure.
     fn failure(&self, status: StatusCode) -> Reply;
+    /// The answer of a provider that won't do it. A declined payment is a 402.
+    fn refused(&self, status: StatusCode) -> Reply {
+        self.failure(status)
+    }
 
     /// The reference that a query asks for.
     fn sought(&self, _headers: &HeaderMap, query: &[(String, String)]) -> Option<String> {

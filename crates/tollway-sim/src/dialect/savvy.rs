@@ -25,6 +25,7 @@ static ROUTES: [Route; 3] = [
 ];
 
 /// The codes of business errors are ours; all that is documented is that they aren't 0.
+const DECLINED: u32 = 5;
 const INVALID_FIELD: u32 = 12;
 const OTHER_PAYLOAD: u32 = 94;
 
@@ -129,5 +130,12 @@ impl Dialect for Savvy {
             status,
             &json!({"statusCode": status.as_u16(), "message": message}),
         )
+    }
+
+    fn refused(&self, status: StatusCode) -> Reply {
+        match status {
+            StatusCode::PAYMENT_REQUIRED => self.business_error(DECLINED, "Declined"),
+            _ => self.failure(status),
+        }
     }
 }

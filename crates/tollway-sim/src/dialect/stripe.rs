@@ -207,6 +207,18 @@ impl Dialect for Stripe {
         self.error(status, &json!({"type": kind, "message": message}))
     }
 
+    fn refused(&self, status: StatusCode) -> Reply {
+        if status != StatusCode::PAYMENT_REQUIRED {
+            return self.failure(status);
+        }
+        let declined = json!({
+            "type": "card_error",
+            "code": "card_declined",
+            "message": "Your card was declined.",
+        });
+        self.error(status, &declined)
+    }
+
     /// A list takes `metadata[reference]`; a search, Stripe's query language, of which the one
     /// clause `metadata['reference']:'…'` is understood.
     fn sought(&self, _: &HeaderMap, query: &[(String, String)]) -> Option<String> {
