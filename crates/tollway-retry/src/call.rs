@@ -18,7 +18,7 @@ use crate::policy::Settings;
 use crate::replay::Opening;
 use crate::resend::{Kept, Resend};
 use crate::story::{AttemptRecord, Attempts, Outcome, Records, Stop};
-use crate::{ReplayBody, RetryError, RetryPolicy, Seed, telemetry};
+use crate::{Budget, ReplayBody, RetryError, RetryPolicy, Seed, telemetry};
 
 /// A call: what is kept of it, and what has come of it so far.
 pub(crate) struct Call<S, B, R> {
@@ -171,9 +171,10 @@ impl<S, B, R: Seed> Call<S, B, R> {
                 None => settings.budget.deposit_success(),
             }
         }
+        let made = progress.records.made();
         let situation = Situation {
             now,
-            made: progress.records.made(),
+            made,
             judgement,
             answered: outcome.is_ok(),
             evidence: &progress.evidence,
@@ -186,10 +187,9 @@ impl<S, B, R: Seed> Call<S, B, R> {
             Decision::Retry { delay } => {
                 // The budget is asked last: nothing is taken for a retry that
                 // isn't made.
-                progress.paid = settings.budget.withdraw(now, Cost::of(judgement.verdict));
-                if progress.paid.is_some() {
+                if progress.pay(&settings.budget, &outcome, judgement.verdict, now) {
                     progress.run.delay = delay;
-                    telemetry::retry(situation.made, judgement.verdict, delay, &outcome);
+                    telemetry::retry(made, judgement.verdict, delay, &outcome);
                     return Next::Repeat {
                         at: (!delay.is_zero()).then(|| now + delay),
                         response: outcome.ok().map(Response::into_body),
@@ -289,6 +289,31 @@ impl Progress {
             delay: self.run.delay,
             duration: now.saturating_duration_since(self.run.since),
         });
+    }
+
+    /// Pays for another attempt, if there is enough. One that got no permit was
+    /// never sent, so that what was paid for it, if anything, pays for the next.
+    fn pay<B>(
+        &mut self,
+        budget: &Budget,
+        outcome: &Result<Response<B>, BoxError>,
+        verdict: Verdict,
+        now: Instant,
+    ) -> bool {
+        let fault = outcome
+            .as_ref()
+            .err()
+            .and_then(|error| Fault::find(&**error));
+        let is_refused = matches!(verdict, Verdict::NotExecuted { .. })
+            && fault.and_then(Fault::phase) == Some(Phase::Permit);
+        if is_refused {
+            if let Some(paid) = &mut self.paid {
+                paid.unsent();
+            }
+            return true;
+        }
+        self.paid = budget.withdraw(now, Cost::of(verdict));
+        self.paid.is_some()
     }
 
     /// The number of an attempt that is about to be made.

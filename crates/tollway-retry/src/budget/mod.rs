@@ -31,6 +31,8 @@ const RETRY: u64 = 1000;
 ///
 /// - a retry takes one token, or half of one where the provider throttled the
 ///   attempt: a throttled attempt costs the provider little, and waits long;
+/// - one after an attempt that got no permit, or lost it, takes nothing more: the
+///   provider has seen nothing of that attempt;
 /// - a retry that brings a final answer pays back what it took;
 /// - a call whose first attempt brings a final answer adds
 ///   [`per_success`](BudgetBuilder::per_success) tokens;
@@ -223,6 +225,11 @@ impl Withdrawal {
     /// The retry is on its way.
     pub(crate) fn sent(&mut self) {
         self.sent = true;
+    }
+
+    /// The retry was never sent. What it took is for the next one.
+    pub(crate) fn unsent(&mut self) {
+        self.sent = false;
     }
 
     /// The retry brought a final answer.

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Full};
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep, timeout};
 use tollway_core::{
     Attempt, BoxError, Deadline, Fault, IdempotencyKey, Judgement, Phase, Priority, RetryAdvice,
     Scope, Verdict,
@@ -583,6 +583,30 @@ async fn a_retry_that_succeeds_pays_back() {
         .unwrap();
     assert_eq!(gateway.made(), 2);
     assert_eq!(budget.available(), Some(100.0));
+}
+
+/// A limiter has many at once come again, of which the provider has seen nothing.
+#[tokio::test(start_paused = true)]
+async fn an_attempt_that_got_no_permit_costs_nothing() {
+    let refused = || {
+        let fault = Fault::new(not_executed(Some(secs(1)), Scope::Call));
+        Err(fault.in_phase(Phase::Permit).into())
+    };
+    let budget = Budget::builder().capacity(1).per_second(0.0);
+    let budget = budget.build().unwrap();
+    let policy = || policy().budget(budget.clone());
+    let gateway = Gateway::answering([refused(), refused(), refused()]);
+    call(policy(), &gateway, get()).await.unwrap();
+    assert_eq!((gateway.made(), budget.available()), (4, Some(1.0)));
+    // Nor does one whose call is dropped before the next.
+    let gateway = Gateway::answering([Ok(status(503)), refused()]);
+    let dropped = timeout(secs(1), call(policy(), &gateway, get())).await;
+    assert!(dropped.is_err());
+    assert_eq!((gateway.made(), budget.available()), (2, Some(1.0)));
+    // What was paid for one that is refused pays for the next.
+    let gateway = Gateway::answering([Ok(status(503)), refused(), Ok(status(503))]);
+    call(policy(), &gateway, get()).await.unwrap();
+    assert_eq!((gateway.made(), budget.available()), (3, Some(0.0)));
 }
 
 #[tokio::test(start_paused = true)]
