@@ -67,6 +67,11 @@ impl Pace {
         self.next = self.next.min(now.saturating_add(self.interval));
     }
 
+    /// Starts afresh.
+    pub(crate) fn forget(&mut self) {
+        self.next = 0;
+    }
+
     /// Lets nothing go before `at`.
     pub(crate) fn hold_until(&mut self, at: Nanos) {
         self.undo = None;

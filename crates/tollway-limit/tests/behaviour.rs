@@ -200,6 +200,32 @@ async fn after_a_pause_the_queue_restarts_evenly_and_then_as_its_shape_says() {
     assert_eq!(start.elapsed(), Duration::ZERO);
 }
 
+/// Who was told "in a second" waits a second, and not an hour for the next of twenty a
+/// day.
+#[tokio::test(start_paused = true)]
+async fn the_queue_restarts_evenly_for_a_minute_at_the_most() {
+    let limits = limits(burst(20, Duration::from_secs(24 * 60 * 60)));
+    let refused = limits.acquire(&call("/")).await.unwrap();
+    refused.over(Verdict::NotExecuted {
+        retry_after: Some(millis(1000)),
+        scope: Scope::Unspecified,
+    });
+    for expected in [1000, 60_000, 0, 0].map(millis) {
+        assert_eq!(wait_and_use(&limits, &call("/")).await, expected);
+    }
+    // Who is told again is still held to an even pace.
+    let limits = self::limits(burst(20, Duration::from_secs(24 * 60 * 60)));
+    for expected in [0, 1000, 61_000].map(millis) {
+        let start = Instant::now();
+        let refused = limits.acquire(&call("/")).await.unwrap();
+        assert_eq!(start.elapsed(), expected);
+        refused.over(Verdict::NotExecuted {
+            retry_after: Some(millis(1000)),
+            scope: Scope::Unspecified,
+        });
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_provider_that_asks_for_an_age_gets_a_day() {
     for asked in [Duration::from_secs(u64::from(u32::MAX)), Duration::MAX] {

@@ -1,7 +1,11 @@
 //! What the provider's answers change.
 
 use super::Gauge;
-use crate::time::Nanos;
+use crate::time::{NANOS_PER_SEC, Nanos};
+
+/// For no longer than this it goes gently after a pause. Over a day, few would go
+/// in the time that their callers have.
+const LONGEST_RESTART: Nanos = 60 * NANOS_PER_SEC;
 
 impl Gauge {
     /// Lets nothing through for `period`, and goes gently after it.
@@ -11,12 +15,19 @@ impl Gauge {
             return;
         }
         self.paused_until = until;
+        // Attempts that nothing spaced are no reason to wait beyond the pause.
+        let is_spaced = self.is_paced || now < self.gentle_until;
         // No sooner than the pause before said, even if the window is shorter
         // by now.
-        let gentle_until = until.saturating_add(self.window_nanos);
+        let gently = self.window_nanos.min(LONGEST_RESTART);
+        let gentle_until = until.saturating_add(gently);
         self.gentle_until = self.gentle_until.max(gentle_until);
         self.set_interval();
-        self.pace.rein_in(now);
+        if is_spaced {
+            self.pace.rein_in(now);
+        } else {
+            self.pace.forget();
+        }
         self.pace.hold_until(until);
     }
 
