@@ -19,7 +19,8 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Full};
 use tollway_core::{
-    BodyRule, BoxError, Classify, ClassifyLayer, Fault, RetryAdvice, Rules, Scope, Test, Verdict,
+    BodyRule, BoxError, Classify, ClassifyLayer, Fault, Phase, RetryAdvice, Rules, Scope, Test,
+    Verdict,
 };
 use tower::{Layer, Service, ServiceExt, service_fn};
 
@@ -405,6 +406,8 @@ async fn another_clients_connect_error_had_no_effect() {
     let error = failure(io::ErrorKind::ConnectionRefused).await;
     assert_eq!(Verdict::of_error(&*error), Verdict::NO_EFFECT);
     let fault = Fault::find(&*error).unwrap();
+    // A limiter gives the permit of such an attempt to the next one.
+    assert_eq!(fault.phase(), Some(Phase::Connect));
     let source = std::error::Error::source(fault).unwrap();
     assert!(source.is::<io::Error>());
 }

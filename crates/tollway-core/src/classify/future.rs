@@ -10,7 +10,7 @@ use pin_project_lite::pin_project;
 
 use super::body::{ClassifyBody, Peek};
 use super::{Answer, Classify};
-use crate::{BoxError, Fault, Verdict};
+use crate::{BoxError, Verdict};
 
 pin_project! {
     /// The future of a [`ClassifyService`](super::ClassifyService).
@@ -135,7 +135,7 @@ fn judge<C: Classify, B>(classify: &C, response: &mut Response<B>, start: &[u8],
 pub(super) fn judge_error<C: Classify>(classify: &C, error: impl Into<BoxError>) -> BoxError {
     let error = error.into();
     match classify.classify_error(&*error) {
-        Some(verdict) => Fault::new(verdict).caused_by(error).into(),
+        Some(fault) => fault.caused_by(error).into(),
         None => error,
     }
 }

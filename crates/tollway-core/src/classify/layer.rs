@@ -19,8 +19,8 @@ use super::{ClassifyService, Rules};
 /// with all that was read.
 ///
 /// A [`RetryAdvice`](crate::RetryAdvice) is put beside the verdict where there
-/// is one. An error that [`Classify::classify_error`](super::Classify) gives a
-/// verdict is wrapped in a [`Fault`](crate::Fault).
+/// is one. An error that [`Classify::classify_error`](super::Classify) has a
+/// [`Fault`](crate::Fault) for is wrapped in it.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]

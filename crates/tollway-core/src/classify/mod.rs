@@ -40,12 +40,13 @@ pub trait Classify {
     fn classify(&self, answer: &Answer<'_>) -> Judgement;
 
     /// What an error of the service below means, where this knows better than
-    /// the [`Fault`](crate::Fault) in its chain. `None` leaves the error as it
-    /// is; without a fault it will count as [`Verdict::Unknown`].
+    /// the [`Fault`] in its chain: a fault that is put before it, with the
+    /// [phase](crate::Phase) if that is known. `None` leaves the error as it is;
+    /// without a fault it will count as [`Verdict::Unknown`].
     ///
     /// Tollway's pool puts faults into its errors. For the connect errors of
     /// another client, [`Rules::connect_errors`] is enough.
-    fn classify_error(&self, error: &(dyn Error + 'static)) -> Option<Verdict> {
+    fn classify_error(&self, error: &(dyn Error + 'static)) -> Option<Fault> {
         let _ = error;
         None
     }
@@ -60,7 +61,7 @@ impl<C: Classify + ?Sized> Classify for Arc<C> {
         (**self).classify(answer)
     }
 
-    fn classify_error(&self, error: &(dyn Error + 'static)) -> Option<Verdict> {
+    fn classify_error(&self, error: &(dyn Error + 'static)) -> Option<Fault> {
         (**self).classify_error(error)
     }
 }

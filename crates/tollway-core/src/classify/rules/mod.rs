@@ -6,7 +6,7 @@ use std::fmt;
 use http::{HeaderMap, HeaderName, StatusCode};
 
 use super::{Answer, BodyRule, Classify, Judgement};
-use crate::{RetryAdvice, Scope, Verdict};
+use crate::{Fault, Phase, RetryAdvice, Scope, Verdict};
 
 /// A provider's verdict rules as data.
 ///
@@ -276,8 +276,9 @@ impl Classify for Rules {
         judgement
     }
 
-    fn classify_error(&self, error: &(dyn Error + 'static)) -> Option<Verdict> {
-        self.is_connect?(error).then_some(Verdict::NO_EFFECT)
+    fn classify_error(&self, error: &(dyn Error + 'static)) -> Option<Fault> {
+        let fault = || Fault::new(Verdict::NO_EFFECT).in_phase(Phase::Connect);
+        self.is_connect?(error).then(fault)
     }
 }
 
