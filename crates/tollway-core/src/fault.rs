@@ -64,6 +64,27 @@ impl Fault {
         self
     }
 
+    /// The error of a service that failed to get ready, inside of a call: it was
+    /// never handed the request, which so had no effect. One that has a fault already
+    /// stays as it is.
+    ///
+    /// ```
+    /// use tollway_core::{Fault, Verdict};
+    ///
+    /// let closed = std::io::Error::other("the buffer's worker is gone");
+    /// let error = Fault::not_ready(closed);
+    /// assert_eq!(Verdict::of_error(&*error), Verdict::NO_EFFECT);
+    /// ```
+    #[must_use]
+    pub fn not_ready(error: impl Into<BoxError>) -> BoxError {
+        let error = error.into();
+        if Self::find(&*error).is_some() {
+            return error;
+        }
+        let fault = Self::new(Verdict::NO_EFFECT).in_phase(Phase::Connect);
+        fault.caused_by(error).into()
+    }
+
     /// The outermost `Fault` in the chain that starts at `error`, which may be
     /// `error` itself. Chains are followed for 32 links: longer ones are a
     /// loop.

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use http::{Request, Response};
 use http_body::Body;
 use pin_project_lite::pin_project;
-use tollway_core::{BoxError, Phase};
+use tollway_core::{BoxError, Fault, Phase};
 use tower_service::Service;
 
 use crate::gather::{Gather, Gathered};
@@ -134,17 +134,16 @@ where
                     }
                 }
                 StateProj::Readying { readying } => {
-                    match readying.inner.poll_ready(cx) {
-                        Poll::Pending => return Phase::Prepare.pending(),
-                        Poll::Ready(Ok(())) => {}
-                        Poll::Ready(Err(error)) => {
-                            state.set(State::Done);
-                            return Poll::Ready(Err(error.into()));
-                        }
-                    }
+                    let Poll::Ready(ready) = readying.inner.poll_ready(cx) else {
+                        return Phase::Prepare.pending();
+                    };
                     if let StateOwned::Readying { readying } =
                         state.as_mut().project_replace(State::Done)
                     {
+                        if let Err(error) = ready {
+                            let error = readying.failed(Fault::not_ready(error));
+                            return Poll::Ready(Err(error.into()));
+                        }
                         let (future, outcome) = readying.call()?;
                         let outcome = Some(outcome);
                         state.set(State::Called { future, outcome });
@@ -199,6 +198,15 @@ impl<S, G: KeyGenerator, B> Readying<S, G, B> {
     {
         let (request, outcome) = self.prepared.admit(&self.keys)?;
         Ok((self.inner.call(request), outcome))
+    }
+
+    /// The inner service has failed, and doesn't get the call. That says nothing of
+    /// others with its key.
+    fn failed(self, error: BoxError) -> KeyError {
+        match self.prepared.admit(&self.keys) {
+            Ok((_, mut outcome)) => outcome.failed(error),
+            Err(refused) => refused,
+        }
     }
 }
 

@@ -30,6 +30,8 @@ struct Gateway {
     status: u16,
     /// Whether it is never ready.
     busy: bool,
+    /// Whether it never will be.
+    broken: bool,
     calls: Arc<AtomicUsize>,
 }
 
@@ -52,10 +54,10 @@ impl<B> Service<Request<KeyBody<B>>> for Gateway {
     type Future = std::pin::Pin<Box<dyn Future<Output = Result<Response<()>, BoxError>> + Send>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        if self.busy {
-            Poll::Pending
-        } else {
-            Poll::Ready(Ok(()))
+        match (self.busy, self.broken) {
+            (_, true) => Poll::Ready(Err("broken".into())),
+            (true, _) => Poll::Pending,
+            _ => Poll::Ready(Ok(())),
         }
     }
 
@@ -716,6 +718,27 @@ async fn a_call_that_waits_for_its_service_says_that_it_sent_nothing() {
 }
 
 /// However long it waits for a permit: the provider may have forgotten it then.
+/// Of this call, that is; what another one with its key may have done isn't denied.
+#[tokio::test(start_paused = true)]
+async fn a_call_whose_service_fails_before_it_had_no_effect() {
+    let layer = IdempotencyKeyLayer::new();
+    let first = layer.layer(Gateway::answering(502));
+    first.oneshot(pay("used", "/p", "{}")).await.unwrap();
+    let broken = Gateway {
+        broken: true,
+        ..Gateway::default()
+    };
+    for (key, verdict) in [("new", Verdict::NO_EFFECT), ("used", Verdict::Unknown)] {
+        let request = pay(key, "/p", "{}").map(Late::new);
+        let error = layer.layer(broken.clone()).call(request).await.unwrap_err();
+        assert_eq!(Verdict::of_error(&*error), verdict, "{key}");
+        assert_eq!(key_of(&*error).unwrap().as_str(), key);
+    }
+    // As if it had never been given.
+    let other = layer.layer(Gateway::answering(200));
+    other.oneshot(pay("new", "/other", "{}")).await.unwrap();
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_key_whose_end_the_caller_knows_is_sent_no_later() {
     let end = Instant::now() + Duration::from_secs(60);

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 
 use http::{Request, Response};
 use pin_project_lite::pin_project;
-use tollway_core::{BoxError, Phase};
+use tollway_core::{BoxError, Fault, Phase};
 use tower_service::Service;
 
 use crate::acquire::Place;
@@ -215,7 +215,7 @@ where
                     Poll::Ready(Ok(())) => *inner = inner.clone(),
                     Poll::Ready(Err(error)) => {
                         *claim = Claim::Over;
-                        return Poll::Ready(Err(error.into()));
+                        return Poll::Ready(Err(Fault::not_ready(error)));
                     }
                     // Nothing of it has left us.
                     Poll::Pending => {

@@ -5,7 +5,7 @@ use std::mem;
 use std::task::{Context, Poll, Waker};
 
 use http::{Request, Response};
-use tollway_core::BoxError;
+use tollway_core::{BoxError, Fault};
 use tower_service::Service;
 
 use crate::call::Call;
@@ -24,7 +24,9 @@ use crate::limits::Limits;
 /// service.
 ///
 /// A permit is held while the inner service isn't ready. Where its quota pauses
-/// meanwhile, the call gives it up with its clone, and asks again.
+/// meanwhile, the call gives it up with its clone, and asks again. Where the inner
+/// service fails to get ready, the permit goes back, and a [`Fault`] before the error
+/// says that the call had no effect.
 #[derive(Clone, Debug)]
 pub struct RateLimitService<S> {
     limits: Limits,
@@ -76,7 +78,7 @@ where
                 permit.send();
                 RateLimitFuture::sent(permit, self.inner.call(request))
             }
-            Poll::Ready(Err(error)) => RateLimitFuture::failed(error.into()),
+            Poll::Ready(Err(error)) => RateLimitFuture::failed(Fault::not_ready(error)),
             Poll::Pending => {
                 // The one that was asked goes into the call, and with it its
                 // place in whatever queue it waits.

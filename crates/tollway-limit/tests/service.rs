@@ -190,34 +190,51 @@ async fn a_service_that_is_not_ready_is_waited_for_with_the_permit_in_hand() {
     assert_eq!((quota.in_flight, quota.used), (0, 2));
 }
 
+/// As a buffer whose worker is gone.
+struct Broken {
+    needs_clone: bool,
+}
+
+impl Service<Request<()>> for Broken {
+    type Response = Response<()>;
+    type Error = &'static str;
+    type Future = Ready<Result<Response<()>, &'static str>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), &'static str>> {
+        Poll::Ready(Err("broken"))
+    }
+
+    fn call(&mut self, _: Request<()>) -> Self::Future {
+        unreachable!("it isn't ready")
+    }
+}
+
+impl Clone for Broken {
+    fn clone(&self) -> Self {
+        assert!(self.needs_clone, "nobody needs another");
+        Self { ..*self }
+    }
+}
+
 #[tokio::test]
 async fn a_service_that_fails_before_the_call_has_its_permit_go_back() {
-    struct Broken;
-    impl Service<Request<()>> for Broken {
-        type Response = Response<()>;
-        type Error = &'static str;
-        type Future = Ready<Result<Response<()>, &'static str>>;
-        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), &'static str>> {
-            Poll::Ready(Err("broken"))
-        }
-        fn call(&mut self, _: Request<()>) -> Self::Future {
-            unreachable!("it isn't ready")
-        }
-    }
-    impl Clone for Broken {
-        fn clone(&self) -> Self {
-            unreachable!("nobody needs another")
-        }
-    }
     let quota = Quota::per_second(1);
-    let limits = Limits::builder().every_call(quota).build().unwrap();
-    let mut service = RateLimitLayer::new(limits.clone()).layer(Broken);
-    for _ in 0..3 {
-        let error = service.call(get("/")).await.unwrap_err();
-        assert_eq!(error.to_string(), "broken");
+    for (builder, needs_clone) in [
+        (Limits::builder(), false),
+        (Limits::builder().each_endpoint(quota), true),
+    ] {
+        let limits = builder.every_call(quota).build().unwrap();
+        let broken = Broken { needs_clone };
+        let mut service = RateLimitLayer::new(limits.clone()).layer(broken);
+        for _ in 0..3 {
+            let error = service.call(get("/")).await.unwrap_err();
+            assert_eq!(error.source().unwrap().to_string(), "broken");
+            // Nobody has to look up what was never handed on.
+            assert_eq!(Verdict::of_error(&*error), Verdict::NO_EFFECT);
+        }
+        let quota = &limits.snapshot().quotas[0];
+        assert_eq!((quota.in_flight, quota.used), (0, 0));
     }
-    let quota = &limits.snapshot().quotas[0];
-    assert_eq!((quota.in_flight, quota.used), (0, 0));
 }
 
 /// One that waits for the inner service keeps its place, however short the margin:

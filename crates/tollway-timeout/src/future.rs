@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::{Request, Response};
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
-use tollway_core::{BoxError, Phase};
+use tollway_core::{BoxError, Fault, Phase};
 use tower_service::Service;
 
 use crate::error::Limit;
@@ -164,7 +164,7 @@ where
                         }
                         (Poll::Ready(Err(error)), _) => {
                             this.state.set(State::Done);
-                            return Poll::Ready(Err(error.into()));
+                            return Poll::Ready(Err(Fault::not_ready(error)));
                         }
                         // Not called yet, so the promise that nothing was
                         // written holds whatever the inner service says.

@@ -147,6 +147,33 @@ async fn a_service_that_was_never_called_has_sent_nothing_whatever_it_notes() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_service_that_fails_before_it_is_called_has_sent_nothing() {
+    #[derive(Clone)]
+    struct Broken {
+        busy: bool,
+    }
+    impl Service<Request<()>> for Broken {
+        type Response = Response<String>;
+        type Error = BoxError;
+        type Future = std::future::Pending<Result<Response<String>, BoxError>>;
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+            // Once it is asked within the call.
+            match std::mem::take(&mut self.busy) {
+                true => Poll::Pending,
+                false => Poll::Ready(Err("broken".into())),
+            }
+        }
+        fn call(&mut self, _: Request<()>) -> Self::Future {
+            unreachable!("it is never ready")
+        }
+    }
+    let service = DeadlineLayer::new(secs(5)).layer(Broken { busy: true });
+    let error = service.oneshot(Request::new(())).await.unwrap_err();
+    assert_eq!(error.source().unwrap().to_string(), "broken");
+    assert_eq!(Verdict::of_error(&*error), Verdict::NO_EFFECT);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_service_that_becomes_ready_in_time_is_called() {
     let slow = Slow {
         ready_at: Some(Instant::now() + secs(3)),
