@@ -308,7 +308,8 @@ mod tests {
 
     #[test]
     fn a_policy_made_from_another_shares_its_budget() {
-        let one = RetryPolicy::default();
+        let budget = Budget::builder().per_second(0.0).build().unwrap();
+        let one = RetryPolicy::builder().budget(budget).build().unwrap();
         let two = one.to_builder().max_attempts(2).build().unwrap();
         let now = tokio::time::Instant::now();
         let mut taken = one

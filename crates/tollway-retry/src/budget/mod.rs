@@ -87,6 +87,7 @@ impl Budget {
     #[must_use]
     pub fn available(&self) -> Option<f64> {
         let bucket = self.0.as_ref()?;
+        bucket.collect(Instant::now());
         #[expect(
             clippy::cast_precision_loss,
             reason = "a capacity is at most 2^32 retries, exact in a float"

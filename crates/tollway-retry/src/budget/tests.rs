@@ -60,6 +60,15 @@ fn a_retry_that_succeeds_pays_back_and_an_unsent_one_too() {
     assert_eq!(tokens(&budget), 100_000);
 }
 
+/// Whoever watches it sees what a retry would find.
+#[tokio::test(start_paused = true)]
+async fn what_has_come_in_with_time_is_at_hand() {
+    let budget = Budget::default();
+    while spend(&budget, Instant::now(), Cost::Transient) {}
+    tokio::time::advance(Duration::from_secs(5)).await;
+    assert_eq!(budget.available(), Some(5.0));
+}
+
 #[test]
 fn an_idle_client_gets_its_floor_and_no_more() {
     let budget = Budget::builder()
