@@ -98,8 +98,9 @@ impl RateLimitError {
         self.0.reason == Reason::QueueFull
     }
 
-    /// Whether the provider had the quota pause while the attempt, which had its
-    /// permit, waited below for something else: a connection.
+    /// Whether the provider had the quota pause, or said that nothing of it is left,
+    /// while the attempt, which had its permit, waited below for something else: a
+    /// connection.
     #[must_use]
     pub fn is_paused(&self) -> bool {
         self.0.reason == Reason::Paused

@@ -99,10 +99,11 @@
 //! for the quota's own penalty; without either the call alone was refused. After
 //! a pause the queue restarts evenly spaced, whatever the shape, so that it doesn't
 //! come as a herd: for the length of the quota's window, a minute at the most.
-//! Attempts that have been handed to the inner service, and wait
-//! there for a connection, end with a [`RateLimitError`] in place of being sent, if
-//! what is below says that it waits ([`Phase::pending`](tollway_core::Phase::pending)).
-//! An attempt that was certainly never sent (a connect error) takes no place.
+//! Attempts that have been handed to the inner service, and wait there for a
+//! connection, end with a [`RateLimitError`] in place of being sent, if what is below
+//! says that it waits ([`Phase::pending`](tollway_core::Phase::pending)); so they do
+//! where a header says that nothing is left. An attempt that was certainly never sent
+//! (a connect error) takes no place.
 //!
 //! # Telemetry
 //!

@@ -408,6 +408,8 @@ struct Line {
     connections: Arc<Semaphore>,
     /// When each was sent.
     sent: Arc<Mutex<Vec<Duration>>>,
+    /// So many are left for 5 s, as the first answer says.
+    left: Option<u32>,
 }
 
 impl Line {
@@ -415,6 +417,7 @@ impl Line {
         Self {
             connections: Arc::new(Semaphore::new(connections)),
             sent: Arc::default(),
+            left: None,
         }
     }
 
@@ -434,7 +437,7 @@ impl Line {
     > + Clone
     + Send
     + use<> {
-        let start = Instant::now();
+        let (start, left) = (Instant::now(), self.left);
         let (connections, sent) = (Arc::clone(&self.connections), Arc::clone(&self.sent));
         service_fn(move |_: Request<()>| {
             let mut free = Box::pin(Arc::clone(&connections).acquire_owned());
@@ -455,9 +458,44 @@ impl Line {
                 if let Some(verdict) = verdict.filter(|_| is_first) {
                     response.extensions_mut().insert(verdict);
                 }
+                if let Some(left) = left.filter(|_| is_first) {
+                    let headers = response.headers_mut();
+                    headers.insert("x-ratelimit-remaining", left.into());
+                    headers.insert("x-ratelimit-reset", 5.into());
+                }
                 Ok(response)
             }
         })
+    }
+}
+
+/// Nothing is left, and it says for how long: the same as if it asked for a pause.
+#[tokio::test(start_paused = true)]
+async fn what_the_headers_say_reaches_attempts_that_wait_for_a_connection() {
+    for left in [0, 2] {
+        let quota = Quota::per_second(3).shape(Shape::Burst);
+        let limits = Limits::builder().every_call(quota).build().unwrap();
+        let line = Line {
+            left: Some(left),
+            ..Line::new(1)
+        };
+        let service = RateLimitLayer::new(limits.clone()).layer(line.service(None));
+        let [first, second, third] =
+            [(); 3].map(|()| tokio::spawn(service.clone().oneshot(get("/"))));
+        first.await.unwrap().unwrap();
+        for waits in [second, third] {
+            let outcome = waits.await.unwrap();
+            assert_eq!(outcome.is_ok(), left > 0);
+            if let Err(error) = outcome {
+                let error = RateLimitError::find(&*error).unwrap();
+                assert!(error.is_paused());
+                assert_eq!(error.wait(), Some(Duration::from_secs(5)));
+            }
+        }
+        assert_eq!(limits.snapshot().quotas[0].in_flight, 0);
+        service.oneshot(get("/")).await.unwrap();
+        let last = *line.sent().last().unwrap();
+        assert_eq!(last, Duration::from_millis(5100));
     }
 }
 

@@ -35,8 +35,12 @@ impl Gauge {
     /// in flight, or astray, may not be counted in that yet.
     pub(crate) fn tighten(&mut self, left: u32, period: Nanos, now: Nanos) {
         self.settle(now);
+        let until = now.saturating_add(period);
+        if left == 0 {
+            self.spent_until = self.spent_until.max(until);
+        }
         let under_way = self.in_flight.and(self.astray.tally()).total();
         let left = i64::from(left) - i64::from(under_way);
-        self.ceilings.lower(left, now.saturating_add(period));
+        self.ceilings.lower(left, until);
     }
 }

@@ -60,6 +60,9 @@ pub(crate) struct Gauge {
     /// The one that the pace was set by.
     paced_by: Nanos,
     paused_until: Nanos,
+    /// Until then nothing is left, as the provider says: not even for those that
+    /// have a permit and aren't sent yet.
+    spent_until: Nanos,
     /// Until then it goes gently, whatever its shape.
     gentle_until: Nanos,
     ceilings: Ceilings,
@@ -93,6 +96,7 @@ impl Gauge {
             hold: Mean::default(),
             paced_by: 0,
             paused_until: 0,
+            spent_until: 0,
             gentle_until: 0,
             ceilings: Ceilings::default(),
             seen: [None; LEVELS],
@@ -348,6 +352,11 @@ impl Gauge {
 
     pub(crate) fn paused_until(&self) -> Nanos {
         self.paused_until
+    }
+
+    /// Until when nothing is to be sent, permit or not.
+    pub(crate) fn sends_from(&self) -> Nanos {
+        self.paused_until.max(self.spent_until)
     }
 
     /// How many places of the window attempts of a level take.

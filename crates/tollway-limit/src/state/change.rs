@@ -58,15 +58,16 @@ impl State {
         plan.iter().copied().filter(is_valid).collect()
     }
 
-    /// Whether the provider has one of these rules pause.
+    /// Whether the provider has one of these rules pause, or says that nothing of
+    /// its quota is left.
     pub(crate) fn is_paused(&self, plan: &Plan, now: Nanos) -> bool {
         self.paused_until(plan) > now
     }
 
-    /// Until when the provider has these rules pause.
+    /// Until when that is so.
     pub(crate) fn paused_until(&self, plan: &Plan) -> Nanos {
         let meters = plan.iter().filter_map(|&id| self.meters.get(id));
-        let until = meters.map(|meter| meter.gauge.paused_until()).max();
+        let until = meters.map(|meter| meter.gauge.sends_from()).max();
         until.unwrap_or_default()
     }
 
