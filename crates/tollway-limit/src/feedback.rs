@@ -87,8 +87,15 @@ pub(crate) fn pause(
 
 /// Tightens the quotas that the provider's words are about: the one with that
 /// window, or else that limit, or else the narrowest that covers the call,
-/// since each answer comes with words of its own.
-pub(crate) fn tighten(state: &mut State, plan: &Plan, said: &[Remainder], now: Nanos) {
+/// since each answer comes with words of its own. Refuses those who wait for one of
+/// which nothing is left until after their deadline.
+pub(crate) fn tighten(
+    state: &mut State,
+    plan: &Plan,
+    said: &[Remainder],
+    now: Nanos,
+    wakers: &mut Wakers,
+) {
     for said in said {
         let find = |is: &dyn Fn(Rate) -> bool| {
             plan.iter().copied().find(|&id| {
@@ -111,9 +118,15 @@ pub(crate) fn tighten(state: &mut State, plan: &Plan, said: &[Remainder], now: N
             })
         };
         let narrowest = || find(&|rate| rate != Rate::Unlimited).or(plan.first().copied());
-        let about = by_window().or_else(by_limit).or_else(narrowest);
-        if let Some(meter) = about.and_then(|id| state.meters.get_mut(id)) {
+        let Some(id) = by_window().or_else(by_limit).or_else(narrowest) else {
+            continue;
+        };
+        if let Some(meter) = state.meters.get_mut(id) {
             meter.gauge.tighten(said.left, nanos(said.within), now);
+            let until = meter.gauge.sends_from();
+            if said.left == 0 {
+                state.refuse_until(id, until, now, wakers);
+            }
         }
     }
 }

@@ -235,7 +235,7 @@ impl Permit {
                 // It is over before what is left is reckoned: the provider has
                 // counted it, and those still in flight perhaps not.
                 state.finish(plan, level, sent, now);
-                feedback::tighten(state, &valid, said, now);
+                feedback::tighten(state, &valid, said, now, wakers);
                 state.serve_plan(plan, now, wakers);
                 core.sweep(plan, now);
                 paused

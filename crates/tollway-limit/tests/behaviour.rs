@@ -143,6 +143,26 @@ async fn a_pause_refuses_at_once_those_who_can_no_longer_make_it() {
     assert_eq!(error.wait(), Some(millis(10_000)));
 }
 
+/// So does a header that says nothing is left for longer than that.
+#[tokio::test(start_paused = true)]
+async fn a_header_refuses_at_once_those_who_can_no_longer_make_it() {
+    let limits = limits(burst(2, millis(1000)));
+    let call = call("/");
+    let one = limits.acquire(&call).await.unwrap();
+    let _two = limits.acquire(&call).await.unwrap();
+    let deadline = Deadline::after(Instant::now(), millis(4_000)).unwrap();
+    let in_time = call.deadline(deadline);
+    let mut hopeless = task::spawn(limits.acquire(&in_time));
+    assert_pending!(hopeless.poll());
+    let mut response = Response::new(());
+    let header = r#""a";r=0;t=5"#.parse().unwrap();
+    response.headers_mut().insert("ratelimit", header);
+    one.answered(&response);
+    let error = assert_ready!(hopeless.poll()).unwrap_err();
+    assert!(error.is_deadline());
+    assert_eq!(error.wait(), Some(millis(5_000)));
+}
+
 /// Nor does one go that was granted a permit before, and not polled.
 #[tokio::test(start_paused = true)]
 async fn a_pause_holds_for_those_who_were_granted_a_permit_and_do_not_know() {
