@@ -717,7 +717,6 @@ async fn a_call_that_waits_for_its_service_says_that_it_sent_nothing() {
     assert_eq!(phase, Some(Phase::Prepare));
 }
 
-/// However long it waits for a permit: the provider may have forgotten it then.
 /// Of this call, that is; what another one with its key may have done isn't denied.
 #[tokio::test(start_paused = true)]
 async fn a_call_whose_service_fails_before_it_had_no_effect() {
@@ -739,6 +738,7 @@ async fn a_call_whose_service_fails_before_it_had_no_effect() {
     other.oneshot(pay("new", "/other", "{}")).await.unwrap();
 }
 
+/// However long it waits for a permit: the provider may have forgotten it then.
 #[tokio::test(start_paused = true)]
 async fn a_key_whose_end_the_caller_knows_is_sent_no_later() {
     let end = Instant::now() + Duration::from_secs(60);
