@@ -189,8 +189,14 @@ where
                     Err(failed) => this.failed(*failed)?,
                 },
                 // Waiting -> Sent, once served.
-                Stage::Waiting(wait) => match wait.as_mut().poll(cx)? {
-                    Poll::Ready(granted) => this.stage = Stage::Sent(Lease::granted(granted)),
+                // Waiting -> Done, once in vain. It is let go of, since its place in the
+                // queue would be served as long as whoever polls this keeps it.
+                Stage::Waiting(wait) => match wait.as_mut().poll(cx) {
+                    Poll::Ready(Ok(granted)) => this.stage = Stage::Sent(Lease::granted(granted)),
+                    Poll::Ready(Err(error)) => {
+                        this.stage = Stage::Done;
+                        return Poll::Ready(Err(error));
+                    }
                     // A timeout above that strikes now is told that nothing was
                     // written.
                     Poll::Pending => return Phase::Connect.pending(),

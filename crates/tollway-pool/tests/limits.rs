@@ -20,7 +20,7 @@ use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio::time::{Instant, sleep};
 use tollway_core::{Deadline, Scope, Verdict};
 use tollway_pool::{CloseReason, Pool, PoolBuilder, Protocol};
-use tower::{Layer, ServiceExt, service_fn};
+use tower::{Layer, Service, ServiceExt, service_fn};
 
 /// A server that answers after this long.
 async fn slow(time: Duration) -> Server {
@@ -163,6 +163,25 @@ async fn the_deadline_ends_the_wait_and_so_does_the_limit_of_its_own() {
     assert!(error.is_timeout(), "{error}");
     assert_eq!(before.elapsed().as_secs(), 2);
     assert_eq!(pool.stats().total().waiting(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_has_waited_in_vain_is_not_served_though_its_future_is_kept() {
+    let server = slow(Duration::from_secs(10)).await;
+    let mut pool = pool()
+        .max_connections_per_host(1)
+        .acquire_timeout(Duration::from_secs(7))
+        .build()
+        .unwrap();
+    let busy = tokio::spawn(fetch_later(&pool, &server));
+    until(|| pool.stats().total().calls() == 1).await;
+    let mut late = std::pin::pin!(pool.call(get(server.uri("/"))));
+    let error = late.as_mut().await.unwrap_err();
+    assert!(error.is_timeout(), "{error}");
+    assert_eq!(pool.stats().total().waiting(), 0);
+    busy.await.unwrap();
+    assert_eq!(pool.stats().total().calls(), 0);
+    fetch(&pool, get(server.uri("/"))).await.unwrap();
 }
 
 #[tokio::test]
