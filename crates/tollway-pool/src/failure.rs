@@ -148,8 +148,11 @@ impl Failure {
         self.0.step == Step::Runtime
     }
 
+    /// A limit was exceeded, the connector's own or the system's included: each
+    /// address of a name has its share of the time, which most often ends first.
     pub(crate) fn is_timeout(&self) -> bool {
-        self.0.timed_out.is_some()
+        let silent = |error: &io::Error| error.kind() == io::ErrorKind::TimedOut;
+        self.0.timed_out.is_some() || find_io(&*self.0).is_some_and(silent)
     }
 
     /// The failure, for a newcomer.

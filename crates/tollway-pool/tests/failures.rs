@@ -111,6 +111,32 @@ async fn a_black_hole_is_given_up_in_time_wherever_it_swallows() {
     until(|| server.seen.open() == 0).await;
 }
 
+/// A host that drops what is sent to it, whose silence the transport notices first.
+#[cfg(target_os = "linux")]
+#[tokio::test(start_paused = true)]
+async fn a_host_that_does_not_answer_is_a_timeout() {
+    let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+    let listener = listener.unwrap();
+    let any = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+    listener.bind(&any.into()).unwrap();
+    listener.listen(0).unwrap();
+    let addr = listener.local_addr().unwrap();
+    // Its queue is full from then on.
+    let queued = [(); 4].map(|()| {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+        let socket = socket.unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let _ = socket.connect(&addr);
+        socket
+    });
+    let uri = format!("http://{}/", addr.as_socket().unwrap());
+    let error = failing(pool(), uri.parse().unwrap()).await;
+    assert!(error.is_connect() && error.is_timeout(), "{error}");
+    assert_no_effect(&error);
+    assert!(error.to_string().contains("no answer from"), "{error}");
+    drop(queued);
+}
+
 fn assert_no_effect_without_cause(error: &PoolError) {
     assert_eq!(error.verdict(), Verdict::NO_EFFECT, "{error}");
 }
