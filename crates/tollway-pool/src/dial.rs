@@ -34,6 +34,13 @@ use crate::wire::{OnClose, Watched, Wire};
 /// limit is yet to come.
 const LIMIT_UNKNOWN: usize = 0x7fff_fffe;
 
+/// How many streams that were given up are remembered, for a second each, so that
+/// what still comes on them is ignored. What comes on others counts against the
+/// peer: after a thousand such answers h2 ends the connection, and with it the
+/// calls that nobody gave up. Its own fifty are fewer than time out at once where
+/// a gateway hangs.
+const GIVEN_UP: usize = 1_000;
+
 /// Opens connections over a connector whose type nobody else has to know.
 pub(crate) trait Dial<B: 'static>: Send + Sync {
     /// Opens the connection that `id` stands for, and tells the host.
@@ -302,7 +309,8 @@ where
     let mut builder = http2::Builder::new(executor);
     builder
         .timer(TokioTimer::new())
-        .initial_max_send_streams(LIMIT_UNKNOWN);
+        .initial_max_send_streams(LIMIT_UNKNOWN)
+        .max_concurrent_reset_streams(GIVEN_UP);
     if let Some((interval, timeout)) = config.http2_keep_alive {
         builder
             .keep_alive_interval(interval)

@@ -828,6 +828,72 @@ async fn so_is_one_that_allows_none_after_a_while() {
     assert_eq!(server.seen.accepted(), 1);
 }
 
+/// Reads until the headers of so many streams have come, and returns their names.
+async fn heads(stream: &mut TcpStream, count: usize) -> Vec<[u8; 4]> {
+    let mut ids = Vec::new();
+    stream.read_exact(&mut [0; 24]).await.unwrap();
+    while ids.len() < count {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).await.unwrap();
+        let len = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        stream.read_exact(&mut vec![0; len as usize]).await.unwrap();
+        if head[3] == 1 {
+            ids.push([head[5], head[6], head[7], head[8]]);
+        }
+    }
+    ids
+}
+
+/// hyper remembers fifty streams by default that were given up. What comes on
+/// others it counts against the peer, up to a thousand times.
+#[tokio::test]
+async fn answers_to_calls_that_were_given_up_at_once_cost_the_others_nothing() {
+    const CALLS: usize = 1_200;
+    let (heard, given_up) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let server = Server::raw({
+        let (heard, given_up) = (heard.clone(), given_up.clone());
+        move |mut stream, _| {
+            let (heard, given_up) = (heard.clone(), given_up.clone());
+            async move {
+                let _ = stream.write_all(SETTINGS).await;
+                let ids = heads(&mut stream, CALLS).await;
+                // So that it isn't taken for silent.
+                let ping = [0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8];
+                let _ = stream.write_all(&ping).await;
+                frame_of(&mut stream, 6, 0).await;
+                heard.notify_one();
+                given_up.notified().await;
+                // The one that was not given up comes last.
+                for [a, b, c, d] in ids.into_iter().rev() {
+                    let head = [0, 0, 1, 1, 4, a, b, c, d, 0x88];
+                    let body = [0, 0, 2, 0, 1, a, b, c, d, b'o', b'k'];
+                    let _ = stream.write_all(&[&head[..], &body].concat()).await;
+                }
+                let _ = stream.read_to_end(&mut Vec::new()).await;
+            }
+        }
+    })
+    .await;
+    let pool = pool().protocol(Protocol::Http2Only).http2_keep_alive(None);
+    let pool = pool.build().unwrap();
+    pool.warm(&server.uri("/"), 1).await.unwrap();
+    let call = || {
+        let (pool, uri) = (pool.clone(), server.uri("/"));
+        tokio::spawn(async move { fetch(&pool, get(uri)).await })
+    };
+    let kept = call();
+    until(|| pool.stats().total().calls() == 1).await;
+    let others: Vec<_> = (1..CALLS).map(|_| call()).collect();
+    heard.notified().await;
+    for other in others {
+        other.abort();
+        let _ = other.await;
+    }
+    given_up.notify_one();
+    assert_eq!(kept.await.unwrap().unwrap().body, "ok");
+    assert_eq!(server.seen.accepted(), 1);
+}
+
 #[tokio::test]
 async fn a_peer_that_allows_no_calls_for_now_is_waited_for() {
     let ready = Arc::new(Notify::new());
