@@ -66,6 +66,12 @@ fn restore_url<B>(request: &mut Request<B>, host: &Host<B>) {
 pub(crate) fn address_h2<B>(request: &mut Request<B>, host: &Host<B>) {
     let authority = request.headers_mut().remove(HOST);
     restore_url(request, host);
+    // `https://api.example.com?a=b`: HTTP/1.1 has the path where it is written.
+    if let Some(path) = request.uri().path_and_query()
+        && path.as_str().starts_with('?')
+    {
+        add_slash(request);
+    }
     // A host of the caller's choice stays their choice.
     if let Some(authority) = authority
         && authority != host.header
@@ -75,6 +81,16 @@ pub(crate) fn address_h2<B>(request: &mut Request<B>, host: &Host<B>) {
         parts.authority = Some(authority);
         *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
     }
+}
+
+/// A path begins with a slash (RFC 9113, 8.3.1).
+#[cold]
+fn add_slash<B>(request: &mut Request<B>) {
+    let mut parts = std::mem::take(request.uri_mut()).into_parts();
+    // As it is displayed, it does.
+    let path = parts.path_and_query.map(|path| path.to_string());
+    parts.path_and_query = path.and_then(|path| path.try_into().ok());
+    *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
 }
 
 /// Makes a host of the caller's choice a header again, where HTTP/2 has put it

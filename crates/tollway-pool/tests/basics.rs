@@ -98,6 +98,16 @@ async fn the_request_is_addressed_as_the_protocol_wants_it() {
         .insert("host", "other.example".parse().unwrap());
     let answer = fetch(&pool2, request).await.unwrap();
     assert_eq!(answer.body, "http://other.example/ None");
+
+    // As it stands in the field, and not as it is displayed.
+    let server = Server::http2(100, |request| async move {
+        text(request.uri().path_and_query().unwrap().as_str().to_owned())
+    })
+    .await;
+    for (path, seen) in [("/a/b?c=d", "/a/b?c=d"), ("", "/"), ("?q", "/?q")] {
+        let answer = fetch(&pool2, get(server.uri(path))).await.unwrap();
+        assert_eq!(answer.body, seen);
+    }
 }
 
 #[tokio::test]
