@@ -384,17 +384,27 @@ async fn a_request_that_is_being_sent_for_ever_costs_its_connection_in_the_end()
 
 #[tokio::test(start_paused = true)]
 async fn no_more_than_so_many_are_kept_idle() {
-    let server = slow(Duration::from_millis(10)).await;
-    let pool = pool().max_idle_per_host(2).build().unwrap();
-    let callers: Vec<_> = (0..8)
-        .map(|_| tokio::spawn(fetch_later(&pool, &server)))
-        .collect();
-    for caller in callers {
-        caller.await.unwrap();
+    let done = |_| async {
+        sleep(Duration::from_millis(10)).await;
+        text("done")
+    };
+    for (protocol, server) in [
+        (Protocol::Http1Only, Server::http1(done).await),
+        (Protocol::Http2Only, Server::http2(1, done).await),
+    ] {
+        let pool = pool().protocol(protocol).max_idle_per_host(2);
+        let pool = pool.build().unwrap();
+        let callers: Vec<_> = (0..8)
+            .map(|_| tokio::spawn(fetch_later(&pool, &server)))
+            .collect();
+        for caller in callers {
+            caller.await.unwrap();
+        }
+        until(|| server.seen.open() == 2).await;
+        assert_eq!(server.seen.most_open(), 8, "{protocol:?}");
+        assert_eq!(pool.stats().total().idle(), 2);
+        assert_eq!(pool.stats().total().closed(CloseReason::Surplus), 6);
     }
-    until(|| server.seen.open() == 2).await;
-    assert_eq!(pool.stats().total().idle(), 2);
-    assert_eq!(pool.stats().total().closed(CloseReason::Surplus), 6);
 }
 
 #[tokio::test]

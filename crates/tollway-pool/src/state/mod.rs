@@ -308,10 +308,8 @@ impl<K: Kind> State<K> {
         if self.draining {
             self.close_free(CloseReason::Drained, now);
         }
-        while self.idle.len() > self.limits.idle
-            && let Some(&oldest) = self.idle.front()
-        {
-            self.close(oldest, CloseReason::Surplus, now);
+        if self.idle.len() + self.shared.len() > self.limits.idle {
+            self.close_surplus(now);
         }
         let idle_until = now + self.limits.idle_timeout;
         if !self.idle.is_empty() || !self.shared.is_empty() {
@@ -323,6 +321,31 @@ impl<K: Kind> State<K> {
                 .min();
             if let Some(expires) = expires {
                 self.due(expires);
+            }
+        }
+    }
+
+    fn close_surplus(&mut self, now: Instant) {
+        while self.idle.len() > self.limits.idle
+            && let Some(&oldest) = self.idle.front()
+        {
+            self.close(oldest, CloseReason::Surplus, now);
+        }
+        // Whoever waits beside a free one waits for the peer to allow it calls.
+        if !self.queue.is_empty() {
+            return;
+        }
+        let mut kept = self.idle.len();
+        let mut at = 0;
+        // The first are filled first.
+        while let Some(&id) = self.shared.get(at) {
+            let stage = self.table.get(id).map(|entry| &entry.stage);
+            let is_idle = matches!(stage, Some(Stage::Shared { streams: 0, .. }));
+            if is_idle && kept >= self.limits.idle {
+                self.close(id, CloseReason::Surplus, now);
+            } else {
+                kept += usize::from(is_idle);
+                at += 1;
             }
         }
     }

@@ -215,6 +215,7 @@ impl<K: Kind> State<K> {
             Some(Stage::Shared { limit, .. }) => {
                 *limit = to;
                 self.serve(now);
+                self.trim(now);
                 self.dial_for_waiters();
             }
             _ => {}

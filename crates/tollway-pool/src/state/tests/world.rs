@@ -397,6 +397,11 @@ impl World {
         );
         assert!(waiting.is_sorted(), "somebody was overtaken: {waiting:?}");
 
+        let held_off = |id: &Id| {
+            let stage = &state.table.get(*id).unwrap().stage;
+            matches!(stage, Stage::Shared { limit: 0, .. })
+        };
+        let held_off = state.shared.iter().filter(|id| held_off(id)).count();
         if !state.queue.is_empty() {
             assert!(state.idle.is_empty(), "waits beside an idle connection");
             let roomy = |id: &Id| {
@@ -407,18 +412,18 @@ impl World {
                 !state.shared.iter().any(roomy),
                 "waits beside a free stream"
             );
-            let held_off = |id: &Id| {
-                let stage = &state.table.get(*id).unwrap().stage;
-                matches!(stage, Stage::Shared { limit: 0, .. })
-            };
             let coming = gauges.opening + gauges.in_use + gauges.closing;
-            let held_off = state.shared.iter().any(held_off);
-            assert!(coming > 0 || held_off, "waits for nothing");
+            assert!(coming > 0 || held_off > 0, "waits for nothing");
             // What closes comes round once its last stream has ended, and that
             // may take for ever.
             let opens = gauges.opening > 0 || !state.shared.is_empty();
             assert!(opens || alive == self.cap, "waits though there is room");
         }
+        // Somebody may have waited for those that take no calls for now.
+        assert!(
+            gauges.idle <= state.limits.idle.saturating_add(held_off),
+            "more are kept than may be"
+        );
         assert!(state.counters.reused <= state.counters.requests);
         let closed = |reason: &CloseReason| state.counters.closed.of(*reason);
         let ever_open = |reason: &&CloseReason| **reason != CloseReason::Failed;
