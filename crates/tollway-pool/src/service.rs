@@ -35,7 +35,8 @@ const HOSTS_KEPT: usize = 64;
 ///
 /// A clone is another handle to the same pool. `B` is the type of the
 /// requests' bodies. When the last handle is dropped, idle connections are
-/// closed; calls in flight finish.
+/// closed; calls in flight finish. A call that waits for its connection is a
+/// handle, too.
 pub struct Pool<B: 'static> {
     shared: Arc<Shared<B>>,
 }

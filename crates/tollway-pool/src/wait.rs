@@ -14,6 +14,7 @@ use crate::arena::Id;
 use crate::conn::Http;
 use crate::error::{Kind, PoolError};
 use crate::host::Host;
+use crate::service::Shared;
 use crate::state::{CheckOut, Grant};
 
 /// How often a call asks anew, where the runtime that was to open its connection
@@ -36,6 +37,9 @@ pin_project! {
         orphaned: u32,
         #[pin]
         timer: Option<Sleep>,
+        // A call that waits is a handle, too: one without its pool would be refused
+        // when it asks, at first or anew. Dropped last, when its place is free.
+        pool: Option<Arc<Shared<B>>>,
     }
 }
 
@@ -70,6 +74,7 @@ impl<B: 'static> Wait<B> {
         until: Instant,
     ) -> Pin<Box<Self>> {
         Box::pin(Self {
+            pool: host.pool.upgrade(),
             host,
             request: Some(request),
             since,

@@ -288,6 +288,19 @@ async fn the_last_handle_takes_the_idle_connections_with_it() {
     until(|| server.seen.open() == 0).await;
 }
 
+#[tokio::test]
+async fn a_call_needs_no_handle_besides_its_own() {
+    for protocol in [Protocol::Http1Only, Protocol::Http2Only] {
+        let server = slow(protocol, Duration::ZERO).await;
+        let pool = pool().protocol(protocol).build().unwrap();
+        // It is dropped before its future is polled.
+        let response = pool.oneshot(get(server.uri("/"))).await.unwrap();
+        let body = response.into_body().collect().await.unwrap();
+        assert_eq!(body.to_bytes(), "done");
+        until(|| server.seen.open() == 0).await;
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn calls_that_outlive_the_last_handle_finish_and_close_behind_them() {
     for protocol in [Protocol::Http1Only, Protocol::Http2Only] {
@@ -300,7 +313,7 @@ async fn calls_that_outlive_the_last_handle_finish_and_close_behind_them() {
             .acquire_timeout(Duration::from_secs(600))
             .build()
             .unwrap();
-        // Neither keeps a handle once it has been polled. Over HTTP/1.1 the
+        // Neither keeps a handle once it has its connection. Over HTTP/1.1 the
         // second waits for the first.
         let calls = [(); 2].map(|()| {
             let call = pool.clone().oneshot(get(server.uri("/")));
