@@ -41,6 +41,10 @@ const LIMIT_UNKNOWN: usize = 0x7fff_fffe;
 /// a gateway hangs.
 const GIVEN_UP: usize = 1_000;
 
+/// How much later than its own limit a connector is given up. That one begins a
+/// moment later, and its end tells how far the connector had come.
+const LEEWAY: Duration = Duration::from_millis(100);
+
 /// Opens connections over a connector whose type nobody else has to know.
 pub(crate) trait Dial<B: 'static>: Send + Sync {
     /// Opens the connection that `id` stands for, and tells the host.
@@ -197,7 +201,7 @@ where
         std::future::poll_fn(|cx| connector.poll_ready(cx)).await?;
         connector.call(host.uri()).await
     };
-    let io = match timeout_at(until, connect).await {
+    let io = match timeout_at(until + LEEWAY, connect).await {
         Ok(Ok(io)) => io,
         Ok(Err(error)) => return Err(Failure::from_connector(Step::Connect, error.into())),
         Err(_) => return Err(Failure::timed_out(Step::Connect, limit)),

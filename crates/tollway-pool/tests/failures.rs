@@ -137,6 +137,45 @@ async fn a_host_that_does_not_answer_is_a_timeout() {
     drop(queued);
 }
 
+/// A transport whose readiness takes a moment.
+#[derive(Clone)]
+struct Tardy(Arc<AtomicUsize>);
+
+impl tower::Service<Uri> for Tardy {
+    type Response = TokioIo<TcpStream>;
+    type Error = tollway_core::BoxError;
+    type Future = tollway_pool::connect::Connecting<Self::Response>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        if self.0.fetch_add(1, Ordering::SeqCst) > 0 {
+            return Poll::Ready(Ok(()));
+        }
+        let waker = cx.waker().clone();
+        tokio::spawn(async move {
+            sleep(Duration::from_millis(1)).await;
+            waker.wake();
+        });
+        Poll::Pending
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        tollway_pool::connect::Tcp::new(Duration::from_secs(10)).call(uri)
+    }
+}
+
+/// Its limit began a moment later than the pool's.
+#[tokio::test(start_paused = true)]
+async fn a_connector_that_gives_up_last_says_how_far_it_has_come() {
+    let server = Server::raw(|mut stream, _| async move {
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+    })
+    .await;
+    let pool = pool().build_over(Tardy(Arc::default())).unwrap();
+    let uri = format!("https://{}/", server.addr).parse().unwrap();
+    let error = fetch(&pool, get(uri)).await.unwrap_err();
+    assert!(error.is_tls() && error.is_timeout(), "{error}");
+}
+
 fn assert_no_effect_without_cause(error: &PoolError) {
     assert_eq!(error.verdict(), Verdict::NO_EFFECT, "{error}");
 }
