@@ -237,7 +237,10 @@ impl<B: 'static> Leased<B> {
 
     fn broken(self, failed: Failed<B>) -> Result<Unsent<B>, PoolError> {
         let Failed { request, error } = failed;
-        if request.is_some() {
+        // Under HTTP/1.1 it would be the transport that had one.
+        let goes_away = matches!(&self.carrier, Carrier::H2 { .. })
+            && find::<h2::Error>(&error).is_some_and(|e| e.is_remote() && e.is_go_away());
+        if request.is_some() || goes_away {
             // It had ended before, or the peer has said GOAWAY.
             self.host.retire(self.id, CloseReason::Peer);
         } else if !is_stream_reset(&error) {
@@ -254,8 +257,7 @@ impl<B: 'static> Leased<B> {
         // A GOAWAY ends the streams above the last one that the peer processes
         // (RFC 9113, 6.8), and no other. `handed` is whether this one had a
         // future of its own: see `crate::sent::Handed`.
-        let above =
-            handed && find::<h2::Error>(&error).is_some_and(|e| e.is_remote() && e.is_go_away());
+        let above = handed && goes_away;
         if above {
             let now = Instant::now();
             self.host

@@ -610,7 +610,7 @@ async fn frame_of(stream: &mut TcpStream, kind: u8, id: u8) -> bool {
 
 #[tokio::test]
 async fn a_stream_that_the_peer_refuses_was_not_executed() {
-    for frame in [reset(1, 7).to_vec(), go_away(0).to_vec()] {
+    for (frame, goes_away) in [(reset(1, 7).to_vec(), false), (go_away(0).to_vec(), true)] {
         let server = Server::raw(move |mut stream, _| {
             let frame = frame.clone();
             async move {
@@ -629,6 +629,10 @@ async fn a_stream_that_the_peer_refuses_was_not_executed() {
             let error = error.unwrap_err();
             assert!(error.is_refused(), "{error:?}");
             assert_eq!(error.verdict(), Verdict::NO_EFFECT);
+            // The one that says GOAWAY ends in order.
+            let ends = u64::from(goes_away);
+            until(|| pool.stats().total().closed(CloseReason::Peer) == ends).await;
+            assert_eq!(pool.stats().total().closed(CloseReason::Error), 0);
         }
         assert_eq!(server.seen.accepted(), 2);
     }
