@@ -37,6 +37,10 @@ const HOSTS_KEPT: usize = 64;
 /// requests' bodies. When the last handle is dropped, idle connections are
 /// closed; calls in flight finish. A call that waits for its connection is a
 /// handle, too.
+///
+/// Over HTTP/1.1 hyper sends a body of unknown size along with a `GET`, `HEAD` or
+/// `CONNECT` only where the request has a `Transfer-Encoding` or a
+/// `Content-Length`, and otherwise leaves it out.
 pub struct Pool<B: 'static> {
     shared: Arc<Shared<B>>,
 }
