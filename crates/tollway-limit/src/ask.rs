@@ -14,7 +14,7 @@ use crate::lanes::{Plan, Wish};
 use crate::limits::Core;
 use crate::permit::Permit;
 use crate::quota::{EXPRESS, level};
-use crate::routes::{Home, Route, Way};
+use crate::routes::{Home, Route, Routes, Way};
 use crate::shared::Shared;
 use crate::state::{Admission, State};
 use crate::sync::{lock, runtime};
@@ -185,12 +185,40 @@ impl Shared {
         Some(Permit::taken(Arc::clone(self), plan, wish.level, now))
     }
 
+    /// A permit for a call that no key's quota covers, where there is room and
+    /// nobody waits.
+    fn take_routed(
+        self: &Arc<Self>,
+        asking: &mut Asking<'_, impl Fn() -> Nanos>,
+        routes: &Routes,
+        route: &Route<'_, '_>,
+    ) -> Option<Permit> {
+        if !route.keys.is_empty() {
+            return None;
+        }
+        let (wish, now) = (asking.wish, asking.now());
+        let mut core = lock(&self.core);
+        if core.version != routes.version {
+            return None;
+        }
+        let now = core.state.meters.tick(now);
+        let now = self.sends_at(&mut core.state, route.fixed, asking.is_given, now);
+        let state = &mut core.state;
+        let taken = state.take_at_once(route.fixed, wish.level, wish.deadline, now);
+        let plan = taken.then(|| Plan::from_slice(route.fixed))?;
+        drop(core);
+        Some(Permit::taken(Arc::clone(self), plan, wish.level, now))
+    }
+
     fn ask_at_length(self: &Arc<Self>, mut asking: Asking<'_, impl Fn() -> Nanos>) -> Asked {
         let asked = loop {
             let way = self.way.load();
             let route = way.routes.route(asking.call);
             let till = way.till(&route);
             if let Some(permit) = till.and_then(|till| asking.take(till)) {
+                return Asked::Granted(permit);
+            }
+            if let Some(permit) = self.take_routed(&mut asking, &way.routes, &route) {
                 return Asked::Granted(permit);
             }
             let now = asking.now();
