@@ -83,7 +83,8 @@ impl BodyRule {
     /// That it holds means: not executed, and the scalar is a text in which the
     /// delay stands behind `words`, as a number: `Try again in 19 seconds`. Its
     /// unit is the one that it names, from milliseconds to hours, and else the
-    /// second. Without a number, not executed, with no delay asked for.
+    /// second; further ones with their units are added, `1 minute 30 seconds`.
+    /// Without a number, not executed, with no delay asked for.
     #[must_use]
     pub fn delay_after(mut self, words: impl Into<Cow<'static, str>>) -> Self {
         self.meaning = Meaning::DelayAfter(words.into());
@@ -183,22 +184,47 @@ impl BodyRule {
     }
 }
 
-/// The delay behind `words` in `text`.
+/// The delay behind `words` in `text`: one part or several, `1 minute 30 seconds`.
 fn delay_after(text: &str, words: &str) -> Option<Duration> {
     let (_, rest) = text.split_once(words)?;
-    let (number, rest) = split_where(rest.trim_start(), |c| !c.is_ascii_digit() && c != '.');
+    let (seconds, unit, mut rest) = part(rest)?;
+    let Some(unit) = unit else {
+        return Some(seconds);
+    };
+    let mut delay = times(seconds, unit);
+    while let Some((seconds, Some(unit), more)) = part(behind_comma(rest)) {
+        delay = delay.saturating_add(times(seconds, unit));
+        rest = more;
+    }
+    Some(delay.min(MAX))
+}
+
+/// The number that `text` begins with, as seconds, how many milliseconds its unit
+/// has, if it names one, and what follows.
+fn part(text: &str) -> Option<(Duration, Option<u32>, &str)> {
+    let (number, rest) = split_where(text.trim_start(), |c| !c.is_ascii_digit() && c != '.');
     let whole = number.trim_end_matches('.');
-    let delay = seconds(whole)?;
     // Behind a full stop stands another sentence.
     let rest = if number == whole { rest } else { "" };
-    let (unit, _) = split_where(rest.trim_start(), |c| !c.is_ascii_alphabetic());
-    let delay = match unit.to_ascii_lowercase().as_str() {
-        "ms" | "millisecond" | "milliseconds" => delay / 1000,
-        "m" | "min" | "mins" | "minute" | "minutes" => delay.saturating_mul(60),
-        "h" | "hr" | "hrs" | "hour" | "hours" => delay.saturating_mul(60 * 60),
-        _ => delay,
+    let (unit, rest) = split_where(rest.trim_start(), |c| !c.is_ascii_alphabetic());
+    let unit = match unit.to_ascii_lowercase().as_str() {
+        "ms" | "millisecond" | "milliseconds" => Some(1),
+        "s" | "sec" | "secs" | "second" | "seconds" => Some(1000),
+        "m" | "min" | "mins" | "minute" | "minutes" => Some(60 * 1000),
+        "h" | "hr" | "hrs" | "hour" | "hours" => Some(60 * 60 * 1000),
+        _ => None,
     };
-    Some(delay.min(MAX))
+    Some((seconds(whole)?, unit, rest))
+}
+
+/// So many units of so many milliseconds.
+fn times(seconds: Duration, unit: u32) -> Duration {
+    seconds.saturating_mul(unit) / 1000
+}
+
+fn behind_comma(text: &str) -> &str {
+    let text = text.trim_start().trim_start_matches(',').trim_start();
+    text.strip_prefix("and ").unwrap_or(text)
 }
 
 /// What stands before the first character like this, and the rest.
@@ -243,6 +269,14 @@ mod tests {
             ("Try again in 250ms.", Some(250)),
             ("Try again in 1500 milliseconds", Some(1_500)),
             ("Try again in 99999999999 hours.", Some(4_294_967_295_000)),
+            ("Try again in 1 minute 30 seconds.", Some(90_000)),
+            ("Try again in 1h2m3s", Some(3_723_000)),
+            ("Try again in 2 minutes, 5 seconds.", Some(125_000)),
+            ("Try again in 1 hour and 1 minute.", Some(3_660_000)),
+            ("Try again in 1 minute 30", Some(60_000)),
+            ("Try again in 5 seconds, 3 attempts are left.", Some(5_000)),
+            ("Try again in 5, 3 minutes at most.", Some(5_000)),
+            ("Try again in 2 seconds. 5 minutes are usual.", Some(2_000)),
             ("Try again in a while.", None),
             ("Slow down.", None),
         ] {
