@@ -112,7 +112,6 @@ impl http_body::Body for Unsized {
 }
 
 /// A body that isn't there when it is first asked for.
-#[derive(Clone, Default)]
 struct Late {
     body: Full<Bytes>,
     asked: bool,

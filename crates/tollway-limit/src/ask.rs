@@ -185,15 +185,15 @@ impl Shared {
         Some(Permit::taken(Arc::clone(self), plan, wish.level, now))
     }
 
-    /// A permit for a call that no key's quota covers, where there is room and
-    /// nobody waits.
+    /// The same where calls have different plans, for one that no key's quota
+    /// covers.
     fn take_routed(
         self: &Arc<Self>,
         asking: &mut Asking<'_, impl Fn() -> Nanos>,
         routes: &Routes,
         route: &Route<'_, '_>,
     ) -> Option<Permit> {
-        if !route.keys.is_empty() {
+        if self.is_plain() || !route.keys.is_empty() {
             return None;
         }
         let (wish, now) = (asking.wish, asking.now());

@@ -12,8 +12,8 @@ use crate::timer::RanOut;
 ///
 /// The services here answer with a boxed error, which is this one or the inner
 /// service's own, untouched but where that failed to get ready: then a [`Fault`]
-/// before it says that the call had no effect. Ask [`is_timeout`] and [`is_deadline`], which look
-/// through every layer of wrapping.
+/// before it says that the call had no effect. Ask [`is_timeout`] and
+/// [`is_deadline`], which look through every layer of wrapping.
 ///
 /// A [`Fault`] stands in the `source()` chain with the verdict and the phase:
 /// [`NotExecuted`](Verdict::NotExecuted) where nothing of the request can have
