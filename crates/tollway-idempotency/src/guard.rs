@@ -7,16 +7,14 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// A hash, keyed at random per process.
-///
-/// A new key is taken for one of the n that are remembered once in 2^64 / n
-/// times, and refused then; another payload for the same one once in 2^64.
+/// A hash of 128 bits, keyed at random per process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Digest(pub(crate) u64);
+pub(crate) struct Digest(pub(crate) [u64; 2]);
 
 impl Hash for Digest {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(self.0);
+        // Half of it is enough for a table.
+        state.write_u64(self.0[0]);
     }
 }
 
@@ -221,7 +219,7 @@ impl Guard {
 /// that any mixture of them is.
 fn spent(key: Digest, payload: Digest) -> Digest {
     const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
-    Digest(key.0.wrapping_mul(ODD).wrapping_add(!payload.0))
+    Digest([0, 1].map(|half| key.0[half].wrapping_mul(ODD).wrapping_add(!payload.0[half])))
 }
 
 #[cfg(test)]
@@ -235,7 +233,7 @@ mod tests {
     const LIFE: Duration = Duration::from_secs(100);
 
     fn digest(n: u64) -> Digest {
-        Digest(n)
+        Digest([n, n])
     }
 
     #[tokio::test(start_paused = true)]

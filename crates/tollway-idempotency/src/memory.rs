@@ -112,19 +112,24 @@ impl Drop for Ticket {
     }
 }
 
-/// A keyed hash. The random key keeps a payload that somebody else chose from
-/// being made to match.
+/// Two keyed hashes of 64 bits, side by side. At 128 bits an accidental match
+/// is out of the question; the random keys keep a payload that somebody else
+/// chose from being made to match.
 #[derive(Debug, Default)]
-struct Digester(RandomState);
+struct Digester(RandomState, RandomState);
 
 impl Digester {
     fn key(&self, key: &IdempotencyKey) -> Digest {
-        Digest(self.0.hash_one(key.as_str()))
+        self.digest(key.as_str())
     }
 
     /// Method, path with query, and the body if it is known.
     fn payload<B>(&self, request: &Request<B>, body: Option<&[u8]>) -> Digest {
         let path = request.uri().path_and_query().map(|path| path.as_str());
-        Digest(self.0.hash_one((request.method(), path, body)))
+        self.digest((request.method(), path, body))
+    }
+
+    fn digest(&self, value: impl std::hash::Hash) -> Digest {
+        Digest([self.0.hash_one(&value), self.1.hash_one(&value)])
     }
 }
