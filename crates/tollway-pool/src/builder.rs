@@ -43,6 +43,7 @@ pub(crate) struct Config {
     pub(crate) protocol: Protocol,
     pub(crate) plain_http: bool,
     pub(crate) http2_keep_alive: Option<(Duration, Duration)>,
+    pub(crate) trust_refused_stream: bool,
 }
 
 impl Default for Config {
@@ -61,6 +62,7 @@ impl Default for Config {
             protocol: Protocol::Auto,
             plain_http: false,
             http2_keep_alive: Some((Duration::from_secs(10), Duration::from_secs(5))),
+            trust_refused_stream: true,
         }
     }
 }
@@ -191,6 +193,19 @@ impl<B> PoolBuilder<B> {
         interval_and_timeout: impl Into<Option<(Duration, Duration)>>,
     ) -> Self {
         self.config.http2_keep_alive = interval_and_timeout.into();
+        self
+    }
+
+    /// Whether `REFUSED_STREAM` is believed: that the peer has not processed the
+    /// request, so that any call may be repeated (RFC 9113, 8.7). It is by default.
+    ///
+    /// HAProxy says it, too, of a request that it has passed on over a connection
+    /// in use before, and which that server then closed without an answer (as of
+    /// 2.6): the request may have been processed. Turn this off where such a proxy
+    /// stands before the gateway. The outcome is unknown then, and a call that is
+    /// neither idempotent nor has a key isn't repeated.
+    pub fn trust_refused_stream(mut self, trusted: bool) -> Self {
+        self.config.trust_refused_stream = trusted;
         self
     }
 

@@ -182,6 +182,9 @@ impl PoolError {
 
     /// The peer said that it has not processed the request (`REFUSED_STREAM`,
     /// or `GOAWAY` below its stream).
+    ///
+    /// Not everyone who says `REFUSED_STREAM` keeps to it: see
+    /// [`trust_refused_stream`](crate::PoolBuilder::trust_refused_stream).
     #[must_use]
     pub fn is_refused(&self) -> bool {
         matches!(self.0.kind, Kind::Refused)

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tollway_core::BoxError;
 
 use crate::arena::Id;
+use crate::builder::Config;
 use crate::conn::{Abort, H1, Http};
 use crate::dial::Dial;
 use crate::error::{self, PoolError};
@@ -33,6 +34,8 @@ pub(crate) struct Host<B: 'static> {
     pub(crate) header: HeaderValue,
     /// How long a call waits for a connection.
     pub(crate) acquire_timeout: Duration,
+    /// Whether a stream that was refused wasn't processed for certain.
+    pub(crate) trust_refused_stream: bool,
     /// Held for moments, and never across an await. Nothing is woken, spawned
     /// or dropped under it that could come back for it.
     state: Mutex<State<Http<B>>>,
@@ -46,7 +49,7 @@ impl<B: 'static> Host<B> {
     pub(crate) fn new(
         key: Key,
         state: State<Http<B>>,
-        acquire_timeout: Duration,
+        config: &Config,
         dialer: Arc<dyn Dial<B>>,
         pool: Weak<Shared<B>>,
     ) -> Result<Self, BadUrl> {
@@ -59,7 +62,8 @@ impl<B: 'static> Host<B> {
             scheme: key.scheme(),
             authority,
             header,
-            acquire_timeout,
+            acquire_timeout: config.acquire_timeout,
+            trust_refused_stream: config.trust_refused_stream,
             key,
             state: Mutex::new(state),
             attempted: Notify::new(),
@@ -351,7 +355,6 @@ impl<B> fmt::Debug for Host<B> {
 impl Host<()> {
     /// A host to which nobody opens connections.
     pub(crate) fn unconnected(key: Key) -> Result<Self, BadUrl> {
-        use crate::builder::Config;
         use crate::dial::Dialing;
 
         struct Nobody;
@@ -364,7 +367,8 @@ impl Host<()> {
             fn ensure_reaper(&self, _: &Shared<()>) {}
         }
 
-        let state = State::new(Config::default().limits, None);
-        Self::new(key, state, Duration::ZERO, Arc::new(Nobody), Weak::new())
+        let config = Config::default();
+        let state = State::new(config.limits, None);
+        Self::new(key, state, &config, Arc::new(Nobody), Weak::new())
     }
 }

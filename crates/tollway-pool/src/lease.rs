@@ -339,9 +339,10 @@ fn is_orphan(error: &hyper::Error) -> bool {
 /// the peer ended the connection before it.
 fn judge<B>(failed: hyper::Error, above: bool, host: &Host<B>) -> PoolError {
     let reset = find::<h2::Error>(&failed).filter(|error| error.is_reset());
-    let refused = reset.is_some_and(|error| {
-        error.is_remote() && error.reason() == Some(h2::Reason::REFUSED_STREAM)
-    });
+    let refused = host.trust_refused_stream
+        && reset.is_some_and(|error| {
+            error.is_remote() && error.reason() == Some(h2::Reason::REFUSED_STREAM)
+        });
     // Neither the peer nor the protocol's rules: hyper's HTTP/2 resets a stream
     // whose body fails, and keeps the reason to itself.
     let own = reset.is_some_and(|error| !error.is_remote() && !error.is_library());

@@ -131,7 +131,8 @@ where
     /// Ends the pool gracefully: new calls are refused from now on, those in
     /// flight (the waiting ones included) may finish within `limit`, idle
     /// connections are closed at once. What is left after that is cut off.
-    /// Returns how many calls that was: zero is a clean end.
+    /// Returns how many calls that was: zero is a clean end. A request that meets
+    /// a dying connection meanwhile isn't sent again, but refused as new calls are.
     ///
     /// Dropped, the pool stays closed to new calls, and cuts nothing off.
     pub async fn drain(&self, limit: Duration) -> usize {
@@ -229,7 +230,7 @@ impl<B: 'static> Shared<B> {
             Host::new(
                 key.clone(),
                 state,
-                self.config.acquire_timeout,
+                &self.config,
                 self.dialer.clone(),
                 self.this.clone(),
             )

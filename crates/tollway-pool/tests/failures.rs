@@ -608,20 +608,25 @@ async fn frame_of(stream: &mut TcpStream, kind: u8, id: u8) -> bool {
     }
 }
 
+/// A server that answers a connection's first request with this frame.
+async fn answering(frame: Vec<u8>) -> Server {
+    Server::raw(move |mut stream, _| {
+        let frame = frame.clone();
+        async move {
+            let _ = stream.write_all(SETTINGS).await;
+            if headers_of(&mut stream, 1).await {
+                let _ = stream.write_all(&frame).await;
+            }
+            let _ = stream.read_to_end(&mut Vec::new()).await;
+        }
+    })
+    .await
+}
+
 #[tokio::test]
 async fn a_stream_that_the_peer_refuses_was_not_executed() {
     for (frame, goes_away) in [(reset(1, 7).to_vec(), false), (go_away(0).to_vec(), true)] {
-        let server = Server::raw(move |mut stream, _| {
-            let frame = frame.clone();
-            async move {
-                let _ = stream.write_all(SETTINGS).await;
-                if headers_of(&mut stream, 1).await {
-                    let _ = stream.write_all(&frame).await;
-                }
-                let _ = stream.read_to_end(&mut Vec::new()).await;
-            }
-        })
-        .await;
+        let server = answering(frame).await;
         // With a body and without one: it is seen by other signs then.
         for body in ["pay", ""] {
             let pool = pool().protocol(Protocol::Http2Only).build().unwrap();
@@ -635,6 +640,29 @@ async fn a_stream_that_the_peer_refuses_was_not_executed() {
             assert_eq!(pool.stats().total().closed(CloseReason::Error), 0);
         }
         assert_eq!(server.seen.accepted(), 2);
+    }
+}
+
+/// As HAProxy does with a request that it has passed on.
+#[tokio::test]
+async fn a_refusal_that_is_not_to_be_trusted_leaves_the_outcome_unknown() {
+    for (frame, trusted) in [(reset(1, 7).to_vec(), false), (go_away(0).to_vec(), true)] {
+        let server = answering(frame).await;
+        let pool = pool()
+            .protocol(Protocol::Http2Only)
+            .trust_refused_stream(false)
+            .build()
+            .unwrap();
+        let error = fetch(&pool, post(server.uri("/"), "pay")).await;
+        let error = error.unwrap_err();
+        assert_eq!(error.is_refused(), trusted, "{error:?}");
+        let verdict = if trusted {
+            Verdict::NO_EFFECT
+        } else {
+            Verdict::Unknown
+        };
+        assert_eq!(error.verdict(), verdict, "{error}");
+        assert_eq!(pool.stats().total().closed(CloseReason::Error), 0);
     }
 }
 

@@ -82,7 +82,7 @@ impl BodyRule {
 
     /// That it holds means: not executed, and the scalar is a text in which the
     /// delay stands behind `words`, as a number: `Try again in 19 seconds`. Its
-    /// unit is the one that it names, from milliseconds to hours, and else the
+    /// unit is the one that it names, from milliseconds to days, and else the
     /// second; further ones with their units are added, `1 minute 30 seconds`.
     /// Without a number, not executed, with no delay asked for.
     #[must_use]
@@ -212,6 +212,7 @@ fn part(text: &str) -> Option<(Duration, Option<u32>, &str)> {
         "s" | "sec" | "secs" | "second" | "seconds" => Some(1000),
         "m" | "min" | "mins" | "minute" | "minutes" => Some(60 * 1000),
         "h" | "hr" | "hrs" | "hour" | "hours" => Some(60 * 60 * 1000),
+        "d" | "day" | "days" => Some(24 * 60 * 60 * 1000),
         _ => None,
     };
     Some((seconds(whole)?, unit, rest))
@@ -266,6 +267,7 @@ mod tests {
             ("Try again in 2.5 Minutes.", Some(150_000)),
             ("Try again in 3min", Some(180_000)),
             ("Try again in 1 hour, please.", Some(3_600_000)),
+            ("Try again in 2 days.", Some(172_800_000)),
             ("Try again in 250ms.", Some(250)),
             ("Try again in 1500 milliseconds", Some(1_500)),
             ("Try again in 99999999999 hours.", Some(4_294_967_295_000)),
