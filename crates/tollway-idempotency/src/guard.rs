@@ -49,8 +49,16 @@ struct Use {
     in_flight: u32,
     /// Whether one of its calls may have got as far as the provider's memory.
     left: bool,
-    /// Whether one that has ended may have been executed.
-    executed: bool,
+    /// What those that have ended did.
+    effect: Effect,
+}
+
+/// The effect of a key's calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Effect {
+    None,
+    Possible,
+    Certain,
 }
 
 impl Use {
@@ -60,7 +68,7 @@ impl Use {
             since,
             in_flight: 0,
             left: false,
-            executed: false,
+            effect: Effect::None,
         }
     }
 
@@ -76,9 +84,12 @@ pub(crate) enum End {
     NotExecuted,
     /// It was rejected, maybe before anybody looked at its key.
     TurnedAway,
-    /// It was executed, or may have been.
-    Executed,
-    /// It was rejected for what was asked, and so are all with its key.
+    /// It may have been executed.
+    Unknown,
+    /// It was executed.
+    Done,
+    /// It was rejected for what was asked, and so are all with its key, unless one
+    /// was executed before.
     Refused,
 }
 
@@ -166,15 +177,16 @@ impl Guard {
     pub(crate) fn tell(&mut self, key: Digest, since: Instant) {
         let mut this = self.find(key).unwrap_or(Use::new(None, since));
         this.left = true;
-        this.executed = true;
+        this.effect = this.effect.max(Effect::Possible);
         self.keep(key, this);
     }
 
     /// Whether a call under way with this key isn't the only one that may have
     /// had an effect, or have one yet.
     pub(crate) fn is_in_doubt(&self, key: Digest, since: Instant) -> bool {
-        self.find(key)
-            .is_some_and(|known| known.executed || known.in_flight > 1 || known.since != since)
+        self.find(key).is_some_and(|known| {
+            known.effect != Effect::None || known.in_flight > 1 || known.since != since
+        })
     }
 
     /// A call that was let go has ended. One that was certainly not executed
@@ -197,16 +209,26 @@ impl Guard {
         }
         this.in_flight = this.in_flight.saturating_sub(1);
         this.left |= end != End::NotExecuted;
-        match end {
-            End::NotExecuted | End::TurnedAway => {}
-            End::Executed => this.executed = true,
-            End::Refused => this.executed = false,
-        }
-        let others = this.executed || this.in_flight > 0;
+        let contradicts = match end {
+            End::NotExecuted | End::TurnedAway => this.effect != Effect::None || this.in_flight > 0,
+            End::Unknown => {
+                this.effect = this.effect.max(Effect::Possible);
+                false
+            }
+            End::Done => {
+                this.effect = Effect::Certain;
+                false
+            }
+            End::Refused if this.effect == Effect::Certain => true,
+            End::Refused => {
+                this.effect = Effect::None;
+                false
+            }
+        };
         if !this.left && this.in_flight == 0 {
             generation.remove(&key);
         }
-        denies && others
+        contradicts
     }
 
     #[cfg(test)]
@@ -242,7 +264,7 @@ mod tests {
         let mut guard = Guard::new(10);
         for key in 0..1000 {
             let since = guard.admit(digest(key), digest(0), LIFE, now).expect("new");
-            guard.settle(digest(key), since, End::Executed);
+            guard.settle(digest(key), since, End::Unknown);
             assert!(guard.len() <= 20);
             for known in (key + 1).saturating_sub(10)..=key {
                 let other = guard.clone().admit(digest(known), digest(1), LIFE, now);
@@ -310,7 +332,9 @@ mod tests {
         End::NotExecuted,
         End::NotExecuted,
         End::TurnedAway,
-        End::Executed,
+        End::Unknown,
+        End::Unknown,
+        End::Done,
         End::Refused,
     ];
 
@@ -328,7 +352,21 @@ mod tests {
         since: Instant,
         open: usize,
         left: bool,
-        executed: bool,
+        /// Those that have ended, and told what they did.
+        ends: Vec<End>,
+    }
+
+    impl Naive {
+        fn is_done(&self) -> bool {
+            self.ends.contains(&End::Done)
+        }
+
+        /// A refusal speaks for all that went before, unless one was done.
+        fn may_be_done(&self) -> bool {
+            let unknown = self.ends.iter().rposition(|end| *end == End::Unknown);
+            let refused = self.ends.iter().rposition(|end| *end == End::Refused);
+            self.is_done() || unknown > refused
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -336,7 +374,7 @@ mod tests {
         let start = Instant::now();
         let mut guard = Guard::new(10);
         let first = guard.admit(digest(1), digest(1), LIFE, start);
-        guard.settle(digest(1), first.expect("new"), End::Executed);
+        guard.settle(digest(1), first.expect("new"), End::Unknown);
         for life in 1..=3 {
             let now = start + LIFE * life;
             let again = guard.clone().admit(digest(1), digest(1), LIFE, now);
@@ -345,7 +383,7 @@ mod tests {
             let other = digest(1 + u64::from(life));
             let since = guard.admit(digest(1), other, LIFE, now).expect("new");
             let end = if life == 2 {
-                End::Executed
+                End::Unknown
             } else {
                 End::NotExecuted
             };
@@ -382,7 +420,7 @@ mod tests {
                 match event {
                     Event::Pass(secs) => now += Duration::from_secs(secs),
                     Event::Admit { key, payload } => {
-                        let fresh = Naive { payload, since: now, open: 0, left: false, executed: false };
+                        let fresh = Naive { payload, since: now, open: 0, left: false, ends: Vec::new() };
                         let known = naive.get(&key);
                         let alive = known.filter(|entry| now - entry.since < LIFE);
                         let expected = match (alive, known) {
@@ -414,12 +452,15 @@ mod tests {
                         if let Some(entry) = entry.filter(|entry| entry.since == since) {
                             entry.open -= 1;
                             entry.left |= end != End::NotExecuted;
-                            let others = entry.executed || entry.open > 0;
+                            let others = entry.may_be_done() || entry.open > 0;
                             prop_assert_eq!(doubtful, others);
-                            let speaks = matches!(end, End::Executed | End::Refused);
-                            prop_assert_eq!(denies, others && !speaks);
-                            entry.executed |= end == End::Executed;
-                            entry.executed &= end != End::Refused;
+                            let expected = match end {
+                                End::NotExecuted | End::TurnedAway => others,
+                                End::Refused => entry.is_done(),
+                                End::Unknown | End::Done => false,
+                            };
+                            prop_assert_eq!(denies, expected);
+                            entry.ends.push(end);
                             if entry.open == 0 && !entry.left {
                                 naive.remove(&key);
                             }

@@ -350,7 +350,8 @@ impl<G> Outcome<G> {
         };
         let end = match verdict {
             Verdict::NotExecuted { .. } => End::NotExecuted,
-            Verdict::Done | Verdict::Unknown => End::Executed,
+            Verdict::Unknown => End::Unknown,
+            Verdict::Done => End::Done,
             // Where the body wasn't looked at, the request may have been another.
             Verdict::Rejected
                 if ticket.knows_body() && status.is_some_and(Verdict::is_about_request) =>

@@ -104,7 +104,7 @@ impl Drop for Ticket {
         if !self.has_ended {
             let end = match self.unsent {
                 Some(true) => End::NotExecuted,
-                _ => End::Executed,
+                _ => End::Unknown,
             };
             let mut guard = self.memory.guard();
             guard.settle(self.key, self.since, end);

@@ -322,6 +322,15 @@ async fn what_an_earlier_call_with_its_key_may_have_done_is_not_denied() {
         assert!(not_executed(verdict(&layer, 429).await));
         assert_eq!(verdict(&layer, 401).await, Verdict::Rejected);
     }
+    // But not for one that was done: whoever has two of a payment under way may
+    // hear that one was declined behind the other's success.
+    for settled in [400, 402, 422] {
+        let layer = IdempotencyKeyLayer::new();
+        assert_eq!(verdict(&layer, 200).await, Verdict::Done);
+        for then in [settled, 401, 429] {
+            assert_eq!(verdict(&layer, then).await, Verdict::Unknown, "{settled}");
+        }
+    }
     // Nothing was in doubt.
     let layer = IdempotencyKeyLayer::new();
     assert_eq!(verdict(&layer, 401).await, Verdict::Rejected);
