@@ -23,6 +23,7 @@ use http::{Extensions, HeaderValue};
 pub struct IdempotencyKey {
     value: HeaderValue,
     valid_until: Option<Instant>,
+    refuses_repeats: bool,
 }
 
 impl IdempotencyKey {
@@ -54,6 +55,7 @@ impl IdempotencyKey {
         Ok(Self {
             value,
             valid_until: None,
+            refuses_repeats: false,
         })
     }
 
@@ -71,6 +73,23 @@ impl IdempotencyKey {
     #[must_use]
     pub fn forgotten_at(&self) -> Option<Instant> {
         self.valid_until
+    }
+
+    /// The same key, at a provider that refuses a repeat (*done before*) in place of
+    /// answering it with the first one's result.
+    ///
+    /// It keeps no rejection under the key then, so a rejection says nothing of
+    /// another request with the key that may be on its way still.
+    #[must_use]
+    pub fn refusing_repeats(mut self) -> Self {
+        self.refuses_repeats = true;
+        self
+    }
+
+    /// Whether the provider refuses a repeat, rather than answer it anew.
+    #[must_use]
+    pub fn refuses_repeats(&self) -> bool {
+        self.refuses_repeats
     }
 
     /// The key that `extensions` carry, if any.

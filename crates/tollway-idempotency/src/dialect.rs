@@ -45,6 +45,7 @@ pub struct Dialect {
     calls: Calls,
     max_len: usize,
     pub(crate) life: Duration,
+    pub(crate) refuses_repeats: bool,
 }
 
 /// Where the layers below look for a key, unless told of one.
@@ -141,6 +142,7 @@ impl Dialect {
             calls: Calls::Methods(vec![Method::POST]),
             max_len: IdempotencyKey::MAX_LEN,
             life: Self::DEFAULT_LIFE,
+            refuses_repeats: false,
         }
     }
 
@@ -189,6 +191,19 @@ impl Dialect {
         self
     }
 
+    /// The provider refuses a repeat (*done before*), as where the key is a
+    /// reference that has to be unique, in place of answering it with the first
+    /// one's result, as providers with idempotency keys do.
+    ///
+    /// It keeps no decline then. So a call that is declined after an attempt of
+    /// unknown outcome is of unknown outcome too: that one may be late, and be
+    /// executed yet.
+    #[must_use]
+    pub fn refuses_repeats(mut self) -> Self {
+        self.refuses_repeats = true;
+        self
+    }
+
     /// The header that the key stands in, if that is its place.
     #[must_use]
     pub const fn header_name(&self) -> Option<&HeaderName> {
@@ -210,7 +225,7 @@ impl Dialect {
 
     /// Whether the header says all that there is to say of a key.
     pub(crate) const fn says_all(&self) -> bool {
-        matches!(self.place, Place::Header { says_all: true, .. })
+        matches!(self.place, Place::Header { says_all: true, .. }) && !self.refuses_repeats
     }
 
     /// The header that takes a UUID as it is, where one that was just made needs
@@ -218,11 +233,13 @@ impl Dialect {
     #[inline]
     pub(crate) fn header_of_uuids(&self) -> Option<&HeaderName> {
         match &self.place {
-            Place::Header {
-                name,
-                says_all: true,
-                ..
-            } if self.max_len >= mint::UUID_LEN && self.life >= Self::DEFAULT_LIFE => Some(name),
+            Place::Header { name, .. }
+                if self.says_all()
+                    && self.max_len >= mint::UUID_LEN
+                    && self.life >= Self::DEFAULT_LIFE =>
+            {
+                Some(name)
+            }
             _ => None,
         }
     }

@@ -243,6 +243,9 @@ impl<G: KeyGenerator> Keys<G> {
         if let Some(end) = key.forgotten_at().filter(|_| was_used) {
             Deadline::at(end).insert_into(request.extensions_mut());
         }
+        if self.dialect.refuses_repeats {
+            key = key.refusing_repeats();
+        }
         if tell {
             request.extensions_mut().insert(key.clone());
         }
@@ -354,7 +357,9 @@ impl<G> Outcome<G> {
             Verdict::Done => End::Done,
             // Where the body wasn't looked at, the request may have been another.
             Verdict::Rejected
-                if ticket.knows_body() && status.is_some_and(Verdict::is_about_request) =>
+                if ticket.knows_body()
+                    && !self.keys.dialect.refuses_repeats
+                    && status.is_some_and(Verdict::is_about_request) =>
             {
                 End::Refused
             }

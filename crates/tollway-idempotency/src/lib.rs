@@ -99,7 +99,8 @@
 //!   have been made. A repeat that is answered says what came of it. So does a
 //!   refusal of the request itself
 //!   ([400, 402, 422](tollway_core::Verdict::is_about_request)), which speaks for
-//!   all that have the key, unless one was done before. Only one that ends while its own body is still read
+//!   all that have the key, unless one was done before, or the provider [keeps
+//!   only what it has done](Dialect::refuses_repeats). Only one that ends while its own body is still read
 //!   says what it says of itself alone.
 //!
 //! A body that says how long it is, up to [64 KiB](Dialect::MAX_BODY), is read

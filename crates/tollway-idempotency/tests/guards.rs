@@ -244,6 +244,30 @@ async fn a_repeat_is_told_how_long_its_key_still_lives() {
     assert!(key.is_valid(end - Duration::from_nanos(1)) && !key.is_valid(end));
 }
 
+/// The layers below are told, even of a key that was just made and stands in the
+/// header where they look.
+#[tokio::test(start_paused = true)]
+async fn a_key_says_that_its_provider_refuses_repeats() {
+    for refuses in [true, false] {
+        let dialect = Dialect::default();
+        let dialect = if refuses {
+            dialect.refuses_repeats()
+        } else {
+            dialect
+        };
+        let inner = tower::service_fn(move |request: Request<KeyBody<Full<Bytes>>>| {
+            let told = IdempotencyKey::of(request.extensions());
+            let told = told.is_some_and(IdempotencyKey::refuses_repeats);
+            assert_eq!(told, refuses);
+            std::future::ready(Ok::<_, BoxError>(Response::new(())))
+        });
+        let service = IdempotencyKeyLayer::new().dialect(dialect).layer(inner);
+        let fresh = Request::post("/p").body(Full::from("{}")).unwrap();
+        service.clone().oneshot(fresh).await.unwrap();
+        service.oneshot(pay("k", "/p", "{}")).await.unwrap();
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_call_that_had_no_effect_frees_its_key() {
     for status in [429, 1] {
@@ -322,7 +346,14 @@ async fn what_an_earlier_call_with_its_key_may_have_done_is_not_denied() {
         assert!(not_executed(verdict(&layer, 429).await));
         assert_eq!(verdict(&layer, 401).await, Verdict::Rejected);
     }
-    // But not for one that was done: whoever has two of a payment under way may
+    // Unless the provider keeps only what it has done: the first may be late.
+    let dialect = Dialect::default().refuses_repeats();
+    let layer = IdempotencyKeyLayer::new().dialect(dialect);
+    assert_eq!(verdict(&layer, 0).await, Verdict::Unknown);
+    for then in [400, 402, 401] {
+        assert_eq!(verdict(&layer, then).await, Verdict::Unknown, "{then}");
+    }
+    // Nor do they speak for one that was done: whoever has two of a payment under way may
     // hear that one was declined behind the other's success.
     for settled in [400, 402, 422] {
         let layer = IdempotencyKeyLayer::new();

@@ -56,8 +56,9 @@ impl Evidence {
     /// the call's other attempts too, one of which may have had an effect.
     ///
     /// A success does. A rejection does under a key where it is [about the
-    /// request](Verdict::is_about_request), which was the same each time. Without
-    /// one, the effect itself can be what the repeat runs into: a 404 upon a
+    /// request](Verdict::is_about_request), which was the same each time, unless the
+    /// provider keeps only what it has done under the key: an earlier attempt may be
+    /// late. Without one, the effect itself can be what the repeat runs into: a 404 upon a
     /// `DELETE`, a 412 upon a `PUT`.
     pub(crate) fn is_settled_by(
         &self,
@@ -65,7 +66,8 @@ impl Evidence {
         status: Option<StatusCode>,
         now: Instant,
     ) -> bool {
-        let keyed = || self.key.as_ref().is_some_and(|key| key.is_valid(now));
+        let speaks = |key: &IdempotencyKey| key.is_valid(now) && !key.refuses_repeats();
+        let keyed = || self.key.as_ref().is_some_and(speaks);
         match verdict {
             Verdict::Done => true,
             Verdict::Rejected => {

@@ -16,7 +16,9 @@
 //! - An attempt of unknown outcome leaves the call's unknown, whatever comes of
 //!   the later ones, unless an answer speaks for all of them: a success, or a
 //!   refusal of the request itself under its key (400, 402, 422, or in the body
-//!   of a 2xx). Not a 401, 404 or 409, which may come before anybody looks at
+//!   of a 2xx), unless the provider keeps only what it has done under that
+//!   ([`refusing_repeats`](tollway_core::IdempotencyKey::refusing_repeats)). Not a
+//!   401, 404 or 409, which may come before anybody looks at
 //!   the key; nor any refusal without a key: a `DELETE` that is repeated finds
 //!   nothing because it was done.
 //! - An answer that the call was done before

@@ -45,6 +45,23 @@ async fn a_reference_that_somebody_else_used_before_is_to_be_looked_up() -> Test
     Ok(())
 }
 
+/// Payalo keeps no decline, so an attempt that comes behind one would be executed.
+#[tokio::test]
+async fn a_decline_does_not_speak_for_an_attempt_that_may_be_late() -> Test {
+    let faults = [Fault::ResetAfterRead, Fault::Refuse(402)];
+    for (provider, verdict) in [
+        (PAYALO, Verdict::Unknown),
+        (Provider::Stripe, Verdict::Rejected),
+    ] {
+        let gateway = failing(provider, &faults).start().await?;
+        let client = client(provider)?.build()?;
+        let seen = Seen::of(client.send(words::pay(&gateway, "r-1")?).await).await;
+        assert_eq!((seen.status, seen.attempts), (Some(402), 2), "{provider:?}");
+        assert_eq!(seen.verdict, verdict, "{provider:?}");
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_call_without_a_reference_is_refused_before_it_leaves() -> Test {
     let gateway = Gateway::builder(PAYALO).start().await?;

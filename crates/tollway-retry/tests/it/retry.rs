@@ -415,6 +415,15 @@ async fn an_unknown_outcome_stays_unknown_after_a_rejection_that_is_not_about_th
         let response = call(policy(), &gateway, post_with_key()).await.unwrap();
         assert_eq!(Verdict::of_response(&response), Verdict::Rejected, "{code}");
     }
+    // Nor does one that is, where the provider keeps only what it has done: the
+    // first attempt may be late.
+    let mut request = post();
+    let key: IdempotencyKey = "order-1".parse().unwrap();
+    request.extensions_mut().insert(key.refusing_repeats());
+    let gateway = Gateway::answering([error(Verdict::Unknown), Ok(status(402))]);
+    let response = call(policy(), &gateway, request).await.unwrap();
+    assert_eq!(gateway.made(), 2);
+    assert_eq!(Verdict::of_response(&response), Verdict::Unknown);
     // Nor does an error say more: nobody was asked.
     let gateway = Gateway::answering([Ok(status(503)), error(Verdict::Rejected)]);
     let error = call(policy(), &gateway, post_with_key()).await.unwrap_err();

@@ -272,7 +272,8 @@ pub fn savvy() -> Profile {
 ///   earlier attempt of the same call may have been that first use. Where none
 ///   may, somebody else used the reference, or this program before it was
 ///   restarted, and whether it was for the same payment is not said: then the
-///   outcome is unknown, to be looked up by the reference *(ours)*.
+///   outcome is unknown, to be looked up by the reference *(ours)*. A decline
+///   speaks for itself alone, and not for an earlier attempt that may be late.
 /// - 30 s for an attempt *(docs)*.
 /// - 20 connections, as many as calls in flight.
 #[must_use]
@@ -292,6 +293,6 @@ pub fn payalo() -> Profile {
         )
         .done_before(),
     );
-    profile.keys = Some(Dialect::body_field("merchantReference"));
+    profile.keys = Some(Dialect::body_field("merchantReference").refuses_repeats());
     profile
 }
