@@ -198,18 +198,17 @@ impl Guard {
         } else {
             &mut self.old
         };
-        let denies = matches!(end, End::NotExecuted | End::TurnedAway);
         let Some(this) = generation.get_mut(&key) else {
             // Forgotten at the bound.
             return false;
         };
         if this.since != since {
             // Replaced after its life, and what it stood for with it.
-            return denies;
+            return matches!(end, End::NotExecuted | End::TurnedAway);
         }
         this.in_flight = this.in_flight.saturating_sub(1);
         this.left |= end != End::NotExecuted;
-        let contradicts = match end {
+        let denies = match end {
             End::NotExecuted | End::TurnedAway => this.effect != Effect::None || this.in_flight > 0,
             End::Unknown => {
                 this.effect = this.effect.max(Effect::Possible);
@@ -228,7 +227,7 @@ impl Guard {
         if !this.left && this.in_flight == 0 {
             generation.remove(&key);
         }
-        contradicts
+        denies
     }
 
     #[cfg(test)]
