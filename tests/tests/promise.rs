@@ -2,7 +2,7 @@
 //! a way of its own: every call takes effect at most once, none is said to have
 //! had no effect that had one, and each ends in time.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderName, Method, Request, Response, StatusCode};
-use http_body::{Body, Frame};
+use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Full};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -88,6 +88,8 @@ const FATES: [Fate; 26] = [
 struct Entry {
     effects: u32,
     deleted: bool,
+    /// A request came whole, but not as its caller said it.
+    muddled: bool,
     /// The results under the keys that were seen, and since when.
     saved: HashMap<String, (u16, Instant)>,
     /// For whoever reads the failed test.
@@ -95,11 +97,11 @@ struct Entry {
 }
 
 type Ledger = Arc<Mutex<HashMap<String, Entry>>>;
-type Sent = Request<ReplayBody<KeyBody<Full<Bytes>>>>;
+type Sent = Request<ReplayBody<KeyBody<Parts>>>;
 
 impl Entry {
     /// The core gets the request, and says what came of it.
-    fn execute(&mut self, request: &Sent, life: Option<Duration>, status: u16) -> u16 {
+    fn execute(&mut self, request: &Request<()>, life: Option<Duration>, status: u16) -> u16 {
         if request.method() == Method::DELETE && status == 200 {
             let found = !std::mem::replace(&mut self.deleted, true);
             return if found { status } else { 404 };
@@ -125,6 +127,76 @@ impl Entry {
 
     fn had_effect(&self) -> bool {
         self.effects > 0 || self.deleted
+    }
+}
+
+/// What every request says, in one frame or several.
+const SAID: &[u8] = b"amount=1&currency=eur";
+
+/// The body of a request: its frames, and how long each takes to come.
+#[derive(Debug)]
+struct Parts {
+    frames: VecDeque<(u64, Bytes)>,
+    /// Ends with an error where the last of them is due.
+    fails: bool,
+    sized: bool,
+    waiting: Option<Pin<Box<tokio::time::Sleep>>>,
+}
+
+impl Parts {
+    fn draw(rng: &mut StdRng) -> Self {
+        let mut frames: VecDeque<_> = if rng.random_bool(0.5) {
+            [(0, Bytes::from_static(SAID))].into()
+        } else {
+            let frames = SAID.chunks(rng.random_range(3..SAID.len()));
+            let mut delay = || [0, 0, 30, 700][rng.random_range(0..4)];
+            frames
+                .map(|frame| (delay(), Bytes::from_static(frame)))
+                .collect()
+        };
+        let fails = rng.random_bool(0.1);
+        if fails {
+            frames.pop_back();
+        }
+        Self {
+            frames,
+            fails,
+            sized: rng.random_bool(0.5),
+            waiting: None,
+        }
+    }
+}
+
+impl Body for Parts {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let Some((delay, _)) = self.frames.front() else {
+            let failed = std::mem::take(&mut self.fails);
+            return Poll::Ready(failed.then(|| Err("the source of the body failed".into())));
+        };
+        let delay = ms(*delay);
+        if !delay.is_zero() {
+            let waiting = self.waiting.get_or_insert_with(|| Box::pin(sleep(delay)));
+            std::task::ready!(waiting.as_mut().poll(cx));
+            self.waiting = None;
+        }
+        let frame = self.frames.pop_front();
+        Poll::Ready(frame.map(|(_, frame)| Ok(Frame::data(frame))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.frames.is_empty() && !self.fails
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let left = self.frames.iter().map(|(_, frame)| frame.len() as u64);
+        let sized = self.sized.then(|| SizeHint::with_exact(left.sum()));
+        sized.unwrap_or_default()
     }
 }
 
@@ -175,25 +247,39 @@ async fn attempt(
         let fault = Fault::new(Verdict::NO_EFFECT).in_phase(Phase::Connect);
         return Err(fault.into());
     }
+    // Answered before all of the request has come.
+    let early = matches!(
+        fate,
+        Fate::Door(_) | Fate::Throttled(..) | Fate::Answered(_, false) | Fate::Reset(false, _)
+    );
     // It is on its way, and then the provider's, whoever drops this.
     let sent = tokio::spawn(async move {
+        let (head, mut body) = request.into_parts();
+        let read = if early {
+            body.frame().await.transpose()?;
+            None
+        } else {
+            Some(body.collect().await?.to_bytes())
+        };
+        let request = Request::from_parts(head, ());
         sleep(ms(times[1])).await;
         let mut ledger = ledger.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = ledger.entry(request.uri().path().to_owned()).or_default();
         entry.fates.push(fate);
+        entry.muddled |= read.is_some_and(|read| read != SAID);
         let mut execute = |executes: bool, status| {
             let executed = executes.then(|| entry.execute(&request, life, status));
             executed.unwrap_or(status)
         };
-        match fate {
+        Ok::<_, BoxError>(match fate {
             Fate::Answered(_, executes) | Fate::Reset(executes, _) | Fate::Silent(executes) => {
                 execute(executes, 200)
             }
             Fate::Declined => execute(true, 402),
             _ => execute(matches!(fate, Fate::Done(_)), 200),
-        }
+        })
     });
-    let executed = sent.await?;
+    let executed = sent.await??;
     sleep(ms(times[2])).await;
     match fate {
         Fate::Door(status) => answer(status, false),
@@ -250,6 +336,7 @@ async fn run(seed: u64, hedge: Hedge) -> Result<(), BoxError> {
         })
     };
     let mut policy = RetryPolicy::builder()
+        .replay_bound([0, 80, 1 << 16][rng.random_range(0..3)])
         .back_off(BackOff::exponential(ms(50), ms(800))?)
         .seed(move || seed)
         .key_headers(life.map(|_| KEY));
@@ -260,10 +347,16 @@ async fn run(seed: u64, hedge: Hedge) -> Result<(), BoxError> {
         Some(life) => Dialect::default().life(life),
         None => Dialect::default().methods([]),
     };
+    let remember = [1, 3, 8192][rng.random_range(0..3)];
     let limits = Limits::builder().every_call(Quota::per_second(6).in_flight(3));
     let service = ServiceBuilder::new()
         .layer(DeadlineLayer::new(deadline).sharing_timers())
-        .layer(IdempotencyKeyLayer::new().dialect(dialect).echo(true))
+        .layer(
+            IdempotencyKeyLayer::new()
+                .remember(remember)
+                .dialect(dialect)
+                .echo(true),
+        )
         .layer(RetryLayer::new(policy.build()?))
         .layer(RateLimitLayer::new(limits.build()?))
         .layer(AttemptTimeoutLayer::new(ms(2000)))
@@ -275,7 +368,7 @@ async fn run(seed: u64, hedge: Hedge) -> Result<(), BoxError> {
         let method = [Method::POST, Method::POST, Method::DELETE, Method::GET];
         let method = method[rng.random_range(0..4)].clone();
         let path = format!("/v1/payouts/{nth}");
-        let mut request = Request::new(Full::from("amount=1"));
+        let mut request = Request::new(Parts::draw(&mut rng));
         *request.method_mut() = method.clone();
         *request.uri_mut() = path.parse()?;
         if rng.random_bool(0.3) {
@@ -313,6 +406,7 @@ async fn run(seed: u64, hedge: Hedge) -> Result<(), BoxError> {
         let mut ledger = ledger.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = ledger.entry(path).or_default();
         let told = seen.told(seed, &method, entry);
+        assert!(!entry.muddled, "muddled: {told}");
         assert!(entry.effects <= 1, "twice: {told}");
         let admitted = matches!(seen.verdict, Verdict::Done | Verdict::Unknown);
         assert!(admitted || !entry.had_effect(), "denied: {told}");

@@ -189,6 +189,14 @@ impl<S, B, R: Seed> Call<S, B, R> {
                 // isn't made.
                 if progress.pay(&settings.budget, &outcome, judgement.verdict, now) {
                     progress.run.delay = delay;
+                    if !self.kept.claim() {
+                        // It was still being sent, and has outgrown its bound
+                        // since it was asked.
+                        let (progress, _) = self.progress();
+                        progress.paid = None;
+                        let ended = progress.end(outcome, judgement, Stop::NotReplayable, None);
+                        return Next::Return(ended);
+                    }
                     telemetry::retry(made, judgement.verdict, delay, &outcome);
                     return Next::Repeat {
                         at: (!delay.is_zero()).then(|| now + delay),

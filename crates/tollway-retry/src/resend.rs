@@ -18,6 +18,16 @@ pub(crate) enum Kept<S, B> {
     Nothing(Evidence),
 }
 
+impl<S, B> Kept<S, B> {
+    /// Keeps all of it for the next attempt, and whether that was possible.
+    pub(crate) fn claim(&self) -> bool {
+        match self {
+            Self::Resend(resend) => resend.body.claim(),
+            Self::Nothing(_) => false,
+        }
+    }
+}
+
 pub(crate) struct Resend<S, B> {
     pub(crate) service: S,
     pub(crate) head: KeptHead,

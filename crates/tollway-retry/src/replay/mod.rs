@@ -34,8 +34,8 @@ use tape::Tape;
 /// - The last attempt, and a call that is never retried, record nothing.
 ///
 /// Only one attempt reads at a time. Where a connection still holds the body of
-/// an earlier attempt when the next one starts (it was answered before it was
-/// sent whole), the earlier body ends with an error that is a
+/// an earlier attempt when another one is decided on (it was answered before it
+/// was sent whole), the earlier body ends with an error that is a
 /// [`Superseded`], so that the connection gives that request up.
 pub struct ReplayBody<B>(Kind<B>);
 
@@ -49,6 +49,16 @@ enum Kind<B> {
         tape: Arc<Mutex<Tape<B>>>,
         attempt: u32,
     },
+}
+
+impl<B> Kind<B> {
+    fn lost() -> Self {
+        let tape = Tape::broken("the body can't be sent again".into());
+        Self::Taped {
+            tape: Arc::new(Mutex::new(tape)),
+            attempt: 0,
+        }
+    }
 }
 
 fn into_bytes(mut data: impl Buf) -> Bytes {
@@ -135,9 +145,7 @@ impl<B> Replay<B> {
     pub(crate) fn is_possible(&self) -> bool {
         match &self.0 {
             Source::Whole(_) => true,
-            // A body that panicked may have lost what it was about to say: read
-            // on, it could end early, and look whole.
-            Source::Tape(Some(Recording(tape))) => !tape.is_poisoned() && lock(tape).can_rewind(),
+            Source::Tape(Some(Recording(tape))) => tape.lock().is_ok_and(|tape| tape.can_rewind()),
             Source::Tape(None) => false,
         }
     }
@@ -147,23 +155,47 @@ impl<B> Replay<B> {
         matches!(self.0, Source::Whole(_))
     }
 
-    /// The body of the next attempt. Only to be asked for where
-    /// [`is_possible`](Self::is_possible) said so; else it fails when read.
+    /// Keeps the body for the next attempt, and whether that was possible: from
+    /// now on no connection that is still sending it for an earlier one reads on,
+    /// and so makes it outgrow the bound during the wait.
+    pub(crate) fn claim(&self) -> bool {
+        match &self.0 {
+            Source::Whole(_) => true,
+            Source::Tape(Some(Recording(tape))) => supersede(tape).is_some(),
+            Source::Tape(None) => false,
+        }
+    }
+
+    /// The body of the next attempt. It fails when read where there is none: what
+    /// is left of a body would look like all of it.
     pub(crate) fn next(&self) -> ReplayBody<B> {
         ReplayBody(match &self.0 {
             Source::Whole(data) => Kind::Whole(data.clone()),
-            Source::Tape(Some(Recording(tape))) => {
-                let (attempt, superseded) = lock(tape).rewind();
-                // Outside of the lock, which the woken may well take at once.
-                if let Some(waker) = superseded {
-                    waker.wake();
-                }
-                let tape = Arc::clone(tape);
-                Kind::Taped { tape, attempt }
-            }
-            Source::Tape(None) => Kind::Whole(Bytes::new()),
+            Source::Tape(Some(Recording(tape))) => match supersede(tape) {
+                Some(attempt) => Kind::Taped {
+                    tape: Arc::clone(tape),
+                    attempt,
+                },
+                None => Kind::lost(),
+            },
+            Source::Tape(None) => Kind::lost(),
         })
     }
+}
+
+/// Ends the reading of earlier attempts: the number of the next one, if it can
+/// have all of the body.
+fn supersede<B>(tape: &Mutex<Tape<B>>) -> Option<u32> {
+    // A body that panicked may have lost what it was about to say: read on, it
+    // could end early, and look whole.
+    let mut recording = tape.lock().ok().filter(|tape| tape.can_rewind())?;
+    let (attempt, superseded) = recording.rewind();
+    drop(recording);
+    // Outside of the lock, which the woken may well take at once.
+    if let Some(waker) = superseded {
+        waker.wake();
+    }
+    Some(attempt)
 }
 
 /// The error of an earlier attempt's body that was still being read when a

@@ -334,6 +334,29 @@ fn an_attempt_that_is_still_sending_is_superseded_and_told_so() {
     assert_superseded(&mut first);
 }
 
+/// The connection reads on during the wait for the next attempt, which gets all
+/// of the body or nothing.
+#[test]
+fn what_an_earlier_attempt_still_sends_is_never_missing_from_the_next() {
+    let long = "x".repeat(60);
+    let script = || Script::of([data(&long), data(&long), data("end"), Step::End]);
+    let (mut first, replay) = open(script(), 100);
+    assert!(poll(&mut first).is_ready());
+    assert!(replay.claim());
+    assert_superseded(&mut first);
+    assert_eq!(read(&mut replay.next()).0.len(), 123);
+
+    let (mut first, replay) = open(script(), 100);
+    assert!(poll(&mut first).is_ready());
+    assert!(poll(&mut first).is_ready());
+    assert!(!replay.claim());
+    let mut second = replay.next();
+    assert!(!second.is_end_stream());
+    assert!(matches!(poll(&mut second), Poll::Ready(Some(Err(_)))));
+    // The first isn't disturbed.
+    assert_eq!(read(&mut first).0, b"end");
+}
+
 #[test]
 fn the_last_attempt_lets_go_of_what_it_has_sent() {
     let (mut first, replay) = open(Script::of([data("ab"), data("cd"), Step::End]), 99);
