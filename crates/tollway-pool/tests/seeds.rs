@@ -36,7 +36,7 @@ const EVER: u64 = 3_600_000;
 struct Plan {
     method: Method,
     start: Duration,
-    /// How often it lets others go first.
+    /// How often it lets others go first, before it begins and before it gives up.
     yields: usize,
     /// How long it waits for the head of the answer, and whether one that comes at
     /// the last moment is of use.
@@ -53,13 +53,19 @@ impl Plan {
             method: one_of(rng, &[Method::GET, Method::POST, Method::PUT, Method::HEAD]),
             start: ms(one_of(
                 rng,
-                &[0, 0, 5, 10, 11, 100, 110, 1000, 1010, 5000, 20_000],
+                &[0, 0, 10, 10, 20, 100, 110, 1000, 1010, 5000, 20_000],
             )),
-            patience: ms(one_of(rng, &[0, 1, 30, 300, 3000, EVER, EVER, EVER])),
+            patience: ms(one_of(rng, &[0, 10, 20, 50, 200, 3000, EVER, EVER, EVER])),
             strict: rng.random(),
-            yields: rng.random_range(0..6),
+            yields: rng.random_range(0..12),
             reads: one_of(rng, &[0, 1, usize::MAX, usize::MAX, usize::MAX]),
             thinks: ms(one_of(rng, &[0, 0, 0, 20, 2000])),
+        }
+    }
+
+    async fn others_first(&self) {
+        for _ in 0..self.yields {
+            tokio::task::yield_now().await;
         }
     }
 
@@ -97,12 +103,11 @@ enum Ended {
 
 async fn call(pool: Pool<Script>, call: usize, plan: &Plan, request: Request<Script>) -> Ended {
     sleep(plan.start).await;
-    for _ in 0..plan.yields {
-        tokio::task::yield_now().await;
-    }
+    plan.others_first().await;
     let answer = async { Some(pool.oneshot(request).await) };
     let enough = async {
         sleep(plan.patience).await;
+        plan.others_first().await;
         None
     };
     let answer = match plan.strict {

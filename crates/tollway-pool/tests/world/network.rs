@@ -120,7 +120,7 @@ async fn one_way(
             return None;
         }
         if slow && !world.is_calm() {
-            sleep(world.draw(|rng| ms(one_of(rng, &[0, 0, 0, 1, 40])))).await;
+            sleep(world.draw(|rng| ms(one_of(rng, &[0, 0, 0, 10, 40])))).await;
         }
         let mut bytes = &buffer[..count];
         let cut = cut.filter(|(after, _)| carried + count >= *after && !world.is_calm());

@@ -37,7 +37,7 @@ struct Ends {
 pub async fn serve(world: Arc<World>, stream: DuplexStream) {
     let ends = world.draw(|rng| Ends {
         with: one_of(rng, &[1, 2, 3, 5, usize::MAX, usize::MAX]),
-        after: ms(one_of(rng, &[5, 10, 100, 1000, 5000, 20_000, 30_000])),
+        after: ms(one_of(rng, &[10, 20, 100, 1000, 5000, 20_000, 30_000])),
         behind: rng.random_bool(0.5),
         in_order: rng.random_bool(0.5),
     });

@@ -48,7 +48,7 @@ impl Script {
     pub fn draw(call: usize, rng: &mut StdRng) -> Self {
         let len = one_of(rng, &[0, 1, 100, 3000, 70_000, 200_000]);
         let size = one_of(rng, &[1000, 16_000, 1 << 20]).max(len / 20);
-        let waits = one_of(rng, &[&[0][..], &[0, 0, 5, 300], &[0, 4000]]);
+        let waits = one_of(rng, &[&[0][..], &[0, 0, 10, 300], &[0, 4000]]);
         let whole = Bytes::from(pattern(call, len));
         let mut frames = VecDeque::new();
         for from in (0..len).step_by(size) {
